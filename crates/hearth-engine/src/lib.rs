@@ -1,0 +1,1 @@
+//! The product: sandboxes, created, used and removed.

@@ -1,0 +1,1 @@
+//! Kernels and root filesystems, built and kept.

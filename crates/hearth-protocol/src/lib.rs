@@ -1,0 +1,1 @@
+//! The wire between Hearth's host and its guest agent.

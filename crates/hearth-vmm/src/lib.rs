@@ -1,0 +1,1 @@
+//! A machine: QEMU, jailed and driven over QMP.
