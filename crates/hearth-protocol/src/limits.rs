@@ -1,0 +1,23 @@
+//! Bounds on everything a peer may send. Both ends enforce them on what they receive.
+
+/// The longest header or control line in bytes, its newline included.
+pub const HEADER: usize = 64 * 1024;
+/// The largest payload of one chunk in bytes.
+pub const PAYLOAD: usize = 1024 * 1024;
+/// The payload that both ends put into one chunk of a long stream, in bytes: large enough that headers cost nothing,
+/// small enough that streams take turns.
+pub const CHUNK: usize = 64 * 1024;
+/// The credit each stream starts with, in bytes. Some ten times what is in flight on a local socket.
+pub const WINDOW: u64 = 512 * 1024;
+/// The most credit a sender may ever hold, in bytes; a grant beyond it is a protocol violation.
+pub const CREDIT: u64 = 64 * 1024 * 1024;
+/// The most arguments, or environment variables, of one command.
+pub const ARGUMENTS: usize = 4096;
+/// The longest deadline in milliseconds (7 days).
+pub const TIMEOUT_MS: u64 = 7 * 24 * 3600 * 1000;
+/// The longest grace between TERM and KILL in milliseconds (5 minutes).
+pub const GRACE_MS: u64 = 5 * 60 * 1000;
+/// The grace between TERM and KILL in milliseconds where none is asked for.
+pub const DEFAULT_GRACE_MS: u64 = 250;
+/// The largest width or height of a terminal, in cells.
+pub const PTY_CELLS: u16 = 4096;
