@@ -1,1 +1,28 @@
-fn main() {}
+//! Hearth's guest agent: PID 1 of a microVM, or an ordinary process that serves the same requests.
+//!
+//! `main` decides which; [`boot`] turns a fresh kernel into a machine, [`serve`] opens sockets; from there on both are the
+//! same: [`session`] speaks the wire, [`agent`] and [`process`] do what is asked. One thread, no locks, no panics from input.
+
+mod agent;
+mod boot;
+mod process;
+mod serve;
+mod session;
+mod sys;
+
+use std::process::ExitCode;
+
+use tokio::task::LocalSet;
+
+fn main() -> ExitCode {
+    if rustix::process::getpid().as_raw_nonzero().get() == 1 {
+        return boot::run_machine();
+    }
+    serve::run(std::env::args_os().skip(1).collect())
+}
+
+/// Runs `work`, and whatever it starts, on this thread.
+fn block_on<T>(work: impl Future<Output = T>) -> std::io::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(LocalSet::new().block_on(&runtime, work))
+}

@@ -1,0 +1,146 @@
+//! From a kernel with an initramfs to a machine that takes requests. Runs as PID 1.
+//!
+//! The initramfs holds the agent as `/init`, and in `/modules` the kernel modules with their load order. Each step says its name
+//! on the console first, so that the last line of a dead boot tells where it died.
+
+mod root;
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::rc::Rc;
+
+use hearth_protocol::{BULK_PORT, CONTROL_PORT};
+use rustix::system::RebootCommand;
+
+use crate::agent::Agent;
+use crate::process::{Defaults, Trees};
+use crate::session::port::Port;
+use crate::session::serial;
+
+/// Where the initramfs keeps the modules.
+const MODULES: &str = "/modules";
+/// The file in it that names the others in load order, one a line.
+const ORDER: &str = "order";
+/// The user that processes run as by default, where the image has it.
+const DEFAULT_USER: &str = "user";
+
+/// A boot step that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}")]
+pub(crate) struct BootError {
+    what: String,
+    #[source]
+    source: io::Error,
+}
+
+impl BootError {
+    fn new(what: impl Into<String>, source: impl Into<io::Error>) -> Self {
+        Self { what: what.into(), source: source.into() }
+    }
+}
+
+/// Boots, serves, and restarts the machine, which is how a microVM without power management ends: its monitor takes it
+/// for the end. Never returns in practice; if the kernel refuses, returning makes it panic, which ends the machine too.
+pub(crate) fn run_machine() -> ExitCode {
+    if let Err(error) = boot_and_serve() {
+        let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+        say(&format!("boot failed: {error}: {source}"));
+    }
+    rustix::fs::sync();
+    let _ = rustix::system::reboot(RebootCommand::Restart);
+    ExitCode::FAILURE
+}
+
+fn boot_and_serve() -> Result<(), BootError> {
+    step(1, "mount proc, sys and dev");
+    root::mount_kernel_filesystems()?;
+    let options = BootOptions::from_command_line(&fs::read_to_string("/proc/cmdline").unwrap_or_default());
+    step(2, "load modules");
+    load_modules(Path::new(MODULES))?;
+    step(3, "mount the root filesystem");
+    root::mount_root(&options)?;
+    step(4, "enter it");
+    root::enter()?;
+    step(5, "mount run, tmp, pts, shm and cgroup");
+    root::mount_runtime_filesystems(&options)?;
+    step(6, "set the host name, bring up loopback");
+    rustix::system::sethostname(b"hearth").map_err(|error| BootError::new("set the host name", error))?;
+    crate::sys::loopback_up().map_err(|error| BootError::new("bring up the loopback interface", error))?;
+    step(7, "open the channel and serve");
+    crate::block_on(serve()).map_err(|error| BootError::new("start the runtime", error))?
+}
+
+async fn serve() -> Result<(), BootError> {
+    let (control, bulk) = (open_port(CONTROL_PORT)?, open_port(BULK_PORT)?);
+    let user = fs::read_to_string("/etc/passwd")
+        .is_ok_and(|text| text.lines().any(|line| line.starts_with(&format!("{DEFAULT_USER}:"))));
+    let defaults = Defaults {
+        user: Some(if user { DEFAULT_USER } else { "root" }.to_owned()),
+        workspace: Some("/workspace".into()),
+        home: None,
+    };
+    let trees = Trees::in_cgroup(Path::new("/sys/fs/cgroup"), "hearth");
+    let agent = Agent::new(defaults, trees, true).map_err(|error| BootError::new("watch children", error))?;
+    tokio::task::spawn_local(serial::serve(Rc::clone(&agent), control, bulk));
+    agent.wait_for_shutdown().await;
+    agent.processes.stop_all().await;
+    Ok(())
+}
+
+fn open_port(name: &str) -> Result<Rc<Port>, BootError> {
+    let what = || format!("open the virtio-serial port {name}");
+    let port = Port::open(name).map_err(|error| BootError::new(what(), error))?;
+    port.ok_or_else(|| BootError::new(what(), io::Error::from(io::ErrorKind::NotFound)))
+}
+
+/// What the host says on the kernel's command line.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct BootOptions {
+    /// `hearth.scratch=DEVICE`: the disk, with an ext4 filesystem, that takes all changes; without it they stay in memory.
+    scratch: Option<String>,
+}
+
+impl BootOptions {
+    fn from_command_line(line: &str) -> Self {
+        let value = |key: &str| line.split_whitespace().find_map(|word| word.strip_prefix(key)).map(str::to_owned);
+        Self { scratch: value("hearth.scratch=") }
+    }
+}
+
+fn step(number: u32, what: &str) {
+    say(&format!("{number}/7 {what}"));
+}
+
+/// Says a line on the console, for post-mortems.
+fn say(line: &str) {
+    // There is nowhere to report that the console is gone.
+    let _ = writeln!(io::stderr(), "hearth-agent: {line}");
+}
+
+fn load_modules(directory: &Path) -> Result<(), BootError> {
+    let order =
+        fs::read_to_string(directory.join(ORDER)).map_err(|error| BootError::new("read the module order", error))?;
+    for name in order.lines().filter(|line| !line.is_empty()) {
+        let what = || format!("load module {name}");
+        let file = fs::File::open(directory.join(name)).map_err(|error| BootError::new(what(), error))?;
+        match rustix::system::finit_module(&file, c"", 0) {
+            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+            Err(error) => return Err(BootError::new(what(), error)),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_scratch_disk_is_read_off_the_kernel_command_line() {
+        let scratch = |line| BootOptions::from_command_line(line).scratch;
+        assert_eq!(scratch("quiet hearth.scratch=/dev/vdb panic=-1").as_deref(), Some("/dev/vdb"));
+        assert_eq!(scratch("quiet"), None);
+    }
+}

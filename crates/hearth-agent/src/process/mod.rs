@@ -1,0 +1,346 @@
+//! Processes: started, watched, remembered. The one primitive that shells, services and kernels are made of.
+//!
+//! A process belongs to the agent, not to the connection that started it. Three tasks serve it: a pump for each output
+//! ([`output`]), one that feeds its input ([`input`]), and a supervisor that waits for its end or its deadline:
+//!
+//! ```text
+//! running ──exited──────────────────────────────────────> drained ──> ended
+//!    └─deadline─> TERM to the tree ─grace─> KILL ─empty──────┘
+//! ```
+//!
+//! Everything runs on one thread, so that between two awaits nothing changes.
+
+mod input;
+mod output;
+mod ring;
+mod spawn;
+mod tree;
+mod users;
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap};
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use hearth_protocol::{
+    Command, ErrorCode, ExitStatus, Fault, OutputTotals, ProcessId, ProcessInfo, ProcessState, PtySize, Signal,
+    SignalScope, Start, limits,
+};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::Notify;
+
+use crate::sys::{self, Reaped};
+pub(crate) use input::{Input, Piece};
+pub(crate) use output::{Cursor, Output};
+pub(crate) use spawn::Defaults;
+use tree::Tree;
+pub(crate) use tree::Trees;
+
+/// The ended processes that are remembered.
+const REMEMBERED: usize = 256;
+/// The memory that the output of ended processes may take, in bytes.
+const REMEMBERED_MEMORY: usize = 16 * 1024 * 1024;
+/// How long a killed tree may take to be gone before its end is reported all the same: a process in an uninterruptible
+/// wait of the kernel dies later.
+const KILL_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the rest of a terminal's output may take once its process has exited.
+const TERMINAL_PATIENCE: Duration = Duration::from_secs(1);
+
+/// A process that was started.
+pub(crate) struct Process {
+    pub(crate) id: ProcessId,
+    pub(crate) pid: u32,
+    command: Command,
+    tree: Tree,
+    pub(crate) stdout: Rc<Output>,
+    pub(crate) stderr: Rc<Output>,
+    pub(crate) input: Option<Input>,
+    terminal: Option<Rc<AsyncFd<OwnedFd>>>,
+    started: Instant,
+    reaped: Cell<Option<Reaped>>,
+    status: RefCell<Option<ExitStatus>>,
+    /// The status is there.
+    ended: Notify,
+}
+
+/// The output descriptors that the supervisor looks into when the process has exited.
+struct Pipes {
+    stdout: Rc<AsyncFd<OwnedFd>>,
+    stderr: Option<Rc<AsyncFd<OwnedFd>>>,
+}
+
+/// All processes of an agent.
+pub(crate) struct Processes {
+    defaults: Defaults,
+    trees: Rc<Trees>,
+    next: Cell<u64>,
+    all: RefCell<BTreeMap<ProcessId, Rc<Process>>>,
+    by_pid: RefCell<HashMap<u32, Rc<Process>>>,
+    /// Some child was reaped.
+    reaped: Notify,
+}
+
+impl Processes {
+    /// Makes the table. Its caller must run [`Processes::reap`] beside everything else.
+    pub(crate) fn new(defaults: Defaults, trees: Rc<Trees>) -> Rc<Self> {
+        Rc::new(Self {
+            defaults,
+            trees,
+            next: Cell::new(1),
+            all: RefCell::default(),
+            by_pid: RefCell::default(),
+            reaped: Notify::new(),
+        })
+    }
+
+    /// How process trees are tracked.
+    pub(crate) fn describe_trees(&self) -> String {
+        self.trees.describe()
+    }
+
+    /// Starts a process.
+    ///
+    /// # Errors
+    /// A [`Fault`] that says nothing has run.
+    pub(crate) fn start(self: &Rc<Self>, start: &Start) -> Result<Rc<Process>, Fault> {
+        let started = Instant::now();
+        let tree = self.trees.prepare();
+        let spawned = spawn::spawn(start, &self.defaults, tree.directory())?;
+        tree.set_leader(spawned.pid);
+        let id = ProcessId(self.next.replace(self.next.get() + 1));
+        let process = Rc::new(Process {
+            id,
+            pid: spawned.pid,
+            command: start.command.clone(),
+            tree,
+            stdout: Output::new(),
+            stderr: if spawned.stderr.is_some() { Output::new() } else { Output::empty() },
+            input: spawned.stdin.map(Input::new),
+            terminal: spawned.terminal,
+            started,
+            reaped: Cell::new(None),
+            status: RefCell::default(),
+            ended: Notify::new(),
+        });
+        self.all.borrow_mut().insert(id, Rc::clone(&process));
+        self.by_pid.borrow_mut().insert(process.pid, Rc::clone(&process));
+        let pipes = Pipes { stdout: spawned.stdout, stderr: spawned.stderr };
+        tokio::task::spawn_local(Rc::clone(&process.stdout).pump(Rc::clone(&pipes.stdout)));
+        if let Some(stderr) = &pipes.stderr {
+            tokio::task::spawn_local(Rc::clone(&process.stderr).pump(Rc::clone(stderr)));
+        }
+        tokio::task::spawn_local(Rc::clone(self).supervise(Rc::clone(&process), pipes, Limits::of(start)));
+        Ok(process)
+    }
+
+    /// Finds a process.
+    ///
+    /// # Errors
+    /// [`ErrorCode::UnknownProcess`].
+    pub(crate) fn get(&self, id: ProcessId) -> Result<Rc<Process>, Fault> {
+        let found = self.all.borrow().get(&id).cloned();
+        found.ok_or_else(|| {
+            Fault::never_started(
+                ErrorCode::UnknownProcess,
+                format!("there is no process {}, or it was forgotten since", id.0),
+            )
+        })
+    }
+
+    /// Lists all that are remembered.
+    pub(crate) fn list(&self) -> Vec<ProcessInfo> {
+        self.all.borrow().values().map(|process| process.info()).collect()
+    }
+
+    /// Reaps children until the agent ends: its own, and, as PID 1 or subreaper, every orphan.
+    pub(crate) async fn reap(self: Rc<Self>, mut child_signals: tokio::signal::unix::Signal) {
+        loop {
+            while let Some(child) = sys::reap_one() {
+                if let Some(process) = self.by_pid.borrow_mut().remove(&child.pid) {
+                    process.reaped.set(Some(child));
+                }
+            }
+            self.reaped.notify_waiters();
+            if child_signals.recv().await.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Stops every process tree.
+    pub(crate) async fn stop_all(&self) {
+        let running: Vec<_> = self.all.borrow().values().filter(|process| !process.tree.is_empty()).cloned().collect();
+        running.iter().for_each(|process| process.tree.signal(Signal::Kill));
+        for process in running {
+            self.wait_until_empty(&process.tree, KILL_PATIENCE).await;
+        }
+    }
+
+    async fn supervise(self: Rc<Self>, process: Rc<Process>, pipes: Pipes, limits: Limits) {
+        let timed_out = match limits.timeout {
+            Some(timeout) => tokio::time::timeout(timeout, self.wait_until_reaped(&process)).await.is_err(),
+            None => {
+                self.wait_until_reaped(&process).await;
+                false
+            }
+        };
+        if timed_out {
+            self.stop_tree(&process, limits.grace).await;
+            // What is dead may not be reaped yet; what even a KILL does not end is reported as killed.
+            let _ = tokio::time::timeout(KILL_PATIENCE, self.wait_until_reaped(&process)).await;
+        }
+        process.finish(&pipes, timed_out).await;
+        drop((process, pipes));
+        self.forget_oldest();
+        self.trees.refill();
+    }
+
+    async fn wait_until_reaped(&self, process: &Process) {
+        loop {
+            let reaped = self.reaped.notified();
+            if process.reaped.get().is_some() {
+                return;
+            }
+            reaped.await;
+        }
+    }
+
+    /// TERM, a grace, KILL; returns once nothing of the tree is left.
+    async fn stop_tree(&self, process: &Process, grace: Duration) {
+        process.tree.signal(Signal::Term);
+        // What is stopped must run to see the TERM.
+        process.tree.signal(Signal::Cont);
+        if !self.wait_until_empty(&process.tree, grace).await {
+            process.tree.signal(Signal::Kill);
+            self.wait_until_empty(&process.tree, KILL_PATIENCE).await;
+        }
+    }
+
+    /// Every member that dies is in the end reaped by the agent, so a reaped child is when to look again.
+    async fn wait_until_empty(&self, tree: &Tree, patience: Duration) -> bool {
+        let empty = async {
+            loop {
+                let reaped = self.reaped.notified();
+                if tree.is_empty() {
+                    return;
+                }
+                reaped.await;
+            }
+        };
+        tokio::time::timeout(patience, empty).await.is_ok()
+    }
+
+    /// Forgets ended processes, the oldest first, past what may be remembered.
+    fn forget_oldest(&self) {
+        let mut all = self.all.borrow_mut();
+        let ended: Vec<_> = all.values().filter(|process| process.has_ended()).map(|p| (p.id, p.memory())).collect();
+        let mut memory: usize = ended.iter().map(|(_, bytes)| bytes).sum();
+        let mut count = ended.len();
+        for (id, bytes) in ended {
+            if count <= REMEMBERED && memory <= REMEMBERED_MEMORY {
+                return;
+            }
+            all.remove(&id);
+            count -= 1;
+            memory -= bytes;
+        }
+    }
+}
+
+struct Limits {
+    timeout: Option<Duration>,
+    grace: Duration,
+}
+
+impl Limits {
+    fn of(start: &Start) -> Self {
+        Self {
+            timeout: start.timeout_ms.map(Duration::from_millis),
+            grace: Duration::from_millis(start.grace_ms.unwrap_or(limits::DEFAULT_GRACE_MS)),
+        }
+    }
+}
+
+impl Process {
+    /// Sends a signal.
+    ///
+    /// # Errors
+    /// [`ErrorCode::NotRunning`] when there is nothing to send it to.
+    pub(crate) fn signal(&self, signal: Signal, scope: SignalScope) -> Result<(), Fault> {
+        match scope {
+            SignalScope::Process if self.reaped.get().is_none() => tree::signal_process(self.pid, signal),
+            SignalScope::Tree if !self.tree.is_empty() => self.tree.signal(signal),
+            _ => {
+                let message = format!("process {} has exited already", self.id.0);
+                return Err(Fault::never_started(ErrorCode::NotRunning, message));
+            }
+        }
+        Ok(())
+    }
+
+    /// Changes the terminal's size.
+    ///
+    /// # Errors
+    /// [`ErrorCode::NotATerminal`], [`ErrorCode::Io`].
+    pub(crate) fn resize(&self, size: PtySize) -> Result<(), Fault> {
+        let Some(terminal) = &self.terminal else {
+            let message = format!("process {} was started without a terminal", self.id.0);
+            return Err(Fault::never_started(ErrorCode::NotATerminal, message));
+        };
+        spawn::set_size(terminal.get_ref(), size)
+            .map_err(|error| Fault::failed(ErrorCode::Io, format!("resize process {}: {error}", self.id.0)))
+    }
+
+    /// Waits for the end, and tells how and where the streams end.
+    pub(crate) async fn wait(&self) -> (ExitStatus, OutputTotals) {
+        loop {
+            let ended = self.ended.notified();
+            if let Some(status) = self.status.borrow().clone() {
+                return (status, self.totals());
+            }
+            ended.await;
+        }
+    }
+
+    fn has_ended(&self) -> bool {
+        self.status.borrow().is_some()
+    }
+
+    fn memory(&self) -> usize {
+        self.stdout.memory() + self.stderr.memory()
+    }
+
+    fn totals(&self) -> OutputTotals {
+        let position = |output: &Output| output.end().unwrap_or_else(|| output.total());
+        OutputTotals { stdout: position(&self.stdout), stderr: position(&self.stderr) }
+    }
+
+    fn info(&self) -> ProcessInfo {
+        let state = self.status.borrow().clone().map_or(ProcessState::Running, ProcessState::Exited);
+        ProcessInfo { process: self.id, pid: self.pid, command: self.command.clone(), state, output: self.totals() }
+    }
+
+    async fn finish(&self, pipes: &Pipes, timed_out: bool) {
+        let duration_us = self.started.elapsed().as_micros() as u64;
+        if self.terminal.is_some() {
+            // The kernel hangs the terminal up when its session's leader exits, and the pump then sees its end.
+            let _ = tokio::time::timeout(TERMINAL_PATIENCE, self.stdout.wait_for_end()).await;
+            self.stdout.end_now();
+        } else {
+            tokio::join!(self.stdout.drain(Some(&pipes.stdout)), self.stderr.drain(pipes.stderr.as_deref()));
+        }
+        let reaped = self.reaped.get();
+        let signal = reaped.map_or(Some(Signal::Kill.number()), |child| child.signal);
+        *self.status.borrow_mut() = Some(ExitStatus {
+            code: reaped.and_then(|child| child.code),
+            signal,
+            timed_out,
+            out_of_memory: signal == Some(Signal::Kill.number()) && self.tree.ran_out_of_memory(),
+            duration_us,
+            cpu_us: reaped.map_or(0, |child| child.cpu_us),
+            peak_memory_bytes: reaped.map_or(0, |child| child.peak_memory_bytes),
+        });
+        self.ended.notify_waiters();
+    }
+}

@@ -1,0 +1,214 @@
+//! One output stream of a process: a pump that empties the pipe into a ring, and followers that read the ring.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::{Rc, Weak};
+
+use rustix::io::Errno;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::Notify;
+
+use super::ring::Ring;
+
+/// The most that is read from a pipe at a time: what a pipe holds.
+const READ: usize = 64 * 1024;
+
+thread_local! {
+    /// One buffer for all pumps: what is read is in a ring before anything else runs.
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ].into_boxed_slice());
+}
+
+/// An output stream.
+pub(crate) struct Output {
+    ring: RefCell<Ring>,
+    /// Where a lossless follower stands; the pump never overtakes one by more than the ring holds.
+    lossless: RefCell<Vec<Weak<Cell<u64>>>>,
+    /// More bytes, or the end.
+    pub(crate) changed: Notify,
+    /// A lossless follower moved on or left.
+    room: Notify,
+    /// Where the stream ends for whoever waits for the process; bytes may still come from children it left behind.
+    end: Cell<Option<u64>>,
+    /// Once the process has exited: the position up to which its own bytes reach.
+    drain_to: Cell<Option<u64>>,
+    closed: Cell<bool>,
+}
+
+/// A place in an output stream.
+pub(crate) struct Cursor {
+    output: Rc<Output>,
+    position: Rc<Cell<u64>>,
+}
+
+impl Output {
+    /// Makes a stream with nothing in it.
+    pub(crate) fn new() -> Rc<Self> {
+        Rc::new(Self {
+            ring: RefCell::default(),
+            lossless: RefCell::default(),
+            changed: Notify::new(),
+            room: Notify::new(),
+            end: Cell::new(None),
+            drain_to: Cell::new(None),
+            closed: Cell::new(false),
+        })
+    }
+
+    /// Makes a stream that has ended already: the error output of a process on a terminal.
+    pub(crate) fn empty() -> Rc<Self> {
+        let output = Self::new();
+        output.close();
+        output
+    }
+
+    /// The bytes written so far.
+    pub(crate) fn total(&self) -> u64 {
+        self.ring.borrow().total()
+    }
+
+    /// The memory in use.
+    pub(crate) fn memory(&self) -> usize {
+        self.ring.borrow().memory()
+    }
+
+    /// Where the stream ends, once that is known.
+    pub(crate) fn end(&self) -> Option<u64> {
+        self.end.get()
+    }
+
+    /// Stands a reader at `position`; while a lossless one lives, the process waits rather than lose a byte of it.
+    pub(crate) fn cursor(self: &Rc<Self>, position: u64, lossless: bool) -> Cursor {
+        let position = Rc::new(Cell::new(position));
+        if lossless {
+            self.lossless.borrow_mut().push(Rc::downgrade(&position));
+        }
+        Cursor { output: Rc::clone(self), position }
+    }
+
+    /// Empties `pipe` into the ring until its end.
+    pub(crate) async fn pump(self: Rc<Self>, pipe: Rc<AsyncFd<OwnedFd>>) {
+        loop {
+            let Ok(mut ready) = pipe.readable().await else { break };
+            let room = self.wait_for_room().await;
+            match ready.try_io(|fd| self.read_once(fd.get_ref(), room)) {
+                Ok(Ok(0)) => break,
+                Ok(Err(error)) if error.kind() != io::ErrorKind::Interrupted => break,
+                Ok(_) | Err(_) => {}
+            }
+        }
+        self.close();
+    }
+
+    /// Reads once; 0 is the end. A terminal whose last user has left says EIO instead.
+    fn read_once(&self, pipe: &OwnedFd, room: usize) -> io::Result<usize> {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let count = rustix::io::read(pipe, &mut scratch[..READ.min(room)])?;
+            self.append(&scratch[..count]);
+            Ok(count)
+        })
+    }
+
+    fn append(&self, bytes: &[u8]) {
+        self.ring.borrow_mut().write(bytes);
+        self.note_drained();
+        self.changed.notify_waiters();
+    }
+
+    fn close(&self) {
+        self.closed.set(true);
+        self.note_drained();
+        self.changed.notify_waiters();
+    }
+
+    fn note_drained(&self) {
+        let total = self.total();
+        let drained = self.closed.get() || self.drain_to.get().is_some_and(|target| total >= target);
+        if self.end.get().is_none() && drained {
+            self.end.set(Some(total));
+        }
+    }
+
+    async fn wait_for_room(&self) -> usize {
+        loop {
+            let moved = self.room.notified();
+            let room = self.room_now();
+            if room > 0 {
+                return room;
+            }
+            moved.await;
+        }
+    }
+
+    fn room_now(&self) -> usize {
+        let ring = self.ring.borrow();
+        let mut room = usize::MAX;
+        self.lossless.borrow_mut().retain(|follower| {
+            let position = follower.upgrade();
+            room = room.min(position.as_ref().map_or(usize::MAX, |position| ring.room_before(position.get())));
+            position.is_some()
+        });
+        room
+    }
+
+    /// Tells the stream that its process has exited, and waits until all that the process itself wrote is in the ring. What is
+    /// in the pipe at this moment is that, and perhaps some bytes of children that still hold the pipe.
+    pub(crate) async fn drain(&self, pipe: Option<&AsyncFd<OwnedFd>>) {
+        let waiting = pipe.and_then(|pipe| bytes_waiting(pipe.get_ref()).ok()).unwrap_or(0);
+        self.drain_to.set(Some(self.total() + waiting));
+        self.note_drained();
+        self.wait_for_end().await;
+    }
+
+    /// Waits until the stream has ended.
+    pub(crate) async fn wait_for_end(&self) {
+        loop {
+            let changed = self.changed.notified();
+            if self.end.get().is_some() {
+                return self.changed.notify_waiters();
+            }
+            changed.await;
+        }
+    }
+
+    /// Ends the stream where it stands.
+    pub(crate) fn end_now(&self) {
+        self.drain_to.set(Some(0));
+        self.note_drained();
+        self.changed.notify_waiters();
+    }
+}
+
+fn bytes_waiting(fd: &OwnedFd) -> Result<u64, Errno> {
+    rustix::io::ioctl_fionread(fd)
+}
+
+impl Cursor {
+    /// Where it stands.
+    pub(crate) fn position(&self) -> u64 {
+        self.position.get()
+    }
+
+    /// The stream it reads.
+    pub(crate) fn output(&self) -> &Output {
+        &self.output
+    }
+
+    /// Hands the next bytes, at most `limit` and with their position, to `take`, and moves behind them.
+    pub(crate) fn read<T>(&self, limit: usize, take: impl FnOnce(u64, &[u8]) -> T) -> Option<T> {
+        let ring = self.output.ring.borrow();
+        let (at, piece) = ring.read(self.position.get(), limit)?;
+        self.position.set(at + piece.len() as u64);
+        let taken = take(at, piece);
+        self.output.room.notify_waiters();
+        Some(taken)
+    }
+}
+
+impl Drop for Cursor {
+    fn drop(&mut self) {
+        // The weak reference dies with `position`, which is dropped after this: replace it first, so that the pump sees it gone.
+        self.position = Rc::default();
+        self.output.room.notify_waiters();
+    }
+}

@@ -1,0 +1,242 @@
+//! From a request to a running child: who, where, with what, on which descriptors.
+
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use hearth_protocol::{Command, ErrorCode, Fault, PtySize, RawString, Start};
+use rustix::fs::{Mode, OFlags};
+use rustix::pipe::PipeFlags;
+use rustix::pty::OpenptFlags;
+use rustix::termios::Winsize;
+use tokio::io::unix::AsyncFd;
+
+use super::input::Target;
+use super::users::User;
+use crate::sys::{self, Identity, Plan, SpawnError, Step};
+
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What a process gets that its request does not say.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Defaults {
+    /// The user; `None` where the agent itself is not root: every process then runs as the agent does.
+    pub(crate) user: Option<String>,
+    /// The working directory where it exists.
+    pub(crate) workspace: Option<PathBuf>,
+    /// Overrides the user's home.
+    pub(crate) home: Option<PathBuf>,
+}
+
+/// A child that runs, and the agent's ends of its descriptors.
+pub(super) struct Spawned {
+    pub(super) pid: u32,
+    pub(super) stdin: Option<Target>,
+    pub(super) stdout: Rc<AsyncFd<OwnedFd>>,
+    pub(super) stderr: Option<Rc<AsyncFd<OwnedFd>>>,
+    pub(super) terminal: Option<Rc<AsyncFd<OwnedFd>>>,
+}
+
+/// The agent's ends and the child's.
+struct Descriptors {
+    child: [OwnedFd; 3],
+    stdin: Option<Target>,
+    stdout: Rc<AsyncFd<OwnedFd>>,
+    stderr: Option<Rc<AsyncFd<OwnedFd>>>,
+    terminal: Option<Rc<AsyncFd<OwnedFd>>>,
+}
+
+/// Starts the child that `start` asks for.
+pub(super) fn spawn(start: &Start, defaults: &Defaults, cgroup: Option<BorrowedFd<'_>>) -> Result<Spawned, Fault> {
+    let user = effective_user(start, defaults)?;
+    let home = home_of(user.as_ref(), defaults);
+    let cwd = working_directory(start, defaults, &home);
+    let environment = environment(start, user.as_ref(), &home);
+    let (program, argv) = command_line(&start.command);
+    let search = environment.get(b"PATH".as_slice()).cloned().unwrap_or_default();
+    let descriptors = open_descriptors(start, user.as_ref()).map_err(|error| spawn_failed("make its pipes", &error))?;
+    let plan = Plan {
+        programs: candidates(&program, &search),
+        argv,
+        env: environment.into_iter().map(|(name, value)| c_string(&[name.as_slice(), b"=", &value].concat())).collect(),
+        cwd: c_string(&cwd),
+        stdio: [descriptors.child[0].as_fd(), descriptors.child[1].as_fd(), descriptors.child[2].as_fd()],
+        terminal: descriptors.terminal.is_some(),
+        identity: user.as_ref().map(|user| Identity { uid: user.uid, gid: user.gid, groups: &user.groups }),
+        cgroup,
+    };
+    let pid = sys::spawn(&plan).map_err(|error| explain(&error, &program, &cwd, user.as_ref()))?;
+    let Descriptors { stdin, stdout, stderr, terminal, .. } = descriptors;
+    Ok(Spawned { pid, stdin, stdout, stderr, terminal })
+}
+
+fn effective_user(start: &Start, defaults: &Defaults) -> Result<Option<User>, Fault> {
+    let own = rustix::process::geteuid();
+    match start.user.as_deref().or(defaults.user.as_deref()) {
+        None => Ok(None),
+        Some(wanted) => {
+            let user = User::find(wanted)?;
+            if own.is_root() {
+                return Ok(Some(user));
+            }
+            if user.uid == own.as_raw() {
+                return Ok(None);
+            }
+            let message = format!("the agent runs as uid {} and cannot start a process as {wanted:?}", own.as_raw());
+            Err(Fault::never_started(ErrorCode::InvalidField, message))
+        }
+    }
+}
+
+fn home_of(user: Option<&User>, defaults: &Defaults) -> PathBuf {
+    let own = || user.map(|user| PathBuf::from(&user.home));
+    defaults.home.clone().or_else(own).unwrap_or_else(|| PathBuf::from("/"))
+}
+
+fn working_directory(start: &Start, defaults: &Defaults, home: &Path) -> Vec<u8> {
+    use std::os::unix::ffi::OsStrExt;
+    let default = || defaults.workspace.as_deref().filter(|path| path.is_dir()).unwrap_or(home);
+    match &start.cwd {
+        Some(cwd) => cwd.as_bytes().to_vec(),
+        None => default().as_os_str().as_bytes().to_vec(),
+    }
+}
+
+fn environment(start: &Start, user: Option<&User>, home: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    use std::os::unix::ffi::OsStrExt;
+    let mut variables = BTreeMap::new();
+    let mut set = |name: &str, value: &[u8]| variables.insert(name.as_bytes().to_vec(), value.to_vec());
+    set("PATH", PATH.as_bytes());
+    set("LANG", b"C.UTF-8");
+    set("HOME", home.as_os_str().as_bytes());
+    if let Some(user) = user {
+        set("USER", user.name.as_bytes());
+        set("LOGNAME", user.name.as_bytes());
+        set("SHELL", user.shell.as_bytes());
+    }
+    if start.pty.is_some() {
+        set("TERM", b"xterm-256color");
+    }
+    start.env.iter().for_each(|(name, value)| {
+        set(name, value.as_bytes());
+    });
+    variables
+}
+
+fn command_line(command: &Command) -> (RawString, Vec<CString>) {
+    match command {
+        Command::Argv(argv) => {
+            let program = argv.first().cloned().unwrap_or_default();
+            (program, argv.iter().map(|argument| c_string(argument.as_bytes())).collect())
+        }
+        Command::Shell(text) => {
+            let argv = [b"/bin/sh".as_slice(), b"-c", text.as_bytes()];
+            (RawString::from(argv[0]), argv.iter().map(|argument| c_string(argument)).collect())
+        }
+    }
+}
+
+/// The paths to try for `program`, as `execvp` would.
+fn candidates(program: &RawString, search: &[u8]) -> Vec<CString> {
+    if program.as_bytes().contains(&b'/') {
+        return vec![c_string(program.as_bytes())];
+    }
+    let join = |directory: &[u8]| match directory {
+        b"" => c_string(program.as_bytes()),
+        _ => c_string(&[directory, b"/", program.as_bytes()].concat()),
+    };
+    search.split(|&byte| byte == b':').map(join).collect()
+}
+
+/// Every string of a request was checked for NUL when it was read; a rest is cut there.
+fn c_string(bytes: &[u8]) -> CString {
+    let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
+    CString::new(&bytes[..end]).expect("the bytes end before the first NUL")
+}
+
+fn open_descriptors(start: &Start, user: Option<&User>) -> io::Result<Descriptors> {
+    match start.pty {
+        Some(size) => open_terminal(size, user),
+        None => open_pipes(start.stdin),
+    }
+}
+
+fn open_pipes(piped_input: bool) -> io::Result<Descriptors> {
+    let (child_stdin, stdin) = match piped_input {
+        true => {
+            let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+            (read, Some(Target::Pipe(sys::watch(nonblocking(write)?)?)))
+        }
+        false => (rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?, None),
+    };
+    let (stdout, child_stdout) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    let (stderr, child_stderr) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    Ok(Descriptors {
+        child: [child_stdin, child_stdout, child_stderr],
+        stdin,
+        stdout: Rc::new(sys::watch(nonblocking(stdout)?)?),
+        stderr: Some(Rc::new(sys::watch(nonblocking(stderr)?)?)),
+        terminal: None,
+    })
+}
+
+fn open_terminal(size: PtySize, user: Option<&User>) -> io::Result<Descriptors> {
+    let ours = rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+    rustix::pty::grantpt(&ours)?;
+    rustix::pty::unlockpt(&ours)?;
+    set_size(&ours, size)?;
+    let name = rustix::pty::ptsname(&ours, Vec::new())?;
+    let child = rustix::fs::open(name, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())?;
+    if let Some(user) = user {
+        rustix::fs::fchown(&child, Some(rustix::fs::Uid::from_raw(user.uid)), None)?;
+    }
+    let terminal = Rc::new(sys::watch(nonblocking(ours)?)?);
+    Ok(Descriptors {
+        child: [child.try_clone()?, child.try_clone()?, child],
+        stdin: Some(Target::Terminal(Rc::clone(&terminal))),
+        stdout: Rc::clone(&terminal),
+        stderr: None,
+        terminal: Some(terminal),
+    })
+}
+
+fn nonblocking(fd: OwnedFd) -> io::Result<OwnedFd> {
+    rustix::io::ioctl_fionbio(&fd, true)?;
+    Ok(fd)
+}
+
+/// Sets a terminal's size; its foreground job gets WINCH.
+pub(super) fn set_size(terminal: &OwnedFd, size: PtySize) -> io::Result<()> {
+    let size = Winsize { ws_col: size.columns, ws_row: size.rows, ws_xpixel: 0, ws_ypixel: 0 };
+    Ok(rustix::termios::tcsetwinsize(terminal, size)?)
+}
+
+fn spawn_failed(what: &str, error: &io::Error) -> Fault {
+    Fault::never_started(ErrorCode::SpawnFailed, format!("the guest could not {what}: {error}"))
+}
+
+fn explain(failure: &SpawnError, program: &RawString, cwd: &[u8], user: Option<&User>) -> Fault {
+    let error = &failure.error;
+    let refuse = Fault::never_started;
+    match failure.step {
+        Step::Exec if error.kind() == io::ErrorKind::NotFound => {
+            refuse(ErrorCode::CommandNotFound, format!("there is no command {program:?} in the guest"))
+        }
+        Step::Exec => refuse(ErrorCode::CommandNotExecutable, format!("{program:?} cannot be executed: {error}")),
+        Step::WorkingDirectory => {
+            let cwd = String::from_utf8_lossy(cwd);
+            refuse(ErrorCode::WorkingDirectory, format!("cannot enter the working directory {cwd:?}: {error}"))
+        }
+        Step::Identity => {
+            let name = user.map_or("?", |user| &user.name);
+            refuse(ErrorCode::SpawnFailed, format!("cannot become user {name:?}: {error}"))
+        }
+        Step::Clone => spawn_failed("start another process", error),
+        Step::Session => spawn_failed("make a session for it", error),
+        Step::Stdio => spawn_failed("connect its descriptors", error),
+        Step::Terminal => spawn_failed("give it its terminal", error),
+    }
+}

@@ -1,0 +1,248 @@
+//! A process and all it has started: signalled, stopped and found empty as one.
+//!
+//! A control group (v2) makes that exact, whatever a process does to hide. Where there is none, the tree is found by
+//! parents and sessions in `/proc`, which a daemon that leaves both escapes; [`Trees::describe`] then says why.
+
+use std::cell::{Cell, RefCell};
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use hearth_protocol::Signal;
+use rustix::fs::{Mode, OFlags};
+use rustix::process::{Pid, kill_process};
+
+/// Control groups that are kept ready, so that a start need not make one.
+const SPARE: usize = 4;
+
+/// Makes the trees of one agent.
+pub(crate) struct Trees {
+    groups: Result<Groups, String>,
+}
+
+struct Groups {
+    root: PathBuf,
+    spare: RefCell<Vec<Group>>,
+    next: Cell<u64>,
+}
+
+/// A control group of its own for one process tree.
+struct Group {
+    path: PathBuf,
+    directory: OwnedFd,
+}
+
+/// One process and all it has started.
+pub(crate) struct Tree {
+    group: Option<Group>,
+    owner: Rc<Trees>,
+    leader: Cell<u32>,
+    out_of_memory_before: u64,
+}
+
+impl Trees {
+    /// Uses the control group hierarchy (v2) mounted at `mount` through the new group `name` in it; falls back, with the reason.
+    pub(crate) fn in_cgroup(mount: &Path, name: &str) -> Rc<Self> {
+        let root = mount.join(name);
+        let groups = prepare(mount, &root).and_then(|()| {
+            let groups = Groups { root: root.clone(), spare: RefCell::default(), next: Cell::new(0) };
+            groups.refill()?;
+            Ok(groups)
+        });
+        Rc::new(Self {
+            groups: groups.map_err(|error| format!("walk of /proc: no control group at {}: {error}", root.display())),
+        })
+    }
+
+    /// Finds trees in `/proc` only, for `reason`.
+    pub(crate) fn by_walking(reason: &str) -> Rc<Self> {
+        Rc::new(Self { groups: Err(format!("walk of /proc: {reason}")) })
+    }
+
+    /// How trees are tracked: `cgroup`, or the fallback and its reason.
+    pub(crate) fn describe(&self) -> String {
+        self.groups.as_ref().map_or_else(Clone::clone, |_| "cgroup".to_owned())
+    }
+
+    /// Makes the tree for a process that is about to start.
+    pub(crate) fn prepare(self: &Rc<Self>) -> Tree {
+        let group = self.groups.as_ref().ok().and_then(Groups::take);
+        let out_of_memory_before = group.as_ref().map_or(0, Group::out_of_memory_kills);
+        Tree { group, owner: Rc::clone(self), leader: Cell::new(0), out_of_memory_before }
+    }
+
+    /// Makes up for the groups that were taken; call when there is time.
+    pub(crate) fn refill(&self) {
+        if let Ok(groups) = &self.groups {
+            // Without a spare group the next start makes its own, or walks.
+            let _ = groups.refill();
+        }
+    }
+}
+
+impl Drop for Trees {
+    fn drop(&mut self) {
+        if let Ok(groups) = &mut self.groups {
+            groups.spare.get_mut().drain(..).for_each(|group| group.remove());
+            let _ = fs::remove_dir(&groups.root);
+        }
+    }
+}
+
+/// Makes the root group, and lets its children account what the kernel can: missing controllers are no obstacle.
+fn prepare(mount: &Path, root: &Path) -> io::Result<()> {
+    for directory in [mount, root] {
+        fs::create_dir_all(directory)?;
+        for controller in ["+memory", "+pids", "+cpu"] {
+            let _ = fs::write(directory.join("cgroup.subtree_control"), controller);
+        }
+    }
+    Ok(())
+}
+
+impl Groups {
+    fn refill(&self) -> io::Result<()> {
+        while self.spare.borrow().len() < SPARE {
+            let group = self.make()?;
+            self.spare.borrow_mut().push(group);
+        }
+        Ok(())
+    }
+
+    fn make(&self) -> io::Result<Group> {
+        let number = self.next.replace(self.next.get() + 1);
+        let path = self.root.join(number.to_string());
+        fs::create_dir(&path)?;
+        let directory = rustix::fs::open(&path, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        Ok(Group { path, directory })
+    }
+
+    fn take(&self) -> Option<Group> {
+        self.spare.borrow_mut().pop().or_else(|| self.make().ok())
+    }
+
+    fn put_back(&self, group: Group) {
+        if self.spare.borrow().len() < 2 * SPARE {
+            self.spare.borrow_mut().push(group);
+        } else {
+            group.remove();
+        }
+    }
+}
+
+impl Group {
+    fn read(&self, file: &str) -> String {
+        fs::read_to_string(self.path.join(file)).unwrap_or_default()
+    }
+
+    fn out_of_memory_kills(&self) -> u64 {
+        let events = self.read("memory.events");
+        events.lines().find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok()).unwrap_or(0)
+    }
+
+    fn remove(self) {
+        let _ = fs::remove_dir(&self.path);
+    }
+}
+
+impl Tree {
+    /// The directory to be born in.
+    pub(crate) fn directory(&self) -> Option<BorrowedFd<'_>> {
+        self.group.as_ref().map(|group| group.directory.as_fd())
+    }
+
+    /// Names the process that the tree grows from.
+    pub(crate) fn set_leader(&self, pid: u32) {
+        self.leader.set(pid);
+    }
+
+    /// The processes that are alive in it.
+    pub(crate) fn members(&self) -> Vec<u32> {
+        match &self.group {
+            Some(group) => group.read("cgroup.procs").lines().filter_map(|line| line.parse().ok()).collect(),
+            None => walk(self.leader.get()),
+        }
+    }
+
+    /// Whether nothing of it is alive.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.members().is_empty()
+    }
+
+    /// Sends `signal` to everything in it, and again until no member is new; a KILL misses nothing.
+    pub(crate) fn signal(&self, signal: Signal) {
+        if signal == Signal::Kill
+            && let Some(group) = &self.group
+            && fs::write(group.path.join("cgroup.kill"), "1").is_ok()
+        {
+            return;
+        }
+        let mut signalled: Vec<u32> = Vec::new();
+        loop {
+            let fresh: Vec<u32> = self.members().into_iter().filter(|pid| !signalled.contains(pid)).collect();
+            if fresh.is_empty() {
+                return;
+            }
+            fresh.iter().for_each(|&pid| signal_process(pid, signal));
+            signalled.extend(fresh);
+        }
+    }
+
+    /// Whether the kernel has killed a member for want of memory.
+    pub(crate) fn ran_out_of_memory(&self) -> bool {
+        self.group.as_ref().is_some_and(|group| group.out_of_memory_kills() > self.out_of_memory_before)
+    }
+}
+
+impl Drop for Tree {
+    fn drop(&mut self) {
+        let (Some(group), Ok(groups)) = (self.group.take(), &self.owner.groups) else { return };
+        match group.read("cgroup.procs").is_empty() {
+            true => groups.put_back(group),
+            false => group.remove(),
+        }
+    }
+}
+
+/// Sends a signal to one process; one that has just ended is no error.
+pub(crate) fn signal_process(pid: u32, signal: Signal) {
+    let signal = rustix::process::Signal::from_named_raw(signal.number());
+    if let (Some(pid), Some(signal)) = (Pid::from_raw(pid as i32), signal) {
+        let _ = kill_process(pid, signal);
+    }
+}
+
+/// The living members of the session and the descendants of `leader`.
+fn walk(leader: u32) -> Vec<u32> {
+    let all: Vec<Stat> =
+        fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| Stat::read(&entry.path())).collect();
+    let mut members: Vec<u32> =
+        all.iter().filter(|stat| stat.pid == leader || stat.session == leader).map(|stat| stat.pid).collect();
+    let mut parents = members.clone();
+    while !parents.is_empty() {
+        parents =
+            all.iter().filter(|s| parents.contains(&s.parent) && !members.contains(&s.pid)).map(|s| s.pid).collect();
+        members.extend(&parents);
+    }
+    members
+}
+
+struct Stat {
+    pid: u32,
+    parent: u32,
+    session: u32,
+}
+
+impl Stat {
+    fn read(directory: &Path) -> Option<Self> {
+        let pid = directory.file_name()?.to_str()?.parse().ok()?;
+        let text = fs::read_to_string(directory.join("stat")).ok()?;
+        let mut fields = text.rsplit_once(')')?.1.split_whitespace();
+        let state = fields.next()?;
+        let parent = fields.next()?.parse().ok()?;
+        let session = fields.nth(1)?.parse().ok()?;
+        (!matches!(state, "Z" | "X")).then_some(Self { pid, parent, session })
+    }
+}

@@ -1,0 +1,117 @@
+//! A follower: sends a process's output to one request, as far as credit allows, and then its end.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use hearth_protocol::{ChunkHeader, Delivery, ReplyBody, RequestId, SendWindow, StreamName, encode_line, limits};
+use tokio::sync::{Notify, mpsc};
+
+use super::{Outgoing, send_reply};
+use crate::process::{Cursor, Process};
+
+/// What the host allows a request's two output streams.
+#[derive(Default)]
+pub(crate) struct Credits {
+    stdout: Credit,
+    stderr: Credit,
+}
+
+#[derive(Default)]
+struct Credit {
+    window: RefCell<SendWindow>,
+    granted: Notify,
+}
+
+impl Credits {
+    /// Adds to a stream's credit.
+    pub(crate) fn grant(&self, stream: StreamName, bytes: u64) -> Result<(), String> {
+        let credit = match stream {
+            StreamName::Stdout => &self.stdout,
+            StreamName::Stderr => &self.stderr,
+            StreamName::Stdin => return Err("stdin goes to the guest: its credit is the agent's to give".into()),
+        };
+        credit.window.borrow_mut().grant(bytes).map_err(|error| error.to_string())?;
+        credit.granted.notify_waiters();
+        Ok(())
+    }
+}
+
+/// Places in both output streams of a process, and the credit to read on.
+pub(crate) struct Follower {
+    stdout: Cursor,
+    stderr: Cursor,
+    credits: Rc<Credits>,
+}
+
+impl Follower {
+    /// Stands a follower at the two positions. From here on a lossless one holds the process back.
+    pub(crate) fn new(process: &Process, from: (u64, u64), delivery: Delivery) -> Self {
+        let lossless = delivery == Delivery::Lossless;
+        Self {
+            stdout: process.stdout.cursor(from.0, lossless),
+            stderr: process.stderr.cursor(from.1, lossless),
+            credits: Rc::default(),
+        }
+    }
+
+    /// What the host's grants go to.
+    pub(crate) fn credits(&self) -> Rc<Credits> {
+        Rc::clone(&self.credits)
+    }
+
+    /// Sends both streams and the end of the process, each as soon as it is known, until all are sent.
+    pub(crate) async fn run(
+        self,
+        id: RequestId,
+        process: &Process,
+        control: &mpsc::Sender<Outgoing>,
+        bulk: &mpsc::Sender<Outgoing>,
+    ) {
+        let end = async {
+            let (status, output) = process.wait().await;
+            send_reply(control, Some(id), ReplyBody::Exit { status, output }).await;
+        };
+        tokio::join!(
+            send_stream(id, StreamName::Stdout, &self.stdout, &self.credits.stdout, bulk),
+            send_stream(id, StreamName::Stderr, &self.stderr, &self.credits.stderr, bulk),
+            end,
+        );
+    }
+}
+
+async fn send_stream(
+    id: RequestId,
+    stream: StreamName,
+    cursor: &Cursor,
+    credit: &Credit,
+    bulk: &mpsc::Sender<Outgoing>,
+) {
+    loop {
+        let (changed, granted) = (cursor.output().changed.notified(), credit.granted.notified());
+        if cursor.output().end().is_some_and(|end| cursor.position() >= end) {
+            return;
+        }
+        let allowed = credit.window.borrow().available().min(limits::CHUNK as u64) as usize;
+        let chunk = if allowed == 0 { None } else { cursor.read(allowed, |at, bytes| encode(id, stream, at, bytes)) };
+        match chunk {
+            Some((chunk, length)) => {
+                credit.window.borrow_mut().take(length);
+                if bulk.send(Outgoing::Bytes(chunk)).await.is_err() {
+                    return;
+                }
+            }
+            None => {
+                tokio::select! { () = changed => {}, () = granted => {} }
+            }
+        }
+    }
+}
+
+fn encode(id: RequestId, stream: StreamName, at: u64, bytes: &[u8]) -> (Vec<u8>, u64) {
+    let length = bytes.len() as u64;
+    let header = ChunkHeader { id, stream, at, end: false, payload: Some(length) };
+    let mut chunk = Vec::with_capacity(128 + bytes.len());
+    encode_line(&header, &mut chunk).expect("a chunk header is short");
+    chunk.extend_from_slice(bytes);
+    (chunk, length)
+}

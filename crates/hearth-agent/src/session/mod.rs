@@ -1,0 +1,406 @@
+//! A session: one host's requests, from its hello to its end.
+//!
+//! Where the two lanes come from is [`serial`]'s and [`socket`]'s business. Here:
+//!
+//! ```text
+//! control reader ─> request ─> Agent / Process
+//!                                 │ replies        └─ follower: output ring ─credit─> bulk queue
+//!                                 v                                                     v
+//!                          control writer                                          bulk writer
+//! bulk reader ─> stdin chunk ─> Process input
+//! ```
+//!
+//! When a session ends, its tasks end; the processes go on. Both queues are bounded: a host that does not read is waited
+//! for by its own session alone.
+
+mod follow;
+pub(crate) mod port;
+pub(crate) mod serial;
+pub(crate) mod socket;
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io;
+use std::rc::Rc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use hearth_protocol::{
+    AgentHello, Attach, ChunkDecoder, ChunkHeader, ErrorCode, Fault, FrameError, HelloAnswer, HelloScanner, HostHello,
+    Lane, LineDecoder, Reply, ReplyBody, Request, RequestBody, RequestId, Start, StreamName, encode_line, negotiate,
+    parse_request,
+};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+
+use crate::agent::Agent;
+use crate::process::{Input, Piece, Process};
+use follow::{Credits, Follower};
+
+/// Replies that may wait for the control lane.
+const CONTROL_QUEUE: usize = 64;
+/// Chunks that may wait for the bulk lane. Few: what waits here has been taken from its stream's credit already.
+const BULK_QUEUE: usize = 4;
+/// What is read from a lane at a time, in bytes.
+const READ: usize = 64 * 1024;
+
+/// A lane as it is read.
+pub(crate) type Reader = Box<dyn AsyncRead + Unpin>;
+/// A lane as it is written.
+pub(crate) type Writer = Box<dyn AsyncWrite + Unpin>;
+
+/// What waits for a lane's writer.
+pub(crate) enum Outgoing {
+    /// Whole messages.
+    Bytes(Vec<u8>),
+    /// A wish to know when all before it is written.
+    Flush(oneshot::Sender<()>),
+}
+
+/// Why a session ended.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// The host left, or can no longer be understood.
+    Gone,
+    /// The host, or its successor, said hello again.
+    Hello(HostHello),
+}
+
+/// A session that is on.
+pub(crate) struct Session {
+    agent: Rc<Agent>,
+    control: mpsc::Sender<Outgoing>,
+    bulk: mpsc::Sender<Outgoing>,
+    active: RefCell<HashMap<RequestId, Active>>,
+    tasks: RefCell<JoinSet<()>>,
+}
+
+/// A request that has streams.
+struct Active {
+    process: Rc<Process>,
+    credits: Rc<Credits>,
+    stdin: Rc<RefCell<hearth_protocol::ReceiveWindow>>,
+    follower: tokio::task::AbortHandle,
+}
+
+/// Answers a hello, for the lane it came on.
+pub(crate) fn answer(hello: &HostHello) -> AgentHello {
+    let answer = negotiate(hello.min, hello.max).map_or_else(HelloAnswer::Error, HelloAnswer::Protocol);
+    AgentHello { epoch: hello.epoch, lane: hello.lane, answer, agent: env!("CARGO_PKG_VERSION").to_owned() }
+}
+
+impl Session {
+    /// Starts a session whose control lane is answered already. Returns it and the chunks that want to go out by the bulk lane.
+    pub(crate) fn new(agent: Rc<Agent>, control: Writer) -> (Rc<Self>, mpsc::Receiver<Outgoing>) {
+        let (control_sender, control_queue) = mpsc::channel(CONTROL_QUEUE);
+        let (bulk_sender, bulk_queue) = mpsc::channel(BULK_QUEUE);
+        let session = Rc::new(Self {
+            agent,
+            control: control_sender,
+            bulk: bulk_sender,
+            active: RefCell::default(),
+            tasks: RefCell::default(),
+        });
+        session.spawn(write_lane(control, control_queue));
+        (session, bulk_queue)
+    }
+
+    /// Runs a task that ends with the session.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + 'static) -> tokio::task::AbortHandle {
+        let mut tasks = self.tasks.borrow_mut();
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn_local(task)
+    }
+
+    /// Reads requests until the host leaves or says hello again.
+    pub(crate) async fn serve_control(self: &Rc<Self>, lane: &mut Lines) -> End {
+        loop {
+            match lane.next().await {
+                Ok(Some(line)) => {
+                    if let Some(hello) = HostHello::parse(&line) {
+                        return End::Hello(hello);
+                    }
+                    self.handle_line(&line).await;
+                }
+                Ok(None) | Err(LaneError::Io(_)) => return End::Gone,
+                Err(LaneError::Frame(error)) => {
+                    let fault = Fault::never_started(ErrorCode::HeaderTooLong, error.to_string());
+                    self.reply(None, ReplyBody::Error(fault)).await;
+                    self.flush().await;
+                    return End::Gone;
+                }
+            }
+        }
+    }
+
+    /// Serves the bulk lane: finds the hello, answers it, then carries chunks both ways. Ends when the lane does.
+    pub(crate) async fn serve_bulk(
+        self: Rc<Self>,
+        mut reader: Reader,
+        mut writer: Writer,
+        mut scanner: HelloScanner,
+        queue: mpsc::Receiver<Outgoing>,
+    ) {
+        let mut buffer = BytesMut::new();
+        let hello = loop {
+            if let Some(line) = scanner.scan(&mut buffer) {
+                match HostHello::parse(&line) {
+                    Some(hello) if hello.lane == Lane::Bulk => break hello,
+                    _ => continue,
+                }
+            }
+            if !read_some(&mut reader, &mut buffer).await {
+                return;
+            }
+        };
+        if writer.write_all(&answer(&hello).to_bytes()).await.is_err() {
+            return;
+        }
+        tokio::join!(write_lane(writer, queue), self.read_chunks(reader, buffer));
+    }
+
+    async fn read_chunks(&self, mut reader: Reader, mut buffer: BytesMut) {
+        let mut decoder = ChunkDecoder::default();
+        loop {
+            match decoder.decode(&mut buffer) {
+                Ok(Some((header, payload))) => self.take_chunk(&header, payload).await,
+                Ok(None) => {
+                    if !read_some(&mut reader, &mut buffer).await {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    let fault =
+                        Fault::never_started(ErrorCode::MalformedRequest, format!("the bulk lane is lost: {error}"));
+                    return self.reply(None, ReplyBody::Error(fault)).await;
+                }
+            }
+        }
+    }
+
+    /// Hands a chunk of input to its process. Chunks of requests that are over are late, not wrong.
+    async fn take_chunk(&self, header: &ChunkHeader, payload: Bytes) {
+        let fault = {
+            let active = self.active.borrow();
+            let Some(request) = active.get(&header.id) else { return };
+            match (&request.process.input, header.stream) {
+                (Some(input), StreamName::Stdin) => self.feed(header, payload, request, input).err(),
+                _ => Some(format!("request {} takes no {:?}", header.id.0, header.stream)),
+            }
+        };
+        if let Some(message) = fault {
+            let fault = Fault::never_started(ErrorCode::InvalidField, message);
+            self.reply(Some(header.id), ReplyBody::Error(fault)).await;
+        }
+    }
+
+    fn feed(&self, header: &ChunkHeader, payload: Bytes, request: &Active, input: &Input) -> Result<(), String> {
+        request.stdin.borrow_mut().receive(payload.len() as u64).map_err(|error| error.to_string())?;
+        if !payload.is_empty() {
+            let (window, control, id) = (Rc::clone(&request.stdin), self.control.clone(), header.id);
+            let grant = move |taken| {
+                if let Some(bytes) = window.borrow_mut().consume(taken) {
+                    let body = ReplyBody::Credit { stream: StreamName::Stdin, bytes };
+                    tokio::task::spawn_local(async move { send_reply(&control, Some(id), body).await });
+                }
+            };
+            input.write(Piece { bytes: payload, taken: Box::new(grant) });
+        }
+        if header.end {
+            input.close();
+        }
+        Ok(())
+    }
+
+    async fn handle_line(self: &Rc<Self>, line: &[u8]) {
+        match parse_request(line) {
+            Ok(request) => {
+                let id = request.id;
+                if let Some(body) = self.handle(request).await.unwrap_or_else(|fault| Some(ReplyBody::Error(fault))) {
+                    self.reply(Some(id), body).await;
+                }
+            }
+            Err(refusal) => self.reply(refusal.id, refusal.body).await,
+        }
+    }
+
+    /// Does what is asked, and returns the reply unless it was sent already or there is none.
+    async fn handle(self: &Rc<Self>, request: Request) -> Result<Option<ReplyBody>, Fault> {
+        let processes = &self.agent.processes;
+        let done = Ok(Some(ReplyBody::Done {}));
+        match request.body {
+            RequestBody::Ping {} => Ok(Some(ReplyBody::Pong {})),
+            RequestBody::Info {} => Ok(Some(ReplyBody::Info(self.agent.info()))),
+            RequestBody::Renew(renew) => self.agent.renew(&renew).and(done),
+            RequestBody::Start(start) => self.start(request.id, &start).await,
+            RequestBody::Attach(attach) => self.attach(request.id, &attach).await,
+            RequestBody::Detach {} => Ok(self.detach(request.id)),
+            RequestBody::Signal { process, signal, scope } => processes.get(process)?.signal(signal, scope).and(done),
+            RequestBody::Resize { process, size } => processes.get(process)?.resize(size).and(done),
+            RequestBody::List {} => Ok(Some(ReplyBody::Processes { processes: processes.list() })),
+            RequestBody::Credit { stream, bytes } => self.credit(request.id, stream, bytes).map(|()| None),
+            RequestBody::Shutdown {} => {
+                self.reply(Some(request.id), ReplyBody::Done {}).await;
+                self.flush().await;
+                self.agent.shut_down();
+                Ok(None)
+            }
+        }
+    }
+
+    async fn start(self: &Rc<Self>, id: RequestId, start: &Start) -> Result<Option<ReplyBody>, Fault> {
+        self.refuse_duplicate(id)?;
+        let process = self.agent.processes.start(start)?;
+        let started = ReplyBody::Started { process: process.id, pid: process.pid };
+        let Some(delivery) = start.attach else { return Ok(Some(started)) };
+        let follower = Follower::new(&process, (0, 0), delivery);
+        self.reply(Some(id), started).await;
+        self.follow(id, process, follower);
+        Ok(None)
+    }
+
+    async fn attach(self: &Rc<Self>, id: RequestId, attach: &Attach) -> Result<Option<ReplyBody>, Fault> {
+        self.refuse_duplicate(id)?;
+        let process = self.agent.processes.get(attach.process)?;
+        for (stream, from, total) in
+            [("stdout", attach.stdout, process.stdout.total()), ("stderr", attach.stderr, process.stderr.total())]
+        {
+            if from > total {
+                let message = format!("{stream} starts at {from}, past the {total} bytes written so far");
+                return Err(Fault::never_started(ErrorCode::InvalidField, message));
+            }
+        }
+        let follower = Follower::new(&process, (attach.stdout, attach.stderr), attach.delivery);
+        self.reply(Some(id), ReplyBody::Started { process: process.id, pid: process.pid }).await;
+        self.follow(id, process, follower);
+        Ok(None)
+    }
+
+    fn refuse_duplicate(&self, id: RequestId) -> Result<(), Fault> {
+        if !self.active.borrow().contains_key(&id) {
+            return Ok(());
+        }
+        let message = format!("request id {} is in use by a request that has not ended", id.0);
+        Err(Fault::never_started(ErrorCode::DuplicateRequest, message))
+    }
+
+    fn follow(self: &Rc<Self>, id: RequestId, process: Rc<Process>, follower: Follower) {
+        let credits = follower.credits();
+        let (control, bulk, weak) = (self.control.clone(), self.bulk.clone(), Rc::downgrade(self));
+        let followed = Rc::clone(&process);
+        let task = async move {
+            follower.run(id, &followed, &control, &bulk).await;
+            if let Some(session) = weak.upgrade() {
+                session.active.borrow_mut().remove(&id);
+            }
+        };
+        let follower = self.spawn(task);
+        self.active.borrow_mut().insert(id, Active { process, credits, stdin: Rc::default(), follower });
+    }
+
+    fn detach(&self, id: RequestId) -> Option<ReplyBody> {
+        // One that has ended by itself meanwhile has had its last reply.
+        let active = self.active.borrow_mut().remove(&id)?;
+        active.follower.abort();
+        Some(ReplyBody::Done {})
+    }
+
+    fn credit(&self, id: RequestId, stream: StreamName, bytes: u64) -> Result<(), Fault> {
+        // Credit for a request that has ended is late, not wrong.
+        let Some(credits) = self.active.borrow().get(&id).map(|active| Rc::clone(&active.credits)) else {
+            return Ok(());
+        };
+        credits.grant(stream, bytes).map_err(|message| Fault::never_started(ErrorCode::InvalidField, message))
+    }
+
+    /// Waits until every reply so far is written, or the lane is gone.
+    async fn flush(&self) {
+        let (done, written) = oneshot::channel();
+        if self.control.send(Outgoing::Flush(done)).await.is_ok() {
+            let _ = written.await;
+        }
+    }
+
+    /// Ends everything that the session has going; the processes go on.
+    pub(crate) fn end(&self) {
+        self.tasks.borrow_mut().abort_all();
+        self.active.borrow_mut().clear();
+    }
+
+    async fn reply(&self, id: Option<RequestId>, body: ReplyBody) {
+        send_reply(&self.control, id, body).await;
+    }
+}
+
+/// Queues a reply. When the lane has ended, so will the session: nobody is there to tell.
+pub(crate) async fn send_reply(control: &mpsc::Sender<Outgoing>, id: Option<RequestId>, body: ReplyBody) {
+    let mut line = Vec::with_capacity(128);
+    if encode_line(&Reply { id, body }, &mut line).is_err() {
+        let fault = Fault::failed(ErrorCode::HeaderTooLong, "the reply is longer than a line may be");
+        encode_line(&Reply { id, body: ReplyBody::Error(fault) }, &mut line).expect("a short reply fits");
+    }
+    let _ = control.send(Outgoing::Bytes(line)).await;
+}
+
+async fn write_lane(mut lane: Writer, mut queue: mpsc::Receiver<Outgoing>) {
+    while let Some(message) = queue.recv().await {
+        match message {
+            Outgoing::Bytes(bytes) if lane.write_all(&bytes).await.is_err() => return,
+            Outgoing::Bytes(_) => {}
+            Outgoing::Flush(done) => drop(done.send(())),
+        }
+    }
+}
+
+/// Reads once; false at the end.
+async fn read_some(reader: &mut Reader, buffer: &mut BytesMut) -> bool {
+    buffer.reserve(READ);
+    matches!(reader.read_buf(&mut buffer.limit(READ)).await, Ok(count) if count > 0)
+}
+
+/// Why a lane cannot be read on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LaneError {
+    #[error("the lane broke")]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+}
+
+/// The control lane as lines.
+pub(crate) struct Lines {
+    reader: Reader,
+    buffer: BytesMut,
+    decoder: LineDecoder,
+}
+
+impl Lines {
+    /// Reads lines from `reader`.
+    pub(crate) fn new(reader: Reader) -> Self {
+        Self { reader, buffer: BytesMut::new(), decoder: LineDecoder::default() }
+    }
+
+    /// The next line; `None` at the end. Cancel-safe.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, LaneError> {
+        loop {
+            if let Some(line) = self.decoder.decode(&mut self.buffer)? {
+                return Ok(Some(line));
+            }
+            self.buffer.reserve(4096);
+            if self.reader.read_buf(&mut (&mut self.buffer).limit(READ)).await? == 0 {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Forgets what is buffered, for a port whose host has changed.
+    pub(crate) fn reset(&mut self) {
+        self.buffer.clear();
+        self.decoder = LineDecoder::default();
+    }
+
+    /// Gives the connection and what was read ahead of it to another use.
+    pub(crate) fn into_parts(self) -> (Reader, BytesMut) {
+        (self.reader, self.buffer)
+    }
+}

@@ -1,0 +1,306 @@
+//! The agent's only unsafe code: starting a child without copying the agent, and a few calls that `rustix` does not have.
+
+#![allow(unsafe_code)]
+
+use std::ffi::{CString, c_char};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use tokio::io::unix::AsyncFd;
+
+/// A child to start, with everything it needs made beforehand: between `clone` and `execve` nothing may allocate.
+pub(crate) struct Plan<'a> {
+    /// Paths to try in turn.
+    pub(crate) programs: Vec<CString>,
+    pub(crate) argv: Vec<CString>,
+    pub(crate) env: Vec<CString>,
+    pub(crate) cwd: CString,
+    /// What becomes descriptors 0, 1 and 2.
+    pub(crate) stdio: [BorrowedFd<'a>; 3],
+    /// Makes descriptor 0 the controlling terminal.
+    pub(crate) terminal: bool,
+    /// Who to become; `None` stays who the agent is.
+    pub(crate) identity: Option<Identity<'a>>,
+    /// The directory of the control group (v2) to be born in.
+    pub(crate) cgroup: Option<BorrowedFd<'a>>,
+}
+
+/// Who a child runs as.
+#[derive(Clone, Copy)]
+pub(crate) struct Identity<'a> {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) groups: &'a [u32],
+}
+
+/// The step at which a child failed before it became the program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(i32)]
+pub(crate) enum Step {
+    Clone = 0,
+    Session = 1,
+    Stdio = 2,
+    Terminal = 3,
+    Identity = 4,
+    WorkingDirectory = 5,
+    Exec = 6,
+}
+
+impl Step {
+    fn from_number(number: i32) -> Self {
+        match number {
+            1 => Self::Session,
+            2 => Self::Stdio,
+            3 => Self::Terminal,
+            4 => Self::Identity,
+            5 => Self::WorkingDirectory,
+            6 => Self::Exec,
+            _ => Self::Clone,
+        }
+    }
+}
+
+/// Why a child could not be started.
+#[derive(Debug)]
+pub(crate) struct SpawnError {
+    pub(crate) step: Step,
+    pub(crate) error: io::Error,
+}
+
+/// What the child reads, all of it made by the parent, and where it leaves word of a failure.
+struct Child {
+    programs: Vec<*const c_char>,
+    argv: Vec<*const c_char>,
+    env: Vec<*const c_char>,
+    cwd: *const c_char,
+    stdio: [RawFd; 3],
+    terminal: bool,
+    identity: Option<(u32, u32, *const u32, usize)>,
+    step: AtomicI32,
+    errno: AtomicI32,
+}
+
+fn pointers(strings: &[CString]) -> Vec<*const c_char> {
+    strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect()
+}
+
+/// Starts a child in a session of its own and returns its pid.
+///
+/// As `posix_spawn` does, the child borrows the parent's memory until it has become the program (`CLONE_VM | CLONE_VFORK`), so
+/// that nothing of the agent is copied; unlike it, the child is born inside its control group, which spares the
+/// kernel-wide lock that moving it there takes.
+pub(crate) fn spawn(plan: &Plan<'_>) -> Result<u32, SpawnError> {
+    let child = Child {
+        programs: pointers(&plan.programs),
+        argv: pointers(&plan.argv),
+        env: pointers(&plan.env),
+        cwd: plan.cwd.as_ptr(),
+        stdio: plan.stdio.map(|fd| fd.as_raw_fd()),
+        terminal: plan.terminal,
+        identity: plan.identity.map(|who| (who.uid, who.gid, who.groups.as_ptr(), who.groups.len())),
+        step: AtomicI32::new(0),
+        errno: AtomicI32::new(0),
+    };
+    let pid = with_signals_blocked(|| clone_and_exec(&child, plan.cgroup));
+    let failure = |step, errno| Err(SpawnError { step, error: io::Error::from_raw_os_error(errno) });
+    if pid < 0 {
+        return failure(Step::Clone, -pid as i32);
+    }
+    match child.errno.load(Ordering::Relaxed) {
+        0 => Ok(pid as u32),
+        errno => {
+            // SAFETY: the child of this pid has exited and nobody has waited for it: the reaper runs on this very thread.
+            unsafe { libc::waitpid(pid as libc::pid_t, std::ptr::null_mut(), 0) };
+            failure(Step::from_number(child.step.load(Ordering::Relaxed)), errno)
+        }
+    }
+}
+
+/// Keeps handlers from running in a child that shares this memory.
+fn with_signals_blocked<T>(work: impl FnOnce() -> T) -> T {
+    // SAFETY: both sets are initialised before they are read, and the old mask is put back.
+    unsafe {
+        let mut all: libc::sigset_t = std::mem::zeroed();
+        let mut old: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut old);
+        let result = work();
+        libc::pthread_sigmask(libc::SIG_SETMASK, &old, std::ptr::null_mut());
+        result
+    }
+}
+
+/// `libc` has it in a type that is too narrow.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+fn clone_and_exec(child: &Child, cgroup: Option<BorrowedFd<'_>>) -> i64 {
+    // SAFETY: an all-zero clone_args is valid.
+    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
+    arguments.flags = (libc::CLONE_VM | libc::CLONE_VFORK) as u64;
+    arguments.exit_signal = libc::SIGCHLD as u64;
+    if let Some(directory) = cgroup {
+        arguments.flags |= CLONE_INTO_CGROUP;
+        arguments.cgroup = directory.as_raw_fd() as u64;
+    }
+    let mut result: i64;
+    // SAFETY: the parent is suspended until the child execs or exits. The child runs on the stack below this frame (the block
+    // may push, so the compiler keeps nothing in the red zone), touches only `child`, and never returns.
+    unsafe {
+        std::arch::asm!(
+            "syscall",
+            "test rax, rax",
+            "jnz 2f",
+            "mov rdi, r12",
+            "call {child_main}",
+            "ud2",
+            "2:",
+            child_main = sym child_main,
+            inlateout("rax") libc::SYS_clone3 => result,
+            in("rdi") &arguments,
+            in("rsi") std::mem::size_of::<libc::clone_args>(),
+            in("r12") child,
+            clobber_abi("C"),
+        );
+    }
+    result
+}
+
+extern "C" fn child_main(child: &Child) -> ! {
+    // SAFETY: only system calls on memory that the suspended parent keeps alive; nothing allocates or takes a lock.
+    unsafe {
+        let step = become_program(child);
+        child.step.store(step as i32, Ordering::Relaxed);
+        child.errno.store(*libc::__errno_location(), Ordering::Relaxed);
+        libc::_exit(127)
+    }
+}
+
+/// Runs in the child. Returns only on failure, with the step that failed and `errno` set.
+unsafe fn become_program(child: &Child) -> Step {
+    // SAFETY: as for `child_main`. Raw calls where glibc's wrappers would involve the other threads.
+    unsafe {
+        if libc::setsid() < 0 {
+            return Step::Session;
+        }
+        if !place_stdio(child.stdio) {
+            return Step::Stdio;
+        }
+        if child.terminal && libc::ioctl(0, libc::TIOCSCTTY, 0) < 0 {
+            return Step::Terminal;
+        }
+        if let Some((uid, gid, groups, count)) = child.identity {
+            let failed = libc::syscall(libc::SYS_setgroups, count, groups) < 0
+                || libc::syscall(libc::SYS_setresgid, gid, gid, gid) < 0
+                || libc::syscall(libc::SYS_setresuid, uid, uid, uid) < 0;
+            if failed {
+                return Step::Identity;
+            }
+        }
+        if libc::chdir(child.cwd) < 0 {
+            return Step::WorkingDirectory;
+        }
+        libc::umask(0o022);
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
+        try_programs(child);
+        Step::Exec
+    }
+}
+
+/// Puts the three descriptors in place. The agent's own are all above 2 and close on exec.
+unsafe fn place_stdio(stdio: [RawFd; 3]) -> bool {
+    // SAFETY: dup2 on descriptors that the parent keeps open.
+    stdio.iter().enumerate().all(|(target, &source)| unsafe { libc::dup2(source, target as RawFd) >= 0 })
+}
+
+/// Tries each path as `execvp` does: one that is not there or not a directory is passed over, a refusal is remembered.
+unsafe fn try_programs(child: &Child) {
+    // SAFETY: every array ends with a null pointer, every string with NUL; errno is this thread's.
+    unsafe {
+        let mut refused = 0;
+        for &program in child.programs.iter().take_while(|program| !program.is_null()) {
+            libc::execve(program, child.argv.as_ptr(), child.env.as_ptr());
+            match *libc::__errno_location() {
+                libc::ENOENT | libc::ENOTDIR => {}
+                libc::EACCES => refused = libc::EACCES,
+                _ => return,
+            }
+        }
+        *libc::__errno_location() = if refused != 0 { refused } else { libc::ENOENT };
+    }
+}
+
+/// Lets the runtime watch a descriptor.
+pub(crate) fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: the descriptor is owned, so it stays open and the same for as long as it is watched.
+    unsafe { AsyncFd::register(fd) }.map_err(Into::into)
+}
+
+/// A child that has ended, and what it used.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Reaped {
+    pub(crate) pid: u32,
+    pub(crate) code: Option<i32>,
+    pub(crate) signal: Option<i32>,
+    pub(crate) cpu_us: u64,
+    pub(crate) peak_memory_bytes: u64,
+}
+
+/// Reaps one ended child, if there is one. Must only be called by the reaper.
+pub(crate) fn reap_one() -> Option<Reaped> {
+    let mut status = 0;
+    // SAFETY: plain out-parameters; an all-zero rusage is valid.
+    let (pid, usage) = unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        (libc::wait4(-1, &mut status, libc::WNOHANG, &mut usage), usage)
+    };
+    if pid <= 0 {
+        return None;
+    }
+    let microseconds = |time: libc::timeval| time.tv_sec as u64 * 1_000_000 + time.tv_usec as u64;
+    Some(Reaped {
+        pid: pid as u32,
+        code: libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status)),
+        signal: libc::WIFSIGNALED(status).then(|| libc::WTERMSIG(status)),
+        cpu_us: microseconds(usage.ru_utime) + microseconds(usage.ru_stime),
+        peak_memory_bytes: usage.ru_maxrss as u64 * 1024,
+    })
+}
+
+/// Mixes `seed` into the kernel's random generator and credits every bit of it.
+pub(crate) fn add_entropy(seed: &[u8]) -> io::Result<()> {
+    const RNDADDENTROPY: libc::c_ulong = 0x4008_5203;
+    let random = std::fs::File::options().write(true).open("/dev/urandom")?;
+    let mut request = Vec::with_capacity(8 + seed.len());
+    request.extend_from_slice(&(seed.len() as i32 * 8).to_ne_bytes());
+    request.extend_from_slice(&(seed.len() as i32).to_ne_bytes());
+    request.extend_from_slice(seed);
+    // SAFETY: the request is two ints and then as many bytes as the second says.
+    match unsafe { libc::ioctl(random.as_raw_fd(), RNDADDENTROPY, request.as_ptr()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Brings the loopback interface up.
+pub(crate) fn loopback_up() -> io::Result<()> {
+    // SAFETY: the socket is owned at once; the request is zeroed but for the name and the flags, both within bounds.
+    unsafe {
+        let raw = libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0);
+        if raw < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let socket = OwnedFd::from_raw_fd(raw);
+        let mut request: libc::ifreq = std::mem::zeroed();
+        request.ifr_name[0] = b'l' as c_char;
+        request.ifr_name[1] = b'o' as c_char;
+        request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as i16;
+        match libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &request) {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
