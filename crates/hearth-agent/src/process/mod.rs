@@ -34,8 +34,8 @@ use crate::sys::{self, Reaped};
 pub(crate) use input::{Input, Piece};
 pub(crate) use output::{Cursor, Output};
 pub(crate) use spawn::Defaults;
-use tree::Tree;
 pub(crate) use tree::Trees;
+use tree::{Group, Tree};
 
 /// The ended processes that are remembered.
 const REMEMBERED: usize = 256;
@@ -106,7 +106,12 @@ impl Processes {
     pub(crate) fn start(self: &Rc<Self>, start: &Start) -> Result<Rc<Process>, Fault> {
         let started = Instant::now();
         let tree = self.trees.prepare();
-        let spawned = spawn::spawn(start, &self.defaults, tree.directory())?;
+        let group = tree.group();
+        let spawned = spawn::spawn(start, &self.defaults, group.as_deref().map(Group::directory));
+        drop(group);
+        let spawned = spawned.inspect_err(|_| {
+            tree.release();
+        })?;
         tree.set_leader(spawned.pid);
         let id = ProcessId(self.next.replace(self.next.get() + 1));
         let process = Rc::new(Process {
@@ -168,13 +173,15 @@ impl Processes {
         }
     }
 
-    /// Stops every process tree.
+    /// Stops every process tree, and leaves no control group behind. For the end of the agent.
     pub(crate) async fn stop_all(&self) {
-        let running: Vec<_> = self.all.borrow().values().filter(|process| !process.tree.is_empty()).cloned().collect();
+        let running: Vec<_> = self.all.borrow().values().filter(|process| !process.tree.release()).cloned().collect();
         running.iter().for_each(|process| process.tree.signal(Signal::Kill));
         for process in running {
             self.wait_until_empty(&process.tree, KILL_PATIENCE).await;
+            process.tree.release();
         }
+        self.trees.remove();
     }
 
     async fn supervise(self: Rc<Self>, process: Rc<Process>, pipes: Pipes, limits: Limits) {
@@ -191,6 +198,9 @@ impl Processes {
             let _ = tokio::time::timeout(KILL_PATIENCE, self.wait_until_reaped(&process)).await;
         }
         process.finish(&pipes, timed_out).await;
+        // Whoever waits for the end is told before the house is tidied.
+        tokio::task::yield_now().await;
+        process.tree.release();
         drop((process, pipes));
         self.forget_oldest();
         self.trees.refill();
@@ -241,7 +251,10 @@ impl Processes {
             if count <= REMEMBERED && memory <= REMEMBERED_MEMORY {
                 return;
             }
-            all.remove(&id);
+            // One that has left children behind is remembered as long as they live, so that they can be stopped.
+            if all.get(&id).is_some_and(|process| process.tree.release()) {
+                all.remove(&id);
+            }
             count -= 1;
             memory -= bytes;
         }

@@ -29,17 +29,16 @@ struct Groups {
 }
 
 /// A control group of its own for one process tree.
-struct Group {
+pub(crate) struct Group {
     path: PathBuf,
     directory: OwnedFd,
 }
 
 /// One process and all it has started.
 pub(crate) struct Tree {
-    group: Option<Group>,
+    group: RefCell<Option<Rc<Group>>>,
     owner: Rc<Trees>,
     leader: Cell<u32>,
-    out_of_memory_before: u64,
 }
 
 impl Trees {
@@ -68,9 +67,8 @@ impl Trees {
 
     /// Makes the tree for a process that is about to start.
     pub(crate) fn prepare(self: &Rc<Self>) -> Tree {
-        let group = self.groups.as_ref().ok().and_then(Groups::take);
-        let out_of_memory_before = group.as_ref().map_or(0, Group::out_of_memory_kills);
-        Tree { group, owner: Rc::clone(self), leader: Cell::new(0), out_of_memory_before }
+        let group = self.groups.as_ref().ok().and_then(Groups::take).map(Rc::new);
+        Tree { group: RefCell::new(group), owner: Rc::clone(self), leader: Cell::new(0) }
     }
 
     /// Makes up for the groups that were taken; call when there is time.
@@ -80,12 +78,11 @@ impl Trees {
             let _ = groups.refill();
         }
     }
-}
 
-impl Drop for Trees {
-    fn drop(&mut self) {
-        if let Ok(groups) = &mut self.groups {
-            groups.spare.get_mut().drain(..).for_each(|group| group.remove());
+    /// Removes every group that is not in use, and their root, if it is empty then.
+    pub(crate) fn remove(&self) {
+        if let Ok(groups) = &self.groups {
+            groups.spare.borrow_mut().drain(..).for_each(Group::remove);
             let _ = fs::remove_dir(&groups.root);
         }
     }
@@ -123,8 +120,9 @@ impl Groups {
         self.spare.borrow_mut().pop().or_else(|| self.make().ok())
     }
 
+    /// Keeps an empty group for the next tree, unless it carries a count of the last one's.
     fn put_back(&self, group: Group) {
-        if self.spare.borrow().len() < 2 * SPARE {
+        if self.spare.borrow().len() < 2 * SPARE && group.out_of_memory_kills() == 0 {
             self.spare.borrow_mut().push(group);
         } else {
             group.remove();
@@ -135,6 +133,11 @@ impl Groups {
 impl Group {
     fn read(&self, file: &str) -> String {
         fs::read_to_string(self.path.join(file)).unwrap_or_default()
+    }
+
+    /// The directory, as `clone3` wants it.
+    pub(crate) fn directory(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
     }
 
     fn out_of_memory_kills(&self) -> u64 {
@@ -148,9 +151,9 @@ impl Group {
 }
 
 impl Tree {
-    /// The directory to be born in.
-    pub(crate) fn directory(&self) -> Option<BorrowedFd<'_>> {
-        self.group.as_ref().map(|group| group.directory.as_fd())
+    /// The group to be born in.
+    pub(crate) fn group(&self) -> Option<Rc<Group>> {
+        self.group.borrow().clone()
     }
 
     /// Names the process that the tree grows from.
@@ -160,8 +163,9 @@ impl Tree {
 
     /// The processes that are alive in it.
     pub(crate) fn members(&self) -> Vec<u32> {
-        match &self.group {
+        match self.group() {
             Some(group) => group.read("cgroup.procs").lines().filter_map(|line| line.parse().ok()).collect(),
+            None if self.leader.get() == 0 => Vec::new(),
             None => walk(self.leader.get()),
         }
     }
@@ -174,7 +178,7 @@ impl Tree {
     /// Sends `signal` to everything in it, and again until no member is new; a KILL misses nothing.
     pub(crate) fn signal(&self, signal: Signal) {
         if signal == Signal::Kill
-            && let Some(group) = &self.group
+            && let Some(group) = self.group()
             && fs::write(group.path.join("cgroup.kill"), "1").is_ok()
         {
             return;
@@ -192,16 +196,23 @@ impl Tree {
 
     /// Whether the kernel has killed a member for want of memory.
     pub(crate) fn ran_out_of_memory(&self) -> bool {
-        self.group.as_ref().is_some_and(|group| group.out_of_memory_kills() > self.out_of_memory_before)
+        self.group().is_some_and(|group| group.out_of_memory_kills() > 0)
     }
-}
 
-impl Drop for Tree {
-    fn drop(&mut self) {
-        let (Some(group), Ok(groups)) = (self.group.take(), &self.owner.groups) else { return };
-        match group.read("cgroup.procs").is_empty() {
-            true => groups.put_back(group),
-            false => group.remove(),
+    /// Gives the group back once nothing is alive in it; tells whether that is so. The tree is over then.
+    pub(crate) fn release(&self) -> bool {
+        let empty = self.is_empty();
+        if empty {
+            self.leader.set(0);
+            self.give_back();
+        }
+        empty
+    }
+
+    fn give_back(&self) {
+        let group = self.group.take().and_then(Rc::into_inner);
+        if let (Some(group), Ok(groups)) = (group, &self.owner.groups) {
+            groups.put_back(group);
         }
     }
 }
