@@ -123,6 +123,8 @@ async fn serve(options: Options) -> Result<(), String> {
     for address in &options.native {
         listen(address, &agent, &sessions).await.map_err(|error| format!("listen on {address:?}: {error}"))?;
     }
+    // For whoever started it: from here on a connection is answered.
+    let _ = writeln!(io::stderr(), "hearth-agent: serving");
     wait_for_the_end(&agent).await.map_err(|error| format!("watch signals: {error}"))?;
     agent.processes.stop_all().await;
     options.native.iter().for_each(remove_socket);

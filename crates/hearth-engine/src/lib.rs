@@ -1,1 +1,81 @@
 //! The product: sandboxes, created, used and removed.
+//!
+//! The one crate that knows all three of image, machine and channel, and what makes a sandbox of them. The binary above it
+//! only parses, prints and signals. What must stay true:
+//!
+//! - *Nothing is left behind.* Everything a sandbox has on the host is in its own directory, or dies with its process. The directory
+//!   is locked by its owner; [`Engine::open`] removes those whose owner is gone.
+//! - *Nothing is assumed of an accelerator.* It is proven by reaching the agent, and the finding is kept.
+//! - *Refusals come first.* What can be known to fail fails before anything is created.
+
+mod accelerator;
+mod boot;
+mod create;
+mod directories;
+mod doctor;
+mod error;
+mod initramfs;
+mod sandbox;
+mod sweep;
+
+pub use accelerator::{AcceleratorChoice, Finding};
+pub use boot::Phase;
+pub use create::{DiskMib, SandboxSpec};
+pub use directories::Directories;
+pub use doctor::{Check, Need, Report};
+pub use error::{EngineError, Kind};
+pub use sandbox::{Sandbox, SandboxId};
+
+pub use hearth_channel as channel;
+pub use hearth_image as image;
+pub use hearth_protocol as protocol;
+pub use hearth_vmm as vmm;
+
+use hearth_image::ImageStore;
+use hearth_vmm::{Launcher, Qemu};
+use std::path::PathBuf;
+
+/// The name of the image that is used where none is named.
+pub const DEFAULT_IMAGE: &str = "debian";
+
+/// All sandboxes of one user on one machine.
+#[derive(Debug)]
+pub struct Engine {
+    directories: Directories,
+    launcher: Launcher,
+    qemu: Option<PathBuf>,
+    images: ImageStore,
+}
+
+impl Engine {
+    /// Opens the engine on its directories, makes them where they are missing, and removes what dead owners left.
+    ///
+    /// `launcher` is the program that becomes the jail of a machine; `qemu` overrides the QEMU that is found in `PATH`.
+    ///
+    /// # Errors
+    /// [`EngineError::Directory`], [`EngineError::Image`].
+    pub fn open(directories: Directories, launcher: Launcher, qemu: Option<PathBuf>) -> Result<Self, EngineError> {
+        directories.make()?;
+        sweep::sweep(&directories.sandboxes());
+        let images = ImageStore::open(&directories.images())?;
+        Ok(Self { directories, launcher, qemu, images })
+    }
+
+    /// The images there are.
+    pub fn images(&self) -> &ImageStore {
+        &self.images
+    }
+
+    /// Where everything is kept.
+    pub fn directories(&self) -> &Directories {
+        &self.directories
+    }
+
+    /// Finds the QEMU to use.
+    ///
+    /// # Errors
+    /// [`EngineError::Qemu`].
+    pub fn qemu(&self) -> Result<Qemu, EngineError> {
+        Ok(Qemu::find(self.qemu.as_deref())?)
+    }
+}

@@ -1,1 +1,47 @@
-fn main() {}
+//! The `hearth` command: parses, calls the engine, prints. Everything else is below it.
+
+mod arguments;
+mod commands;
+mod failure;
+mod home;
+mod output;
+mod terminal;
+mod values;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use arguments::{Arguments, Command};
+use failure::Failure;
+
+/// The hidden first argument that makes this program the jail of a machine. A first argument only: it never gets to clap.
+const JAIL: &str = "__jail";
+
+fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == JAIL) {
+        return hearth_engine::vmm::jail::main();
+    }
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return failure::usage(&error),
+    };
+    let json = arguments.command.wants_json();
+    let code = match run(arguments.command) {
+        Ok(code) => code,
+        Err(failure) => failure.report(json),
+    };
+    // Not by returning: a thread may still sit in a read of the terminal, and nothing is left to wait for.
+    std::process::exit(code)
+}
+
+fn run(command: Command) -> Result<i32, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::runtime)?;
+    runtime.block_on(async {
+        match command {
+            Command::Run(options) => commands::run::run(options).await,
+            Command::Image(command) => commands::image::run(command).await,
+            Command::Doctor(options) => commands::doctor::run(&options),
+        }
+    })
+}

@@ -21,7 +21,7 @@ use crate::session::serial;
 
 /// Where the initramfs keeps the modules.
 const MODULES: &str = "/modules";
-/// The file in it that names the others in load order, one a line.
+/// The file in it that names the others in load order, one a line; `optional` behind a name says that the kernel may refuse it.
 const ORDER: &str = "order";
 /// The user that processes run as by default, where the image has it.
 const DEFAULT_USER: &str = "user";
@@ -98,14 +98,13 @@ fn open_port(name: &str) -> Result<Rc<Port>, BootError> {
 /// What the host says on the kernel's command line.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct BootOptions {
-    /// `hearth.scratch=DEVICE`: the disk, with an ext4 filesystem, that takes all changes; without it they stay in memory.
-    scratch: Option<String>,
+    /// `hearth.scratch`: there is a disk, with an ext4 filesystem, that takes all changes; without it they stay in memory.
+    scratch: bool,
 }
 
 impl BootOptions {
     fn from_command_line(line: &str) -> Self {
-        let value = |key: &str| line.split_whitespace().find_map(|word| word.strip_prefix(key)).map(str::to_owned);
-        Self { scratch: value("hearth.scratch=") }
+        Self { scratch: line.split_whitespace().any(|word| word == "hearth.scratch") }
     }
 }
 
@@ -122,11 +121,13 @@ fn say(line: &str) {
 fn load_modules(directory: &Path) -> Result<(), BootError> {
     let order =
         fs::read_to_string(directory.join(ORDER)).map_err(|error| BootError::new("read the module order", error))?;
-    for name in order.lines().filter(|line| !line.is_empty()) {
+    for line in order.lines() {
+        let (name, optional) = line.split_once(' ').map_or((line, false), |(name, word)| (name, word == "optional"));
         let what = || format!("load module {name}");
         let file = fs::File::open(directory.join(name)).map_err(|error| BootError::new(what(), error))?;
         match rustix::system::finit_module(&file, c"", 0) {
             Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+            Err(_) if optional => {}
             Err(error) => return Err(BootError::new(what(), error)),
         }
     }
@@ -138,9 +139,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_scratch_disk_is_read_off_the_kernel_command_line() {
+    fn the_scratch_disk_is_announced_by_a_word_of_the_kernel_command_line() {
         let scratch = |line| BootOptions::from_command_line(line).scratch;
-        assert_eq!(scratch("quiet hearth.scratch=/dev/vdb panic=-1").as_deref(), Some("/dev/vdb"));
-        assert_eq!(scratch("quiet"), None);
+        assert!(scratch("quiet hearth.scratch panic=-1"));
+        assert!(!scratch("quiet hearth.scratch=no"));
     }
 }

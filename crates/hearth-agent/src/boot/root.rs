@@ -9,8 +9,9 @@ use rustix::mount::{MountFlags, mount, mount_move};
 
 use super::{BootError, BootOptions};
 
-/// The image's disk: always the first.
-const IMAGE: &str = "/dev/vda";
+/// The serials by which the host names the disks; their order is not promised.
+const IMAGE_SERIAL: &str = "root";
+const SCRATCH_SERIAL: &str = "scratch";
 const LOWER: &str = "/lower";
 const CHANGES: &str = "/changes";
 const ROOT: &str = "/root";
@@ -34,10 +35,10 @@ pub(super) fn mount_kernel_filesystems() -> Result<(), BootError> {
 
 /// Mounts the image under an overlay that keeps changes in memory, or on the scratch disk.
 pub(super) fn mount_root(options: &BootOptions) -> Result<(), BootError> {
-    attach(IMAGE, LOWER, "erofs", MountFlags::RDONLY, "")?;
-    match &options.scratch {
-        Some(disk) => attach(disk, CHANGES, "ext4", MountFlags::NOATIME, "")?,
-        None => attach("changes", CHANGES, "tmpfs", MountFlags::empty(), "mode=0755")?,
+    attach(&disk(IMAGE_SERIAL)?, LOWER, "erofs", MountFlags::RDONLY, "")?;
+    match options.scratch {
+        true => attach(&disk(SCRATCH_SERIAL)?, CHANGES, "ext4", MountFlags::NOATIME, "")?,
+        false => attach("changes", CHANGES, "tmpfs", MountFlags::empty(), "mode=0755")?,
     }
     for directory in ["upper", "work"] {
         let path = Path::new(CHANGES).join(directory);
@@ -45,6 +46,18 @@ pub(super) fn mount_root(options: &BootOptions) -> Result<(), BootError> {
     }
     let layers = format!("lowerdir={LOWER},upperdir={CHANGES}/upper,workdir={CHANGES}/work");
     attach("overlay", ROOT, "overlay", MountFlags::empty(), &layers)
+}
+
+/// The device of the disk with this serial.
+fn disk(serial: &str) -> Result<String, BootError> {
+    let entries = fs::read_dir("/sys/block").map_err(|error| BootError::new("list the disks", error))?;
+    let has_serial =
+        |path: &std::path::PathBuf| fs::read_to_string(path.join("serial")).is_ok_and(|text| text.trim() == serial);
+    let found = entries.flatten().map(|entry| entry.path()).find(has_serial);
+    let name = found.as_deref().and_then(Path::file_name).map(|name| format!("/dev/{}", name.to_string_lossy()));
+    name.ok_or_else(|| {
+        BootError::new(format!("find the disk with serial {serial}"), io::Error::from(io::ErrorKind::NotFound))
+    })
 }
 
 /// Makes the overlay the root, takes the kernel's file systems along, and gives the initramfs's memory back.
@@ -67,7 +80,7 @@ pub(super) fn enter() -> Result<(), BootError> {
 /// Mounts what a running system expects.
 pub(super) fn mount_runtime_filesystems(options: &BootOptions) -> Result<(), BootError> {
     attach("run", "/run", "tmpfs", NO_DEVICES, "mode=0755")?;
-    if options.scratch.is_none() {
+    if !options.scratch {
         // With a scratch disk /tmp stays on it, where there is more room.
         attach("tmp", "/tmp", "tmpfs", NO_DEVICES, "mode=1777")?;
     }

@@ -32,6 +32,9 @@ struct Groups {
 pub(crate) struct Group {
     path: PathBuf,
     directory: OwnedFd,
+    /// Whether it was killed as a whole. Some kernels then kill whatever is born into it later, too (seen with 6.18: the
+    /// count of kills is compared with that of the parent's group).
+    killed: Cell<bool>,
 }
 
 /// One process and all it has started.
@@ -113,16 +116,16 @@ impl Groups {
         let path = self.root.join(number.to_string());
         fs::create_dir(&path)?;
         let directory = rustix::fs::open(&path, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        Ok(Group { path, directory })
+        Ok(Group { path, directory, killed: Cell::new(false) })
     }
 
     fn take(&self) -> Option<Group> {
         self.spare.borrow_mut().pop().or_else(|| self.make().ok())
     }
 
-    /// Keeps an empty group for the next tree, unless it carries a count of the last one's.
+    /// Keeps an empty group for the next tree, unless it bears marks of the last one.
     fn put_back(&self, group: Group) {
-        if self.spare.borrow().len() < 2 * SPARE && group.out_of_memory_kills() == 0 {
+        if self.spare.borrow().len() < 2 * SPARE && !group.killed.get() && group.out_of_memory_kills() == 0 {
             self.spare.borrow_mut().push(group);
         } else {
             group.remove();
@@ -181,6 +184,7 @@ impl Tree {
             && let Some(group) = self.group()
             && fs::write(group.path.join("cgroup.kill"), "1").is_ok()
         {
+            group.killed.set(true);
             return;
         }
         let mut signalled: Vec<u32> = Vec::new();

@@ -1,0 +1,6 @@
+//! The agent as an ordinary process, used through the host's own channel. Numbers in names are those of the behaviours that a
+//! client must be able to rely on.
+
+mod behaviours;
+mod support;
+mod wire;

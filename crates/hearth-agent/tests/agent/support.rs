@@ -1,0 +1,169 @@
+//! An agent to test against, and the few things every test does with it.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Command as Program, Stdio};
+use std::time::Duration;
+
+use hearth_channel::{Channel, ConnectOptions, Endpoint, Endpoints, Event, Process};
+use hearth_protocol::{Command, Delivery, Epoch, ExitStatus, HostHello, Lane, OutputTotals, Start, StreamName};
+
+/// A bound on everything that a test waits for: reached only by a hang.
+pub(crate) const HANG: Duration = Duration::from_secs(60);
+
+/// A running agent. It, and all it has started, ends with this.
+pub(crate) struct Agent {
+    process: Child,
+    directory: tempfile::TempDir,
+}
+
+impl Agent {
+    pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    pub(crate) fn start_with(options: &[&str]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut process = Program::new(env!("CARGO_BIN_EXE_hearth-agent"))
+            .args(["serve", "--native"])
+            .arg(format!("unix:{}", directory.path().join("agent.sock").display()))
+            .arg("--workspace")
+            .arg(directory.path())
+            .args(options)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stderr.take().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "hearth-agent: serving\n");
+        Self { process, directory }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    pub(crate) fn workspace(&self) -> PathBuf {
+        self.directory.path().to_owned()
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.directory.path().join("agent.sock")
+    }
+
+    pub(crate) async fn connect(&self) -> Channel {
+        let expected_uid = rustix::process::geteuid().as_raw();
+        let endpoints = Endpoints::both(Endpoint::Unix { path: self.socket(), expected_uid });
+        Channel::connect(
+            &endpoints,
+            ConnectOptions { timeout: HANG, request_timeout: HANG, ..ConnectOptions::default() },
+        )
+        .await
+        .unwrap()
+    }
+
+    /// A connection without a client: for what no client of ours would send.
+    pub(crate) fn raw(&self, epoch: Epoch, lane: Lane) -> UnixStream {
+        let mut stream = UnixStream::connect(self.socket()).unwrap();
+        stream.set_read_timeout(Some(HANG)).unwrap();
+        stream.write_all(&HostHello::new(epoch, lane).to_bytes()).unwrap();
+        let hello = read_line(&mut stream);
+        assert!(hello.contains(&epoch.to_string()), "{hello}");
+        stream
+    }
+
+    /// Asks the agent to end, and returns once it has.
+    pub(crate) fn stop(mut self) -> bool {
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.process), rustix::process::Signal::TERM)
+            .unwrap();
+        self.process.wait().unwrap().success()
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let pid = rustix::process::Pid::from_child(&self.process);
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        let _ = self.process.wait();
+    }
+}
+
+/// Reads one line a byte at a time, so that nothing behind it is lost.
+pub(crate) fn read_line(stream: &mut UnixStream) -> String {
+    use std::io::Read;
+    let mut line = Vec::new();
+    let mut byte = [0];
+    while stream.read(&mut byte).unwrap() == 1 && byte[0] != b'\n' {
+        line.push(byte[0]);
+    }
+    String::from_utf8(line).unwrap()
+}
+
+/// What a process did, from its start to its end.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: Vec<u8>,
+    pub(crate) status: Option<ExitStatus>,
+    pub(crate) totals: OutputTotals,
+    pub(crate) gaps: u64,
+}
+
+impl Outcome {
+    pub(crate) fn code(&self) -> Option<i32> {
+        self.status.as_ref().unwrap().code
+    }
+
+    pub(crate) fn signal(&self) -> Option<i32> {
+        self.status.as_ref().unwrap().signal
+    }
+
+    pub(crate) fn timed_out(&self) -> bool {
+        self.status.as_ref().unwrap().timed_out
+    }
+}
+
+pub(crate) fn shell(text: &str) -> Start {
+    let mut start = Start::new(Command::Shell(text.into()));
+    start.attach = Some(Delivery::Lossless);
+    start
+}
+
+/// Takes everything a process says until it has ended.
+pub(crate) async fn finish(process: &Process) -> Outcome {
+    tokio::time::timeout(HANG, collect(process)).await.expect("the process ends")
+}
+
+async fn collect(process: &Process) -> Outcome {
+    let mut outcome = Outcome::default();
+    loop {
+        match process.next_event().await.unwrap().expect("an exit comes before the end") {
+            Event::Output { stream, at, bytes } => {
+                let (kept, expected) = match stream {
+                    StreamName::Stderr => (&mut outcome.stderr, 0),
+                    _ => (&mut outcome.stdout, outcome.gaps),
+                };
+                outcome.gaps += at - expected - kept.len() as u64;
+                kept.extend_from_slice(&bytes);
+            }
+            Event::Exit { status, output } => return Outcome { status: Some(status), totals: output, ..outcome },
+        }
+    }
+}
+
+/// Runs a shell command to its end.
+pub(crate) async fn run(channel: &Channel, text: &str) -> Outcome {
+    finish(&channel.start(shell(text)).await.unwrap()).await
+}
+
+/// Whether a process with this number is there and is no zombie.
+pub(crate) fn is_alive(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+}
+
+/// The one number that a process printed as its only line.
+pub(crate) fn number(bytes: &[u8]) -> u32 {
+    String::from_utf8_lossy(bytes).trim().parse().unwrap()
+}

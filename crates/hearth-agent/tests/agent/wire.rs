@@ -1,0 +1,113 @@
+//! What no client of ours would send.
+
+use std::io::{Read, Write};
+
+use hearth_protocol::{Epoch, Lane};
+
+use crate::support::{Agent, read_line, run};
+
+fn epoch(number: u8) -> Epoch {
+    Epoch::from_random([number; 16])
+}
+
+#[tokio::test]
+async fn b18_each_bad_line_gets_one_structured_error_and_the_next_is_served() {
+    let agent = Agent::start();
+    let mut control = agent.raw(epoch(1), Lane::Control);
+    for (line, code) in [
+        (r#"{"id":1,"type":"dance"}"#, "unknown_request"),
+        ("{bad json", "malformed_request"),
+        (r#"["id",1]"#, "malformed_request"),
+        ("", "malformed_request"),
+        (r#"{"id":1,"type":"start","command":{"argv":["true"]},"surprise":1}"#, "invalid_field"),
+        (r#"{"id":1,"type":"start","command":{"argv":7}}"#, "invalid_field"),
+        (r#"{"id":1,"type":"signal","process":99,"signal":"TERM"}"#, "unknown_process"),
+        (r#"{"id":1,"type":"signal","process":99,"signal":"NOPE"}"#, "invalid_field"),
+    ] {
+        control.write_all(format!("{line}\n").as_bytes()).unwrap();
+        let answer = read_line(&mut control);
+        assert!(answer.contains(&format!("\"code\":\"{code}\"")), "{line:?} got {answer}");
+        assert!(answer.contains("\"outcome\":\"never_started\""), "{answer}");
+    }
+    control.write_all(b"{\"id\":2,\"type\":\"ping\"}\n").unwrap();
+    assert_eq!(read_line(&mut control), r#"{"id":2,"type":"pong"}"#);
+}
+
+#[tokio::test]
+async fn b18_a_header_over_the_limit_closes_the_connection_and_the_agent_serves_the_next() {
+    let agent = Agent::start();
+    let mut control = agent.raw(epoch(2), Lane::Control);
+    // The agent may close before all of it is taken.
+    let _ = control.write_all(&vec![b'x'; 200_000]);
+    let mut rest = String::new();
+    let _ = control.read_to_string(&mut rest);
+    assert!(rest.is_empty() || rest.contains("header_too_long"), "{rest}");
+    assert_eq!(run(&agent.connect().await, "echo next").await.stdout, b"next\n");
+}
+
+#[tokio::test]
+async fn b18_a_payload_cut_short_harms_nobody() {
+    let agent = Agent::start();
+    let control = agent.raw(epoch(3), Lane::Control);
+    let mut bulk = agent.raw(epoch(3), Lane::Bulk);
+    bulk.write_all(b"{\"id\":1,\"stream\":\"stdin\",\"at\":0,\"payload\":1000}\nonly this").unwrap();
+    drop((bulk, control));
+    assert_eq!(run(&agent.connect().await, "echo next").await.stdout, b"next\n");
+}
+
+#[tokio::test]
+async fn a_payload_or_header_over_the_limit_ends_the_bulk_lane_with_a_word() {
+    let agent = Agent::start();
+    for (number, chunk) in [(4, "{\"id\":1,\"stream\":\"stdin\",\"at\":0,\"payload\":99999999}\n"), (5, "nonsense\n")] {
+        let mut control = agent.raw(epoch(number), Lane::Control);
+        let mut bulk = agent.raw(epoch(number), Lane::Bulk);
+        bulk.write_all(chunk.as_bytes()).unwrap();
+        assert!(read_line(&mut control).contains("the bulk lane is lost"));
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_speaks_something_else_is_closed() {
+    let agent = Agent::start();
+    let mut stream = std::os::unix::net::UnixStream::connect(agent.socket()).unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    let mut answer = Vec::new();
+    // A reset says the same as an end: what was sent was not read to its end.
+    let _ = stream.read_to_end(&mut answer);
+    assert_eq!(answer, b"");
+}
+
+#[tokio::test]
+async fn versions_without_overlap_are_refused_with_both_ranges() {
+    let agent = Agent::start();
+    let mut stream = std::os::unix::net::UnixStream::connect(agent.socket()).unwrap();
+    let hello = format!("\n{{\"hello\":{{\"epoch\":\"{}\",\"lane\":\"control\",\"min\":7,\"max\":9}}}}\n", epoch(6));
+    stream.write_all(hello.as_bytes()).unwrap();
+    let answer = read_line(&mut stream);
+    assert!(answer.contains("unsupported_version") && answer.contains("the host 7 to 9"), "{answer}");
+}
+
+#[tokio::test]
+async fn input_beyond_its_credit_is_refused() {
+    let agent = Agent::start();
+    let mut control = agent.raw(epoch(7), Lane::Control);
+    let mut bulk = agent.raw(epoch(7), Lane::Bulk);
+    let start = r#"{"id":1,"type":"start","command":{"argv":["sleep","300"]},"stdin":true,"attach":"lossless"}"#;
+    control.write_all(format!("{start}\n").as_bytes()).unwrap();
+    assert!(read_line(&mut control).contains("started"));
+    let payload = vec![0; 600 * 1024];
+    bulk.write_all(format!("{{\"id\":1,\"stream\":\"stdin\",\"at\":0,\"payload\":{}}}\n", payload.len()).as_bytes())
+        .unwrap();
+    bulk.write_all(&payload).unwrap();
+    assert!(read_line(&mut control).contains("more than it was granted"));
+}
+
+#[tokio::test]
+async fn a_request_id_in_use_is_refused() {
+    let agent = Agent::start();
+    let mut control = agent.raw(epoch(8), Lane::Control);
+    let start = r#"{"id":1,"type":"start","command":{"argv":["sleep","300"]},"attach":"lossless"}"#;
+    control.write_all(format!("{start}\n{start}\n").as_bytes()).unwrap();
+    assert!(read_line(&mut control).contains("started"));
+    assert!(read_line(&mut control).contains("duplicate_request"));
+}

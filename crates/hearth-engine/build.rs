@@ -1,0 +1,49 @@
+//! Builds the guest agent as a static program, which the engine carries inside it.
+//!
+//! Cargo cannot yet depend on another crate's binary for another set of flags, so this calls cargo again, with a target
+//! directory of its own: the outer build holds the lock of the usual one. `HEARTH_AGENT=FILE` uses a program that was built elsewhere.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+const PROFILE: &str = "agent";
+
+fn main() {
+    println!("cargo:rerun-if-env-changed=HEARTH_AGENT");
+    let agent = match env::var_os("HEARTH_AGENT") {
+        Some(path) => PathBuf::from(path),
+        None => build_agent(),
+    };
+    println!("cargo:rerun-if-changed={}", agent.display());
+    println!("cargo:rustc-env=HEARTH_AGENT_PATH={}", agent.display());
+}
+
+fn build_agent() -> PathBuf {
+    let crates = Path::new(&env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it")).join("..");
+    for source in ["hearth-agent/src", "hearth-agent/Cargo.toml", "hearth-protocol/src", "hearth-protocol/Cargo.toml", "../Cargo.toml", "../Cargo.lock"] {
+        println!("cargo:rerun-if-changed={}", crates.join(source).display());
+    }
+    let target_directory = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it")).join("agent");
+    let mut cargo = Command::new(env::var_os("CARGO").expect("cargo sets it"));
+    // What cargo and clippy tell a build script about the outer build must not leak into this one.
+    for (name, _) in env::vars_os() {
+        let text = name.to_string_lossy();
+        let inner = ["CARGO_HOME", "CARGO_MAKEFLAGS", "CARGO_NET_OFFLINE", "CARGO_HTTP_CAINFO"].contains(&&*text);
+        if (text.starts_with("CARGO_") && !inner) || text.starts_with("RUSTC") || text == "RUSTFLAGS" {
+            cargo.env_remove(&name);
+        }
+    }
+    let status = cargo
+        .args(["build", "--locked", "--package", "hearth-agent", "--profile", PROFILE, "--target", TARGET])
+        .arg("--manifest-path")
+        .arg(crates.join("hearth-agent/Cargo.toml"))
+        .arg("--target-dir")
+        .arg(&target_directory)
+        .env("RUSTFLAGS", "-C target-feature=+crt-static -C relocation-model=static")
+        .status()
+        .expect("cargo can be started");
+    assert!(status.success(), "the guest agent does not build");
+    target_directory.join(TARGET).join(PROFILE).join("hearth-agent")
+}

@@ -1,0 +1,176 @@
+//! Creating a sandbox: a row of phases, each of which is undone when a later one fails, because what it made is dropped.
+
+use std::fs::{self, DirBuilder, File};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use hearth_image::Image;
+use hearth_vmm::{CpuCount, Disk, HostFlush, MemoryMib, Qemu};
+use rustix::fs::{FlockOperation, flock};
+
+use crate::accelerator::{AcceleratorChoice, Findings, host_key, ways};
+use crate::boot::{Phase, Phases};
+use crate::sandbox::{Sandbox, SandboxDirectory, SandboxId};
+use crate::{DEFAULT_IMAGE, Engine, EngineError, sweep};
+
+/// What a QEMU needs beside its guest's memory, in bytes: its own, with TCG's translation cache.
+const OVERHEAD: u64 = 96 << 20;
+/// The room that a sandbox's directory needs on the host, in bytes.
+const ROOM: u64 = 64 << 20;
+
+/// The size of a scratch disk in MiB: 16 to 1,048,576 (1 TiB). The file is sparse: it takes what the guest writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskMib(u32);
+
+impl DiskMib {
+    /// The least size in MiB.
+    pub const MIN: u32 = 16;
+    /// The largest size in MiB.
+    pub const MAX: u32 = 1 << 20;
+
+    /// Checks a size.
+    ///
+    /// # Errors
+    /// [`EngineError::DiskSize`] outside the range.
+    pub fn new(mib: u32) -> Result<Self, EngineError> {
+        if (Self::MIN..=Self::MAX).contains(&mib) { Ok(Self(mib)) } else { Err(EngineError::DiskSize { mib }) }
+    }
+}
+
+/// A sandbox to create.
+#[derive(Debug, Clone)]
+pub struct SandboxSpec {
+    /// The image, by name or by the beginning of its digest.
+    pub image: String,
+    /// The number of processors.
+    pub cpus: CpuCount,
+    /// The memory.
+    pub memory: MemoryMib,
+    /// A disk for what the guest writes; without it, that stays in the guest's memory.
+    pub disk: Option<DiskMib>,
+    /// What runs the guest.
+    pub accelerator: AcceleratorChoice,
+}
+
+impl Default for SandboxSpec {
+    fn default() -> Self {
+        Self {
+            image: DEFAULT_IMAGE.to_owned(),
+            cpus: CpuCount::ONE,
+            memory: MemoryMib::new(512).expect("512 MiB is within the limits"),
+            disk: None,
+            accelerator: AcceleratorChoice::Auto,
+        }
+    }
+}
+
+impl Engine {
+    /// Creates a sandbox and returns it once its agent takes requests.
+    ///
+    /// Dropping the future undoes what was done so far.
+    ///
+    /// # Errors
+    /// What can be known beforehand comes before anything is made: [`EngineError::Qemu`], [`EngineError::NoImage`],
+    /// [`EngineError::MemoryShort`], [`EngineError::DiskShort`]. Afterwards [`EngineError::Boot`] and errors of the host's files.
+    pub async fn create(&self, spec: &SandboxSpec) -> Result<Sandbox, EngineError> {
+        let begun = Instant::now();
+        let qemu = self.qemu()?;
+        let image = self.find_image(&spec.image)?;
+        let in_use = image.in_use()?;
+        self.check_room(spec)?;
+        let directory = self.make_directory()?;
+        let disks = disks(&image, directory.path(), spec)?;
+        let mut phases = Phases::since(begun);
+        phases.note(Phase::Prepared);
+        let (machine, channel, way) = self.boot(spec, &qemu, &image, &directory, &disks, &mut phases).await?;
+        Ok(Sandbox::new(directory, machine, channel, in_use, way, phases))
+    }
+
+    fn find_image(&self, reference: &str) -> Result<Image, EngineError> {
+        self.images.inspect(reference).map_err(|source| match source {
+            hearth_image::ImageError::NotFound { .. } => EngineError::NoImage { name: reference.to_owned() },
+            source => EngineError::Image(source),
+        })
+    }
+
+    fn check_room(&self, spec: &SandboxSpec) -> Result<(), EngineError> {
+        let needed = needed_memory(spec.memory);
+        match available_memory() {
+            Some(available) if available < needed => return Err(EngineError::MemoryShort { needed, available }),
+            _ => {}
+        }
+        self.check_disk().map(drop)
+    }
+
+    /// Returns the bytes that are free for sandboxes, if they are enough for one.
+    pub(crate) fn check_disk(&self) -> Result<u64, EngineError> {
+        let path = self.directories.sandboxes();
+        let stat = rustix::fs::statvfs(&path).map_err(|error| EngineError::Directory { path: path.clone(), source: error.into() })?;
+        let free = stat.f_bavail * stat.f_frsize;
+        if free < ROOM { Err(EngineError::DiskShort { path, needed: ROOM, available: free }) } else { Ok(free) }
+    }
+
+    fn make_directory(&self) -> Result<SandboxDirectory, EngineError> {
+        let id = SandboxId::random();
+        let path = self.directories.sandboxes().join(id.as_str());
+        let failed = |source| EngineError::Directory { path: path.clone(), source };
+        DirBuilder::new().mode(0o700).create(&path).map_err(failed)?;
+        // From here on the directory goes when this does; until the owner's file is locked, its own lock says that it has an owner.
+        let made = SandboxDirectory::new(id, path.clone());
+        let being_born = File::open(&path).map_err(failed)?;
+        flock(&being_born, FlockOperation::LockExclusive).map_err(|error| failed(error.into()))?;
+        let owner = File::create(path.join(sweep::OWNER)).map_err(failed)?;
+        flock(&owner, FlockOperation::LockExclusive).map_err(|error| failed(error.into()))?;
+        Ok(made.owned_by(owner))
+    }
+
+    /// What is known of the ways to run this image here, best first.
+    pub(crate) fn ways(&self, spec: &SandboxSpec, qemu: &Qemu, image: &Image) -> (String, Vec<crate::accelerator::Way>) {
+        let host = host_key(qemu, image);
+        let findings = Findings::read(&self.directories.findings());
+        let ways = ways(spec.accelerator, &findings, &host);
+        (host, ways)
+    }
+}
+
+/// What a sandbox with `memory` needs of the host's, in bytes.
+pub(crate) fn needed_memory(memory: MemoryMib) -> u64 {
+    memory.bytes() + OVERHEAD
+}
+
+/// What the host can give without swapping, in bytes; `None` where it does not say.
+pub(crate) fn available_memory() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().trim_end_matches(" kB").parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+fn disks(image: &Image, directory: &Path, spec: &SandboxSpec) -> Result<Vec<Disk>, EngineError> {
+    let root = Disk { path: image.rootfs(), serial: "root".into(), read_only: true, host_flush: HostFlush::Ignore };
+    let Some(size) = spec.disk else { return Ok(vec![root]) };
+    let path = directory.join("scratch.img");
+    format_scratch(&path, size)?;
+    // The disk goes with its sandbox, so nothing is gained by waiting for the host's.
+    let scratch = Disk { path, serial: "scratch".into(), read_only: false, host_flush: HostFlush::Ignore };
+    Ok(vec![root, scratch])
+}
+
+fn format_scratch(path: &PathBuf, size: DiskMib) -> Result<(), EngineError> {
+    let failed = |source| EngineError::Directory { path: path.clone(), source };
+    let file = File::create_new(path).map_err(failed)?;
+    file.set_len(u64::from(size.0) << 20).map_err(failed)?;
+    let output = Command::new("mke2fs")
+        .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
+        .args(["-q", "-F", "-t", "ext4", "-m", "0", "-O", "^has_journal", "-E", "lazy_itable_init=1,root_owner=0:0"])
+        .arg(path)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|source| EngineError::FormatTool { source })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr).lines().last().unwrap_or_default().to_owned();
+    Err(EngineError::Format { path: path.clone(), said })
+}

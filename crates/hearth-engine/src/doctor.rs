@@ -1,0 +1,180 @@
+//! What this machine has and lacks, each with what is needed and how to get it.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+use hearth_vmm::{KvmStatus, MemoryMib, jail, kvm_status};
+use serde::Serialize;
+
+use crate::accelerator::{Finding, Findings};
+use crate::create::{available_memory, needed_memory};
+use crate::{AcceleratorChoice, DEFAULT_IMAGE, Engine, SandboxSpec};
+
+/// What a check is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Need {
+    /// Without it no sandbox runs.
+    Run,
+    /// Without it no image is built.
+    Build,
+    /// Better, safer or quicker with it.
+    Advice,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// What.
+    pub name: &'static str,
+    /// What it is needed for.
+    pub need: Need,
+    /// Whether it is as it should be.
+    pub ok: bool,
+    /// What was found.
+    pub found: String,
+    /// What is needed.
+    pub needed: &'static str,
+    /// What to do, where something is missing.
+    pub fix: Option<String>,
+}
+
+/// All of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// Whether a run can work.
+    pub can_run: bool,
+    /// In the order in which they are best read.
+    pub checks: Vec<Check>,
+}
+
+impl Check {
+    fn new(name: &'static str, need: Need, needed: &'static str, result: Result<String, (String, Option<String>)>) -> Self {
+        let ok = result.is_ok();
+        let (found, fix) = match result {
+            Ok(found) => (found, None),
+            Err((found, fix)) => (found, fix),
+        };
+        Self { name, need, ok, found, needed, fix }
+    }
+}
+
+type Looked = Result<String, (String, Option<String>)>;
+
+fn lacks(found: impl Into<String>, fix: impl Into<String>) -> Looked {
+    Err((found.into(), Some(fix.into())))
+}
+
+impl Engine {
+    /// Looks at everything that runs and builds need. Changes nothing.
+    pub fn doctor(&self) -> Report {
+        let mut checks = vec![
+            Check::new("platform", Need::Run, "Linux on x86_64", platform()),
+            Check::new("qemu", Need::Run, "qemu-system-x86_64 7.2 or newer", self.look_at_qemu()),
+            Check::new("image", Need::Run, "an image to start from", self.look_at_image()),
+            Check::new("memory", Need::Run, "608 MiB available for a sandbox of 512 MiB", memory()),
+            Check::new("disk", Need::Run, "64 MiB free", self.look_at_disk()),
+            Check::new("kvm", Need::Advice, "/dev/kvm that runs the image's kernel; software emulation works without it", self.look_at_kvm()),
+            Check::new("jail", Need::Advice, "namespaces for each QEMU", look_at_jail()),
+            Check::new("scratch", Need::Advice, "mke2fs, for hearth run --disk", tool("mke2fs", "e2fsprogs")),
+            Check::new("mmdebstrap", Need::Build, "mmdebstrap", tool("mmdebstrap", "mmdebstrap")),
+            Check::new("mkfs.erofs", Need::Build, "mkfs.erofs", tool("mkfs.erofs", "erofs-utils")),
+            Check::new("keyring", Need::Build, "Debian's archive keys", keyring()),
+        ];
+        if !rustix::process::geteuid().is_root() {
+            checks.push(Check::new("newuidmap", Need::Build, "newuidmap, to build as an ordinary user", tool("newuidmap", "uidmap")));
+        }
+        Report { can_run: checks.iter().all(|check| check.ok || check.need != Need::Run), checks }
+    }
+
+    fn look_at_qemu(&self) -> Looked {
+        match self.qemu() {
+            Ok(qemu) => Ok(format!("{} ({})", qemu.build(), qemu.path().display())),
+            Err(error) => lacks(error.to_string(), "apt-get install --no-install-recommends qemu-system-x86"),
+        }
+    }
+
+    fn look_at_image(&self) -> Looked {
+        match self.images.inspect(DEFAULT_IMAGE) {
+            Ok(image) => Ok(format!("{DEFAULT_IMAGE}: {}, Linux {}", image.digest.short(), image.kernel_release())),
+            Err(error) => lacks(error.to_string(), "hearth image build"),
+        }
+    }
+
+    fn look_at_disk(&self) -> Looked {
+        let path = self.directories.home();
+        match self.check_disk() {
+            Ok(free) => Ok(format!("{} MiB free in {}", free >> 20, path.display())),
+            Err(error) => Err((error.to_string(), error.hint())),
+        }
+    }
+
+    /// What opening says, and what was found when a guest was last tried.
+    fn look_at_kvm(&self) -> Looked {
+        let tcg = "hearth uses software emulation by itself; for KVM use a host with hardware virtualisation";
+        match kvm_status() {
+            KvmStatus::Usable { hypervisor } => {
+                let nested = hypervisor.map(|name| format!(" (this host runs under {name})")).unwrap_or_default();
+                match self.kvm_finding() {
+                    Some(Finding::Works) => Ok(format!("works: it has run the image's kernel{nested}")),
+                    Some(Finding::Fails { reason }) => lacks(format!("does not work{nested}: {reason}"), tcg),
+                    None => Ok(format!("can be opened{nested}; the first run will show whether it works")),
+                }
+            }
+            KvmStatus::NoDevice { hypervisor } => {
+                let nested = hypervisor.map(|name| format!("; this host runs under {name}")).unwrap_or_default();
+                lacks(format!("there is no /dev/kvm{nested}"), tcg)
+            }
+            KvmStatus::NoPermission { fix } => lacks("/dev/kvm may not be opened", fix),
+            KvmStatus::Broken { source } => lacks(format!("/dev/kvm cannot be opened: {source}"), tcg),
+        }
+    }
+
+    fn kvm_finding(&self) -> Option<Finding> {
+        let (qemu, image) = (self.qemu().ok()?, self.images.inspect(DEFAULT_IMAGE).ok()?);
+        let spec = SandboxSpec { accelerator: AcceleratorChoice::Only(hearth_vmm::Accelerator::Kvm), ..SandboxSpec::default() };
+        let (host, ways) = self.ways(&spec, &qemu, &image);
+        let findings = Findings::read(&self.directories.findings());
+        ways.into_iter().find_map(|way| findings.get(way, &host).cloned())
+    }
+}
+
+fn platform() -> Looked {
+    let system = rustix::system::uname();
+    let found = format!("{} {} on {}", system.sysname().to_string_lossy(), system.release().to_string_lossy(), env::consts::ARCH);
+    if cfg!(all(target_os = "linux", target_arch = "x86_64")) { Ok(found) } else { Err((found, None)) }
+}
+
+fn memory() -> Looked {
+    let needed = needed_memory(MemoryMib::new(512).expect("512 MiB is within the limits"));
+    match available_memory() {
+        Some(available) if available < needed => {
+            lacks(format!("{} MiB available", available >> 20), "end other programs, or use less with --memory")
+        }
+        Some(available) => Ok(format!("{} MiB available", available >> 20)),
+        None => Ok("unknown: /proc/meminfo does not say".into()),
+    }
+}
+
+fn look_at_jail() -> Looked {
+    let support = jail::probe();
+    match support.warning() {
+        None => Ok(support.describe()),
+        Some(warning) => lacks(support.describe(), warning),
+    }
+}
+
+fn tool(name: &str, package: &str) -> Looked {
+    let search = env::var_os("PATH").unwrap_or_default();
+    let standard = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    let found = env::split_paths(&search).chain(standard).map(|directory| directory.join(name)).find(|path| path.is_file());
+    match found {
+        Some(path) => Ok(path.display().to_string()),
+        None => lacks("not found", format!("apt-get install {package}")),
+    }
+}
+
+fn keyring() -> Looked {
+    let path = Path::new("/usr/share/keyrings/debian-archive-keyring.gpg");
+    if path.exists() { Ok(path.display().to_string()) } else { lacks("not found", "apt-get install debian-archive-keyring") }
+}

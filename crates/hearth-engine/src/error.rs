@@ -1,0 +1,201 @@
+//! What goes wrong with sandboxes, and what its user can do about it.
+
+use std::io;
+use std::path::PathBuf;
+
+use hearth_channel::ChannelError;
+use hearth_image::{ImageError, InitramfsError, ModulesError};
+use hearth_vmm::{InvalidSpec, MachineError, QemuError};
+
+use crate::DiskMib;
+
+/// Why the engine could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// A value of the specification is out of range.
+    #[error(transparent)]
+    Invalid(#[from] InvalidSpec),
+    /// A disk size out of range.
+    #[error("a disk of {mib} MiB: must be {} to {} MiB", DiskMib::MIN, DiskMib::MAX)]
+    DiskSize {
+        /// What was asked for.
+        mib: u32,
+    },
+    /// There is no QEMU to use.
+    #[error(transparent)]
+    Qemu(#[from] QemuError),
+    /// There is no such image.
+    #[error("there is no image {name:?}")]
+    NoImage {
+        /// What was asked for.
+        name: String,
+    },
+    /// An operation on images failed.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// Too little memory is free.
+    #[error("{} MiB of memory are free, and {} MiB are needed", available >> 20, needed >> 20)]
+    MemoryShort {
+        /// What is needed, in bytes.
+        needed: u64,
+        /// What there is, in bytes.
+        available: u64,
+    },
+    /// Too little of the disk is free.
+    #[error("{} MiB are free in {}, and {} MiB are needed", available >> 20, path.display(), needed >> 20)]
+    DiskShort {
+        /// Where.
+        path: PathBuf,
+        /// What is needed, in bytes.
+        needed: u64,
+        /// What there is, in bytes.
+        available: u64,
+    },
+    /// A directory or file of the engine's own cannot be made.
+    #[error("cannot make or use {}", path.display())]
+    Directory {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A directory belongs to another user.
+    #[error("{} belongs to another user", path.display())]
+    NotOurs {
+        /// Which.
+        path: PathBuf,
+    },
+    /// The program that formats scratch disks cannot be run.
+    #[error("cannot run mke2fs, which formats scratch disks")]
+    FormatTool {
+        /// Why.
+        source: io::Error,
+    },
+    /// A scratch disk could not be formatted.
+    #[error("cannot format {}: {said}", path.display())]
+    Format {
+        /// The disk.
+        path: PathBuf,
+        /// The last line that mke2fs wrote.
+        said: String,
+    },
+    /// The image's kernel lacks a module.
+    #[error("the image's kernel lacks what Hearth needs")]
+    Modules {
+        /// Which.
+        source: ModulesError,
+    },
+    /// The initial RAM file system cannot be written, or a module not be read.
+    #[error("cannot make the initial RAM file system from or to {}", path.display())]
+    Initramfs {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The initial RAM file system cannot hold a file.
+    #[error("cannot put a file into the initial RAM file system")]
+    InitramfsEntry {
+        /// Why.
+        source: InitramfsError,
+    },
+    /// The machine could not be started.
+    #[error("the machine could not be started")]
+    Machine {
+        /// Why.
+        source: MachineError,
+    },
+    /// The guest did not come up.
+    #[error("the guest did not come up under {accelerator}: {what}")]
+    Boot {
+        /// What ran it.
+        accelerator: &'static str,
+        /// What happened.
+        what: String,
+        /// What its console last said, escaped.
+        console: String,
+    },
+    /// The agent could not be reached, or a request to it failed.
+    #[error("cannot {what}")]
+    Channel {
+        /// What was tried.
+        what: &'static str,
+        /// Why.
+        source: ChannelError,
+    },
+}
+
+/// The kind of an error: one word that programs can match.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A value that was given cannot be.
+    Invalid,
+    /// Something that must be installed or built first is not there.
+    Missing,
+    /// The host has too little of something.
+    Resources,
+    /// The host's files or permissions are in the way.
+    Host,
+    /// The machine or its guest did not come up, or broke.
+    Machine,
+}
+
+impl Kind {
+    /// The word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Invalid => "invalid",
+            Self::Missing => "missing",
+            Self::Resources => "resources",
+            Self::Host => "host",
+            Self::Machine => "machine",
+        }
+    }
+}
+
+impl EngineError {
+    /// The kind.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Invalid(_) | Self::DiskSize { .. } => Kind::Invalid,
+            Self::Qemu(_) | Self::NoImage { .. } | Self::FormatTool { .. } | Self::Modules { .. } => Kind::Missing,
+            Self::MemoryShort { .. } | Self::DiskShort { .. } => Kind::Resources,
+            Self::Image(_) | Self::Directory { .. } | Self::NotOurs { .. } | Self::Format { .. } => Kind::Host,
+            Self::Initramfs { .. } | Self::InitramfsEntry { .. } => Kind::Host,
+            Self::Machine { .. } | Self::Boot { .. } | Self::Channel { .. } => Kind::Machine,
+        }
+    }
+
+    /// What to do about it, where there is something.
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::NoImage { name } if name == crate::DEFAULT_IMAGE => "build it: hearth image build".to_owned(),
+            Self::NoImage { .. } => "hearth image list shows the images there are; hearth image build NAME builds one".to_owned(),
+            Self::Image(error) => return error.fix(),
+            Self::MemoryShort { .. } => "ask for less with --memory, or end other programs".to_owned(),
+            Self::DiskShort { .. } => "free some space, or set HEARTH_HOME to a directory on another disk".to_owned(),
+            Self::NotOurs { .. } => "set HEARTH_HOME to a directory of your own".to_owned(),
+            Self::Directory { .. } => "check the directory's permissions, or set HEARTH_HOME to another".to_owned(),
+            Self::FormatTool { .. } => "install e2fsprogs".to_owned(),
+            Self::Modules { .. } => "rebuild the image, with --modules DIR if the kernel is your own".to_owned(),
+            Self::Boot { accelerator: "kvm", .. } => {
+                "this host's /dev/kvm does not run the image's kernel; --accel tcg uses software emulation".to_owned()
+            }
+            Self::Machine { .. } => "hearth doctor checks what a machine needs".to_owned(),
+            _ => return None,
+        })
+    }
+
+    /// What the guest's console last said, where the guest did not come up.
+    pub fn console(&self) -> Option<&str> {
+        match self {
+            Self::Boot { console, .. } => Some(console),
+            _ => None,
+        }
+    }
+
+    /// Whether another accelerator or board might do better.
+    pub(crate) fn speaks_against_the_way(&self) -> bool {
+        matches!(self, Self::Boot { .. } | Self::Machine { .. })
+    }
+}

@@ -1,0 +1,79 @@
+//! The initial RAM file system of a machine: the agent as `/init`, and the kernel modules that its board needs.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use hearth_image::{Image, Initramfs, ModuleFile};
+use hearth_vmm::MachineKind;
+use sha2::{Digest, Sha256};
+
+use crate::EngineError;
+
+/// The guest agent, a static program.
+static AGENT: &[u8] = include_bytes!(env!("HEARTH_AGENT_PATH"));
+
+/// The modules that every machine needs: the channel, disks, and the layers of its root.
+const MODULES: &[&str] = &["virtio_console", "virtio_blk", "erofs", "overlay"];
+/// The one more for a scratch disk.
+const SCRATCH: &str = "ext4";
+
+/// What decides an initial RAM file system, beside image and agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Contents {
+    pub(crate) kind: MachineKind,
+    pub(crate) scratch: bool,
+}
+
+impl Contents {
+    fn modules(self) -> Vec<&'static str> {
+        let bus = match self.kind {
+            MachineKind::Microvm => "virtio_mmio",
+            MachineKind::Pc => "virtio_pci",
+        };
+        [bus].into_iter().chain(MODULES.iter().copied()).chain(self.scratch.then_some(SCRATCH)).collect()
+    }
+}
+
+/// Returns the file for `image` and `contents`, made if it is not there. Files are named by all they depend on.
+pub(crate) fn prepare(cache: &Path, image: &Image, contents: Contents) -> Result<PathBuf, EngineError> {
+    let path = cache.join(format!("initramfs-{}", key(image, contents)));
+    if path.exists() {
+        return Ok(path);
+    }
+    let modules = image.modules()?.load_order(&contents.modules()).map_err(|source| EngineError::Modules { source })?;
+    let archive = build(&modules)?;
+    let failed = |source| EngineError::Initramfs { path: path.clone(), source };
+    let mut file = tempfile::NamedTempFile::new_in(cache).map_err(failed)?;
+    file.write_all(&archive).map_err(failed)?;
+    file.persist(&path).map_err(|error| failed(error.error))?;
+    Ok(path)
+}
+
+fn key(image: &Image, contents: Contents) -> String {
+    let mut hash = Sha256::new();
+    hash.update(Sha256::digest(AGENT));
+    hash.update(image.manifest.kernel.modules.as_str());
+    hash.update(format!("{contents:?}"));
+    hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn build(modules: &[ModuleFile]) -> Result<Vec<u8>, EngineError> {
+    let invalid = |source| EngineError::InitramfsEntry { source };
+    let mut archive = Initramfs::new()
+        .directory("dev", 0o755)
+        .and_then(|archive| archive.character_device("dev/console", 0o600, (5, 1)))
+        .and_then(|archive| archive.character_device("dev/null", 0o666, (1, 3)))
+        .and_then(|archive| archive.file("init", 0o755, AGENT))
+        .and_then(|archive| archive.directory("modules", 0o755))
+        .map_err(invalid)?;
+    let mut order = String::new();
+    for (number, module) in modules.iter().enumerate() {
+        let content = fs::read(&module.path).map_err(|source| EngineError::Initramfs { path: module.path.clone(), source })?;
+        let name = format!("{number:02}-{}.ko", module.name);
+        archive = archive.file(&format!("modules/{name}"), 0o644, &content).map_err(invalid)?;
+        let optional = if module.optional { " optional" } else { "" };
+        order.push_str(&format!("{name}{optional}\n"));
+    }
+    Ok(archive.file("modules/order", 0o644, order.as_bytes()).map_err(invalid)?.finish())
+}

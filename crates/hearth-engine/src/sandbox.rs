@@ -1,0 +1,146 @@
+//! A sandbox that takes requests, and its directory.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use hearth_channel::Channel;
+use hearth_image::InUse;
+use hearth_vmm::{JailReport, Machine, MachineKind};
+
+use crate::accelerator::{Way, name};
+use crate::boot::{Phase, Phases, fill_random};
+
+/// Names a sandbox: `sb-` and 12 hexadecimal digits.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct SandboxId(String);
+
+impl SandboxId {
+    pub(crate) fn random() -> Self {
+        let mut bytes = [0; 6];
+        fill_random(&mut bytes);
+        Self(bytes.iter().fold("sb-".to_owned(), |id, byte| id + &format!("{byte:02x}")))
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for SandboxId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// All that a sandbox has on the host. Removed when it is dropped; found and removed by the next start if it cannot be.
+#[derive(Debug)]
+pub(crate) struct SandboxDirectory {
+    id: SandboxId,
+    path: PathBuf,
+    /// Held for its lock, and longer than the directory is there.
+    _owner: Option<File>,
+}
+
+impl SandboxDirectory {
+    pub(crate) fn new(id: SandboxId, path: PathBuf) -> Self {
+        Self { id, path, _owner: None }
+    }
+
+    pub(crate) fn owned_by(mut self, owner: File) -> Self {
+        self._owner = Some(owner);
+        self
+    }
+
+    pub(crate) fn id(&self) -> &SandboxId {
+        &self.id
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for SandboxDirectory {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+/// A sandbox. Dropping it ends its machine and removes its directory at once; [`Self::remove`] also waits until all is gone.
+#[derive(Debug)]
+pub struct Sandbox {
+    // In the order in which they must go.
+    channel: Channel,
+    machine: Machine,
+    directory: SandboxDirectory,
+    _in_use: InUse,
+    way: Way,
+    phases: Phases,
+}
+
+impl Sandbox {
+    pub(crate) fn new(
+        directory: SandboxDirectory,
+        machine: Machine,
+        channel: Channel,
+        in_use: InUse,
+        way: Way,
+        phases: Phases,
+    ) -> Self {
+        Self { channel, machine, directory, _in_use: in_use, way, phases }
+    }
+
+    /// Its name.
+    pub fn id(&self) -> &SandboxId {
+        self.directory.id()
+    }
+
+    /// The way to its agent.
+    pub fn channel(&self) -> &Channel {
+        &self.channel
+    }
+
+    /// Its machine.
+    pub fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    /// What runs its guest: `kvm` or `tcg`.
+    pub fn accelerator(&self) -> &'static str {
+        name(self.way.accelerator)
+    }
+
+    /// The board: `microvm` or `pc`.
+    pub fn board(&self) -> &'static str {
+        match self.way.kind {
+            MachineKind::Microvm => "microvm",
+            MachineKind::Pc => "pc",
+        }
+    }
+
+    /// How its QEMU is confined.
+    pub fn jail(&self) -> &JailReport {
+        self.machine.jail()
+    }
+
+    /// When each phase of its creation was reached, counted from the call.
+    pub fn phases(&self) -> &[(Phase, Duration)] {
+        self.phases.reached()
+    }
+
+    /// What its console last said, escaped for a terminal; at most 64 KiB.
+    pub fn console_tail(&self) -> String {
+        self.machine.console().tail()
+    }
+
+    /// Ends it, and waits until nothing of it is left on the host.
+    pub async fn remove(self) {
+        let Self { channel, machine, directory, .. } = self;
+        drop(channel);
+        machine.stop().await;
+        drop(directory);
+    }
+}

@@ -1,0 +1,173 @@
+//! What can be typed. Help texts are for a person in a hurry.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::values::{Disk, EnvVar, Memory, Seconds};
+
+/// Disposable computers for code you do not trust: a microVM that does what it is told and is thrown away.
+#[derive(Debug, Parser)]
+#[command(name = "hearth", version, max_term_width = 100, after_help = "\
+Hearth keeps images and sandboxes in /var/lib/hearth (root) or ~/.local/share/hearth; HEARTH_HOME names another directory, \
+HEARTH_QEMU another QEMU.")]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a command in a new sandbox, and throw the sandbox away
+    Run(RunOptions),
+    /// Build and manage images: what sandboxes start from
+    #[command(subcommand)]
+    Image(ImageCommand),
+    /// Check what this machine has and lacks
+    Doctor(DoctorOptions),
+}
+
+impl Command {
+    /// Whether errors are to be JSON as well.
+    pub(crate) fn wants_json(&self) -> bool {
+        match self {
+            Self::Run(options) => options.json,
+            Self::Image(ImageCommand::Build(options)) => options.json,
+            Self::Image(ImageCommand::List { json }) => *json,
+            Self::Image(ImageCommand::Inspect { .. } | ImageCommand::Rm { .. }) => false,
+            Self::Doctor(options) => options.json,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Standard input, output and error are the program's own, byte for byte. Ctrl-C reaches the program; a second one ends the \
+sandbox. With -t every key goes to the program.
+
+Exit code: the program's; 128+n when signal n killed it; 124 when --timeout passed; 125 when Hearth itself failed; 126 when \
+the command cannot be executed, 127 when there is none; 130 after a second Ctrl-C.
+
+  hearth run -- python3 -c 'print(6 * 7)'
+  tar c . | hearth run --memory 1G --timeout 5m -- sh -c 'tar x && make test'
+  hearth run -t -- bash")]
+pub(crate) struct RunOptions {
+    /// Image to start from, a name or the beginning of a digest
+    #[arg(long, value_name = "IMAGE", default_value = hearth_engine::DEFAULT_IMAGE)]
+    pub(crate) image: String,
+    /// Number of processors
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) cpus: u32,
+    /// Memory, in MiB or with a unit: 512, 512M, 2G
+    #[arg(long, value_name = "SIZE", default_value = "512M")]
+    pub(crate) memory: Memory,
+    /// Put what the guest writes on a disk of this size, not into its memory
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) disk: Option<Disk>,
+    /// End the program after this time, in seconds or with a unit: 90, 1.5s, 5m, 2h
+    #[arg(long, value_name = "TIME")]
+    pub(crate) timeout: Option<Seconds>,
+    /// Set a variable; NAME alone takes its value from here
+    #[arg(short, long, value_name = "NAME=VALUE")]
+    pub(crate) env: Vec<EnvVar>,
+    /// Directory to start in [default: /workspace]
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) workdir: Option<OsString>,
+    /// User to run as, a name or number [default: user]
+    #[arg(short, long, value_name = "USER")]
+    pub(crate) user: Option<String>,
+    /// What runs the guest's instructions
+    #[arg(long, value_enum, default_value_t = Accel::Auto)]
+    pub(crate) accel: Accel,
+    /// Give the program a terminal, when input and output here are one
+    #[arg(short, long)]
+    pub(crate) tty: bool,
+    /// Print one JSON object in place of the program's output
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Keep the guest's console, and say where
+    #[arg(long)]
+    pub(crate) keep_logs: bool,
+    /// Command and its arguments
+    #[arg(required = true, last = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<OsString>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Accel {
+    /// KVM where it has been seen to work, else software emulation
+    Auto,
+    /// KVM or nothing
+    Kvm,
+    /// Software emulation: slower, and works everywhere
+    Tcg,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImageCommand {
+    /// Build an image from Debian packages
+    Build(BuildOptions),
+    /// List images
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show an image as JSON
+    Inspect {
+        /// Name, or the beginning of a digest
+        image: String,
+    },
+    /// Remove an image
+    Rm {
+        /// Names, or the beginnings of digests
+        #[arg(required = true)]
+        images: Vec<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BuildOptions {
+    /// Name of the image
+    #[arg(default_value = hearth_engine::DEFAULT_IMAGE)]
+    pub(crate) name: String,
+    /// Packages beside bash, coreutils, git, python3, ca-certificates and sudo
+    #[arg(long, value_name = "PACKAGE,...", value_delimiter = ',')]
+    pub(crate) packages: Vec<String>,
+    /// Debian suite
+    #[arg(long, value_name = "SUITE", default_value = "bookworm")]
+    pub(crate) suite: String,
+    /// Kernel of your own, a bzImage or ELF, in place of Debian's cloud kernel
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kernel: Option<PathBuf>,
+    /// The kernel's modules: its lib/modules/RELEASE
+    #[arg(long, value_name = "DIR", requires = "kernel")]
+    pub(crate) modules: Option<PathBuf>,
+    /// Debian mirror
+    #[arg(long, value_name = "URL")]
+    pub(crate) mirror: Option<String>,
+    /// Do nothing if an image of this name is there
+    #[arg(long)]
+    pub(crate) if_missing: bool,
+    /// Print the image as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorOptions {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Arguments::command().debug_assert();
+    }
+}

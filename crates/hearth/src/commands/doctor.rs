@@ -1,0 +1,35 @@
+//! `hearth doctor`: what this machine has, what it lacks, and how to mend that.
+
+use hearth_engine::{Check, Need};
+
+use crate::arguments::DoctorOptions;
+use crate::failure::Failure;
+use crate::{home, output};
+
+/// Checks, prints, and returns 1 if a run cannot work.
+pub(crate) fn run(options: &DoctorOptions) -> Result<i32, Failure> {
+    let report = home::open()?.doctor();
+    if options.json {
+        output::print_json(&report);
+    } else {
+        report.checks.iter().for_each(tell);
+        output::print(if report.can_run { "A run can work here." } else { "A run cannot work here." });
+    }
+    Ok(if report.can_run { 0 } else { 1 })
+}
+
+fn tell(check: &Check) {
+    let mark = match (check.ok, check.need) {
+        (true, _) => "ok  ",
+        (false, Need::Run) => "FAIL",
+        (false, Need::Build) => "miss",
+        (false, Need::Advice) => "note",
+    };
+    output::print(&format!("{mark}  {:<12} {}", check.name, check.found));
+    if !check.ok {
+        output::print(&format!("      {:<12} needed: {}", "", check.needed));
+        if let Some(fix) = &check.fix {
+            output::print(&format!("      {:<12} fix: {fix}", ""));
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! `hearth image`: build, list, inspect, rm.
+
+use std::time::Duration;
+
+use hearth_engine::Engine;
+use hearth_engine::image::{
+    BuildSpec, Image, ImageError, ImageName, KernelSource, Mirror, PackageName, Progress, Stage, Suite,
+};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::{Value, json};
+
+use crate::arguments::{BuildOptions, ImageCommand};
+use crate::failure::Failure;
+use crate::{home, output};
+
+/// Runs an image command.
+pub(crate) async fn run(command: ImageCommand) -> Result<i32, Failure> {
+    let engine = home::open()?;
+    match command {
+        ImageCommand::Build(options) => build(&engine, options).await,
+        ImageCommand::List { json } => list(&engine, json),
+        ImageCommand::Inspect { image } => {
+            output::print_json(&describe(&engine.images().inspect(&image)?));
+            Ok(0)
+        }
+        ImageCommand::Rm { images } => {
+            for image in &images {
+                engine.images().rm(image)?;
+                output::say(&format!("removed {image}"));
+            }
+            Ok(0)
+        }
+    }
+}
+
+async fn build(engine: &Engine, options: BuildOptions) -> Result<i32, Failure> {
+    let spec = build_spec(&options)?;
+    if options.if_missing {
+        match engine.images().inspect(&options.name) {
+            Ok(image) => return Ok(report(&image, "is there already", options.json)),
+            Err(ImageError::NotFound { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let bar = Bar::new();
+    let drawn = bar.clone();
+    let building = engine.images().build(spec, move |progress| drawn.draw(&progress));
+    let built = tokio::select! {
+        built = building => built,
+        _ = tokio::signal::ctrl_c() => {
+            bar.clear();
+            return Err(Failure::host("the build was interrupted".into()).with_hint("build again: downloads are kept"));
+        }
+    };
+    bar.clear();
+    Ok(report(&built?, "is ready", options.json))
+}
+
+fn build_spec(options: &BuildOptions) -> Result<BuildSpec, Failure> {
+    let mut spec = BuildSpec::new(ImageName::new(options.name.as_str())?);
+    spec.suite = Suite::new(options.suite.as_str())?;
+    spec.packages = options.packages.iter().map(|name| PackageName::new(name.as_str())).collect::<Result<_, _>>()?;
+    if let Some(kernel) = &options.kernel {
+        spec.kernel = KernelSource::File { kernel: kernel.clone(), modules: options.modules.clone() };
+    }
+    if let Some(mirror) = &options.mirror {
+        spec.mirror = Mirror::new(mirror)?;
+    }
+    Ok(spec)
+}
+
+fn report(image: &Image, what: &str, json: bool) -> i32 {
+    if json {
+        output::print_json(&describe(image));
+    } else {
+        let name = image.name.as_ref().map_or_else(|| image.digest.short().to_owned(), ToString::to_string);
+        let size = output::bytes(image.manifest.total_bytes());
+        output::say(&format!("image {name} {what}: {size}, Linux {}, {}", image.kernel_release(), image.digest.short()));
+    }
+    0
+}
+
+fn list(engine: &Engine, json: bool) -> Result<i32, Failure> {
+    let images = engine.images().list()?;
+    if json {
+        output::print_json(&images.iter().map(describe).collect::<Vec<_>>());
+        return Ok(0);
+    }
+    let row = |image: &Image| {
+        vec![
+            image.name.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),
+            image.digest.short().to_owned(),
+            image.manifest.suite.to_string(),
+            image.kernel_release().to_owned(),
+            output::bytes(image.manifest.total_bytes()),
+        ]
+    };
+    output::print_table(&["NAME", "DIGEST", "SUITE", "KERNEL", "SIZE"], &images.iter().map(row).collect::<Vec<_>>());
+    Ok(0)
+}
+
+fn describe(image: &Image) -> Value {
+    json!({
+        "name": image.name.as_ref().map(ToString::to_string),
+        "digest": image.digest.as_str(),
+        "bytes": image.manifest.total_bytes(),
+        "manifest": image.manifest,
+    })
+}
+
+/// The progress of a build: a bar on a terminal, nothing elsewhere.
+#[derive(Clone)]
+struct Bar(ProgressBar);
+
+impl Bar {
+    fn new() -> Self {
+        let bar = ProgressBar::with_draw_target(Some(1), ProgressDrawTarget::stderr());
+        let style = ProgressStyle::with_template("{prefix:9} [{bar:32}] {percent:>3}%  {wide_msg}");
+        bar.set_style(style.expect("the template is valid").progress_chars("=> "));
+        bar.enable_steady_tick(Duration::from_millis(200));
+        Self(bar)
+    }
+
+    fn draw(&self, progress: &Progress) {
+        let name = match progress.stage {
+            Stage::Wait => "waiting",
+            Stage::Resolve => "lists",
+            Stage::Download => "download",
+            Stage::Install => "install",
+            Stage::Pack => "pack",
+            Stage::Kernel => "kernel",
+            Stage::Publish => "publish",
+        };
+        self.0.set_prefix(name);
+        self.0.set_length(progress.total.max(1));
+        self.0.set_position(progress.done);
+        self.0.set_message(progress.text.clone());
+    }
+
+    fn clear(&self) {
+        self.0.finish_and_clear();
+    }
+}

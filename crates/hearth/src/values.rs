@@ -1,0 +1,118 @@
+//! Values as people write them: sizes, times, variables.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::str::FromStr;
+use std::time::Duration;
+
+/// An amount of memory in MiB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Memory(pub(crate) u32);
+
+/// The size of a disk in MiB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Disk(pub(crate) u32);
+
+/// A time.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Seconds(pub(crate) Duration);
+
+/// A variable of the environment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct EnvVar {
+    pub(crate) name: String,
+    pub(crate) value: Vec<u8>,
+}
+
+const SIZE: &str = "a size is a whole number of MiB, or has a unit: 512, 512M, 2G";
+const TIME: &str = "a time is a number of seconds above 0, or has a unit: 90, 1.5s, 500ms, 5m, 2h";
+
+fn mib(text: &str) -> Result<u32, &'static str> {
+    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let number: u32 = digits.parse().map_err(|_| SIZE)?;
+    let factor = match text[digits.len()..].to_ascii_lowercase().as_str() {
+        "" | "m" | "mb" | "mib" => 1,
+        "g" | "gb" | "gib" => 1024,
+        "t" | "tb" | "tib" => 1024 * 1024,
+        _ => return Err(SIZE),
+    };
+    number.checked_mul(factor).ok_or(SIZE)
+}
+
+impl FromStr for Memory {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        mib(text).map(Self)
+    }
+}
+
+impl FromStr for Disk {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        mib(text).map(Self)
+    }
+}
+
+impl FromStr for Seconds {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+        let number: f64 = digits.parse().map_err(|_| TIME)?;
+        let unit = match &text[digits.len()..] {
+            "" | "s" => 1.0,
+            "ms" => 0.001,
+            "m" | "min" => 60.0,
+            "h" => 3600.0,
+            _ => return Err(TIME),
+        };
+        let time = Duration::try_from_secs_f64(number * unit).map_err(|_| TIME)?;
+        if time < Duration::from_millis(1) { Err(TIME) } else { Ok(Self(time)) }
+    }
+}
+
+impl From<OsString> for EnvVar {
+    /// Takes the name alone when there is no `=`; its value is then that of this program's own variable, or nothing.
+    fn from(text: OsString) -> Self {
+        let mut parts = text.as_bytes().splitn(2, |&byte| byte == b'=');
+        let name = String::from_utf8_lossy(parts.next().unwrap_or_default()).into_owned();
+        let value = match parts.next() {
+            Some(value) => value.to_vec(),
+            None => std::env::var_os(&name).unwrap_or_default().into_vec(),
+        };
+        Self { name, value }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_mib_unless_they_say_otherwise() {
+        let size = |text: &str| text.parse::<Memory>().map(|memory| memory.0).ok();
+        assert_eq!(size("512"), Some(512));
+        assert_eq!((size("512M"), size("2G"), size("2gib"), size("1T")), (Some(512), Some(2048), Some(2048), Some(1 << 20)));
+        for bad in ["", "G", "-1", "1.5G", "1K", "1 G", "99999999999", "4194304T"] {
+            assert_eq!(size(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn times_are_seconds_unless_they_say_otherwise() {
+        let time = |text: &str| text.parse::<Seconds>().map(|time| time.0.as_millis()).ok();
+        assert_eq!((time("90"), time("1.5s"), time("500ms"), time("2h")), (Some(90_000), Some(1500), Some(500), Some(7_200_000)));
+        for bad in ["", "0", "-1", "s", "1d", "nan", "inf", "1e400", "1 s"] {
+            assert_eq!(time(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn variables_keep_their_bytes() {
+        let variable = EnvVar::from(OsString::from_vec(b"A=b=\xff".to_vec()));
+        assert_eq!((variable.name.as_str(), variable.value.as_slice()), ("A", b"b=\xff".as_slice()));
+        assert_eq!(EnvVar::from(OsString::from("HEARTH_SURELY_UNSET")).value, b"");
+    }
+}
