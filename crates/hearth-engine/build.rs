@@ -22,7 +22,14 @@ fn main() {
 
 fn build_agent() -> PathBuf {
     let crates = Path::new(&env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it")).join("..");
-    for source in ["hearth-agent/src", "hearth-agent/Cargo.toml", "hearth-protocol/src", "hearth-protocol/Cargo.toml", "../Cargo.toml", "../Cargo.lock"] {
+    for source in [
+        "hearth-agent/src",
+        "hearth-agent/Cargo.toml",
+        "hearth-protocol/src",
+        "hearth-protocol/Cargo.toml",
+        "../Cargo.toml",
+        "../Cargo.lock",
+    ] {
         println!("cargo:rerun-if-changed={}", crates.join(source).display());
     }
     let target_directory = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it")).join("agent");

@@ -52,7 +52,11 @@ const ALL: [Way; 4] = [
 
 impl Way {
     fn key(self, host: &str) -> String {
-        format!("{}, {}: {host}", name(self.accelerator), if self.kind == MachineKind::Microvm { "microvm" } else { "pc" })
+        format!(
+            "{}, {}: {host}",
+            name(self.accelerator),
+            if self.kind == MachineKind::Microvm { "microvm" } else { "pc" }
+        )
     }
 }
 
@@ -107,7 +111,8 @@ impl Findings {
 pub(crate) fn host_key(qemu: &Qemu, image: &Image) -> String {
     let kernel = rustix::system::uname();
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let processor = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map_or("", |(_, name)| name);
+    let processor =
+        cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map_or("", |(_, name)| name);
     let digest = image.manifest.kernel.digest.short();
     format!("Linux {}, {processor}, QEMU {}, guest kernel {digest}", kernel.release().to_string_lossy(), qemu.build())
 }
@@ -123,7 +128,9 @@ fn ways_where(choice: AcceleratorChoice, kvm_usable: bool, failed: impl Fn(Way) 
         AcceleratorChoice::Only(accelerator) => way.accelerator == accelerator,
     };
     // Where one board does not get KVM to run a guest, the other will not either: trying both would cost two waits.
-    let worth = |way: &Way| choice != AcceleratorChoice::Auto || way.accelerator == Accelerator::Tcg || way.kind == MachineKind::Microvm;
+    let worth = |way: &Way| {
+        choice != AcceleratorChoice::Auto || way.accelerator == Accelerator::Tcg || way.kind == MachineKind::Microvm
+    };
     let (good, bad): (Vec<Way>, Vec<Way>) = ALL.into_iter().filter(wanted).filter(worth).partition(|way| !failed(*way));
     if good.is_empty() { bad } else { good }
 }

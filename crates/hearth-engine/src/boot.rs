@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 use hearth_channel::{Channel, ConnectOptions, Endpoint, Endpoints};
 use hearth_image::Image;
 use hearth_protocol::{BULK_PORT, CONTROL_PORT, Renew};
-use hearth_vmm::{Accelerator, Confinement, Disk, Lifetime, Machine, MachineSpec, PortName, Qemu};
+use hearth_vmm::{Accelerator, Confinement, Disk, Exit, Lifetime, Machine, MachineSpec, PortName, Qemu};
 
 use crate::accelerator::{Finding, Findings, Way, name};
 use crate::initramfs::{self, Contents};
@@ -67,64 +67,79 @@ impl Phases {
     }
 }
 
+/// A sandbox that is about to boot.
+pub(crate) struct Plan<'a> {
+    pub(crate) spec: &'a SandboxSpec,
+    pub(crate) qemu: &'a Qemu,
+    pub(crate) image: &'a Image,
+    pub(crate) directory: &'a SandboxDirectory,
+    pub(crate) disks: &'a [Disk],
+}
+
+/// A machine whose agent takes requests.
+pub(crate) struct Booted {
+    pub(crate) machine: Machine,
+    pub(crate) channel: Channel,
+    pub(crate) way: Way,
+}
+
 impl Engine {
-    /// Boots by the first way that reaches the agent, and keeps what was found on the way.
-    pub(crate) async fn boot(
-        &self,
-        spec: &SandboxSpec,
-        qemu: &Qemu,
-        image: &Image,
-        directory: &SandboxDirectory,
-        disks: &[Disk],
-        phases: &mut Phases,
-    ) -> Result<(Machine, Channel, Way), EngineError> {
+    /// Boots by the first way that reaches the agent. What failed before it is kept as a finding: that it was the way's fault, and
+    /// not the image's, only the success of another way shows.
+    pub(crate) async fn boot(&self, plan: &Plan<'_>, phases: &mut Phases) -> Result<Booted, EngineError> {
         let findings = self.directories.findings();
-        let (host, ways) = self.ways(spec, qemu, image);
-        let mut last = None;
+        let (host, ways) = self.ways(plan.spec, plan.qemu, plan.image);
+        let mut failed: Vec<(Way, EngineError)> = Vec::new();
         for way in ways {
-            let machine_spec = self.machine_spec(spec, qemu, image, directory, disks, way)?;
-            match boot_once(machine_spec, directory, phases).await {
+            match boot_once(self.machine_spec(plan, way)?, plan.directory, phases).await {
                 Ok((machine, channel)) => {
+                    for (way, error) in failed {
+                        Findings::keep(&findings, way, &host, Finding::Fails { reason: error.to_string() });
+                    }
                     Findings::keep(&findings, way, &host, Finding::Works);
-                    return Ok((machine, channel, way));
+                    return Ok(Booted { machine, channel, way });
                 }
-                Err(error) if error.speaks_against_the_way() => {
-                    Findings::keep(&findings, way, &host, Finding::Fails { reason: error.to_string() });
-                    last = Some(error);
-                }
+                Err(error) if error.speaks_against_the_way() => failed.push((way, error)),
                 Err(error) => return Err(error),
             }
         }
-        Err(last.expect("there is always a way to try, and each that fails leaves its error"))
+        let (_, last) = failed.pop().expect("there is always a way to try, and each that fails leaves its error");
+        Err(last)
     }
 
-    fn machine_spec(
-        &self,
-        spec: &SandboxSpec,
-        qemu: &Qemu,
-        image: &Image,
-        directory: &SandboxDirectory,
-        disks: &[Disk],
-        way: Way,
-    ) -> Result<MachineSpec, EngineError> {
-        let contents = Contents { kind: way.kind, scratch: spec.disk.is_some() };
+    fn machine_spec(&self, plan: &Plan<'_>, way: Way) -> Result<MachineSpec, EngineError> {
+        let contents = Contents { kind: way.kind, scratch: plan.spec.disk.is_some() };
         Ok(MachineSpec {
-            directory: directory.path().to_owned(),
-            qemu: qemu.clone(),
+            directory: plan.directory.path().to_owned(),
+            qemu: plan.qemu.clone(),
             kind: way.kind,
             accelerator: way.accelerator,
-            cpus: spec.cpus,
-            memory: spec.memory,
-            kernel: image.kernel(),
-            initramfs: initramfs::prepare(&self.directories.cache(), image, contents)?,
-            command_line: spec.disk.map(|_| "hearth.scratch".to_owned()).into_iter().collect(),
-            disks: disks.to_vec(),
+            cpus: plan.spec.cpus,
+            memory: plan.spec.memory,
+            kernel: plan.image.kernel(),
+            initramfs: initramfs::prepare(&self.directories.cache(), plan.image, contents)?,
+            command_line: plan.spec.disk.map(|_| "hearth.scratch".to_owned()).into_iter().collect(),
+            disks: plan.disks.to_vec(),
             ports: [CONTROL_PORT, BULK_PORT].map(port_name).to_vec(),
             lifetime: Lifetime::WithOwner,
             confinement: Confinement::Strongest,
             launcher: self.launcher.clone(),
         })
     }
+}
+
+/// How a QEMU ended, in a word.
+pub(crate) fn describe(exit: &Exit) -> String {
+    exit.status.map_or_else(|| "its end was not seen".to_owned(), |status| status.to_string())
+}
+
+/// What a guest or a QEMU said, safe for a terminal: control characters but line ends are escaped.
+pub(crate) fn printable(bytes: &[u8]) -> String {
+    let keep = |c: char| !c.is_control() || matches!(c, '\n' | '\t');
+    let text = String::from_utf8_lossy(bytes).replace("\r\n", "\n");
+    text.chars()
+        .flat_map(|c| if keep(c) { c.to_string() } else { c.escape_default().to_string() }.chars().collect::<Vec<_>>())
+        .collect()
 }
 
 fn port_name(name: &str) -> PortName {
@@ -142,11 +157,17 @@ async fn boot_once(
     let first_line = if accelerator == Accelerator::Kvm { FIRST_LINE.0 } else { FIRST_LINE.1 };
     let reached = tokio::select! {
         connected = connect(&machine) => connected,
-        stall = machine.boot_stalled(first_line, BETWEEN_LINES) => {
-            Err(EngineError::Boot { accelerator: name(accelerator), what: stall.to_string(), console: machine.console().tail() })
+        stall = machine.console().stalled(first_line, BETWEEN_LINES) => {
+            let silence = stall.silent_for.as_secs();
+            let what = match stall.bytes_seen {
+                0 => format!("it said nothing at all for {silence} s"),
+                _ => format!("it fell silent for {silence} s"),
+            };
+            Err(EngineError::Boot { accelerator: name(accelerator), what, console: printable(&machine.console().tail()) })
         }
         exit = machine.exited() => {
-            Err(EngineError::Boot { accelerator: name(accelerator), what: exit.to_string(), console: machine.console().tail() })
+            let what = format!("QEMU ended ({}): {}", describe(&exit), printable(&exit.stderr).trim_end());
+            Err(EngineError::Boot { accelerator: name(accelerator), what, console: printable(&exit.console) })
         }
     };
     let channel = match reached {
@@ -157,19 +178,24 @@ async fn boot_once(
         }
     };
     phases.note(Phase::Connected);
-    channel.renew(identity(directory)).await.map_err(|source| EngineError::Channel { what: "make the guest its own", source })?;
+    channel
+        .renew(identity(directory))
+        .await
+        .map_err(|source| EngineError::Channel { what: "make the guest its own", source })?;
     phases.note(Phase::Ready);
     Ok((machine, channel))
 }
 
 async fn connect(machine: &Machine) -> Result<Channel, EngineError> {
     let endpoint = |port| Endpoint::Unix {
-        path: machine.port_path(&port_name(port)).to_owned(),
+        path: machine.port_path(&port_name(port)).expect("the machine was given this port").to_owned(),
         expected_uid: rustix::process::geteuid().as_raw(),
     };
     let endpoints = Endpoints { control: endpoint(CONTROL_PORT), bulk: endpoint(BULK_PORT) };
     let options = ConnectOptions { timeout: BOOT, ..ConnectOptions::default() };
-    Channel::connect(&endpoints, options).await.map_err(|source| EngineError::Channel { what: "reach the agent", source })
+    Channel::connect(&endpoints, options)
+        .await
+        .map_err(|source| EngineError::Channel { what: "reach the agent", source })
 }
 
 /// The time, fresh entropy and the sandbox's name.

@@ -11,7 +11,7 @@ use hearth_vmm::{CpuCount, Disk, HostFlush, MemoryMib, Qemu};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::accelerator::{AcceleratorChoice, Findings, host_key, ways};
-use crate::boot::{Phase, Phases};
+use crate::boot::{Phase, Phases, Plan};
 use crate::sandbox::{Sandbox, SandboxDirectory, SandboxId};
 use crate::{DEFAULT_IMAGE, Engine, EngineError, sweep};
 
@@ -84,8 +84,9 @@ impl Engine {
         let disks = disks(&image, directory.path(), spec)?;
         let mut phases = Phases::since(begun);
         phases.note(Phase::Prepared);
-        let (machine, channel, way) = self.boot(spec, &qemu, &image, &directory, &disks, &mut phases).await?;
-        Ok(Sandbox::new(directory, machine, channel, in_use, way, phases))
+        let plan = Plan { spec, qemu: &qemu, image: &image, directory: &directory, disks: &disks };
+        let booted = self.boot(&plan, &mut phases).await?;
+        Ok(Sandbox::new(directory, booted, in_use, phases))
     }
 
     fn find_image(&self, reference: &str) -> Result<Image, EngineError> {
@@ -107,7 +108,8 @@ impl Engine {
     /// Returns the bytes that are free for sandboxes, if they are enough for one.
     pub(crate) fn check_disk(&self) -> Result<u64, EngineError> {
         let path = self.directories.sandboxes();
-        let stat = rustix::fs::statvfs(&path).map_err(|error| EngineError::Directory { path: path.clone(), source: error.into() })?;
+        let stat = rustix::fs::statvfs(&path)
+            .map_err(|error| EngineError::Directory { path: path.clone(), source: error.into() })?;
         let free = stat.f_bavail * stat.f_frsize;
         if free < ROOM { Err(EngineError::DiskShort { path, needed: ROOM, available: free }) } else { Ok(free) }
     }
@@ -127,7 +129,12 @@ impl Engine {
     }
 
     /// What is known of the ways to run this image here, best first.
-    pub(crate) fn ways(&self, spec: &SandboxSpec, qemu: &Qemu, image: &Image) -> (String, Vec<crate::accelerator::Way>) {
+    pub(crate) fn ways(
+        &self,
+        spec: &SandboxSpec,
+        qemu: &Qemu,
+        image: &Image,
+    ) -> (String, Vec<crate::accelerator::Way>) {
         let host = host_key(qemu, image);
         let findings = Findings::read(&self.directories.findings());
         let ways = ways(spec.accelerator, &findings, &host);

@@ -3,7 +3,8 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
-use hearth_vmm::{KvmStatus, MemoryMib, jail, kvm_status};
+use hearth_vmm::jail::{self, JailLevel};
+use hearth_vmm::{KvmStatus, MemoryMib, kvm_status};
 use serde::Serialize;
 
 use crate::accelerator::{Finding, Findings};
@@ -49,7 +50,12 @@ pub struct Report {
 }
 
 impl Check {
-    fn new(name: &'static str, need: Need, needed: &'static str, result: Result<String, (String, Option<String>)>) -> Self {
+    fn new(
+        name: &'static str,
+        need: Need,
+        needed: &'static str,
+        result: Result<String, (String, Option<String>)>,
+    ) -> Self {
         let ok = result.is_ok();
         let (found, fix) = match result {
             Ok(found) => (found, None),
@@ -67,22 +73,32 @@ fn lacks(found: impl Into<String>, fix: impl Into<String>) -> Looked {
 
 impl Engine {
     /// Looks at everything that runs and builds need. Changes nothing.
-    pub fn doctor(&self) -> Report {
+    pub async fn doctor(&self) -> Report {
         let mut checks = vec![
             Check::new("platform", Need::Run, "Linux on x86_64", platform()),
             Check::new("qemu", Need::Run, "qemu-system-x86_64 7.2 or newer", self.look_at_qemu()),
             Check::new("image", Need::Run, "an image to start from", self.look_at_image()),
             Check::new("memory", Need::Run, "608 MiB available for a sandbox of 512 MiB", memory()),
             Check::new("disk", Need::Run, "64 MiB free", self.look_at_disk()),
-            Check::new("kvm", Need::Advice, "/dev/kvm that runs the image's kernel; software emulation works without it", self.look_at_kvm()),
-            Check::new("jail", Need::Advice, "namespaces for each QEMU", look_at_jail()),
+            Check::new(
+                "kvm",
+                Need::Advice,
+                "/dev/kvm that runs the image's kernel; software emulation works without it",
+                self.look_at_kvm(),
+            ),
+            Check::new("jail", Need::Advice, "namespaces for each QEMU", self.look_at_jail().await),
             Check::new("scratch", Need::Advice, "mke2fs, for hearth run --disk", tool("mke2fs", "e2fsprogs")),
             Check::new("mmdebstrap", Need::Build, "mmdebstrap", tool("mmdebstrap", "mmdebstrap")),
             Check::new("mkfs.erofs", Need::Build, "mkfs.erofs", tool("mkfs.erofs", "erofs-utils")),
             Check::new("keyring", Need::Build, "Debian's archive keys", keyring()),
         ];
         if !rustix::process::geteuid().is_root() {
-            checks.push(Check::new("newuidmap", Need::Build, "newuidmap, to build as an ordinary user", tool("newuidmap", "uidmap")));
+            checks.push(Check::new(
+                "newuidmap",
+                Need::Build,
+                "newuidmap, to build as an ordinary user",
+                tool("newuidmap", "uidmap"),
+            ));
         }
         Report { can_run: checks.iter().all(|check| check.ok || check.need != Need::Run), checks }
     }
@@ -130,9 +146,30 @@ impl Engine {
         }
     }
 
+    async fn look_at_jail(&self) -> Looked {
+        match jail::probe(&self.launcher, &self.directories.sandboxes()).await {
+            Err(error) => Err((error.to_string(), None)),
+            Ok(support) => {
+                let gaps: Vec<String> = support.missing.iter().map(ToString::to_string).collect();
+                let level = match support.level {
+                    JailLevel::Namespaces => "namespaces",
+                    JailLevel::Landlock => "Landlock and seccomp only",
+                };
+                let found = if gaps.is_empty() { level.to_owned() } else { format!("{level}; {}", gaps.join("; ")) };
+                match support.fix() {
+                    Some(fix) => lacks(found, fix),
+                    None => Ok(found),
+                }
+            }
+        }
+    }
+
     fn kvm_finding(&self) -> Option<Finding> {
         let (qemu, image) = (self.qemu().ok()?, self.images.inspect(DEFAULT_IMAGE).ok()?);
-        let spec = SandboxSpec { accelerator: AcceleratorChoice::Only(hearth_vmm::Accelerator::Kvm), ..SandboxSpec::default() };
+        let spec = SandboxSpec {
+            accelerator: AcceleratorChoice::Only(hearth_vmm::Accelerator::Kvm),
+            ..SandboxSpec::default()
+        };
         let (host, ways) = self.ways(&spec, &qemu, &image);
         let findings = Findings::read(&self.directories.findings());
         ways.into_iter().find_map(|way| findings.get(way, &host).cloned())
@@ -141,7 +178,12 @@ impl Engine {
 
 fn platform() -> Looked {
     let system = rustix::system::uname();
-    let found = format!("{} {} on {}", system.sysname().to_string_lossy(), system.release().to_string_lossy(), env::consts::ARCH);
+    let found = format!(
+        "{} {} on {}",
+        system.sysname().to_string_lossy(),
+        system.release().to_string_lossy(),
+        env::consts::ARCH
+    );
     if cfg!(all(target_os = "linux", target_arch = "x86_64")) { Ok(found) } else { Err((found, None)) }
 }
 
@@ -156,18 +198,11 @@ fn memory() -> Looked {
     }
 }
 
-fn look_at_jail() -> Looked {
-    let support = jail::probe();
-    match support.warning() {
-        None => Ok(support.describe()),
-        Some(warning) => lacks(support.describe(), warning),
-    }
-}
-
 fn tool(name: &str, package: &str) -> Looked {
     let search = env::var_os("PATH").unwrap_or_default();
     let standard = ["/usr/sbin", "/sbin"].map(PathBuf::from);
-    let found = env::split_paths(&search).chain(standard).map(|directory| directory.join(name)).find(|path| path.is_file());
+    let found =
+        env::split_paths(&search).chain(standard).map(|directory| directory.join(name)).find(|path| path.is_file());
     match found {
         Some(path) => Ok(path.display().to_string()),
         None => lacks("not found", format!("apt-get install {package}")),
@@ -176,5 +211,9 @@ fn tool(name: &str, package: &str) -> Looked {
 
 fn keyring() -> Looked {
     let path = Path::new("/usr/share/keyrings/debian-archive-keyring.gpg");
-    if path.exists() { Ok(path.display().to_string()) } else { lacks("not found", "apt-get install debian-archive-keyring") }
+    if path.exists() {
+        Ok(path.display().to_string())
+    } else {
+        lacks("not found", "apt-get install debian-archive-keyring")
+    }
 }

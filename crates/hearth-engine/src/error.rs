@@ -170,7 +170,9 @@ impl EngineError {
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::NoImage { name } if name == crate::DEFAULT_IMAGE => "build it: hearth image build".to_owned(),
-            Self::NoImage { .. } => "hearth image list shows the images there are; hearth image build NAME builds one".to_owned(),
+            Self::NoImage { .. } => {
+                "hearth image list shows the images there are; hearth image build NAME builds one".to_owned()
+            }
             Self::Image(error) => return error.fix(),
             Self::MemoryShort { .. } => "ask for less with --memory, or end other programs".to_owned(),
             Self::DiskShort { .. } => "free some space, or set HEARTH_HOME to a directory on another disk".to_owned(),
@@ -196,6 +198,6 @@ impl EngineError {
 
     /// Whether another accelerator or board might do better.
     pub(crate) fn speaks_against_the_way(&self) -> bool {
-        matches!(self, Self::Boot { .. } | Self::Machine { .. })
+        matches!(self, Self::Boot { .. } | Self::Machine { source: MachineError::Died(_) })
     }
 }

@@ -69,7 +69,8 @@ fn build(modules: &[ModuleFile]) -> Result<Vec<u8>, EngineError> {
         .map_err(invalid)?;
     let mut order = String::new();
     for (number, module) in modules.iter().enumerate() {
-        let content = fs::read(&module.path).map_err(|source| EngineError::Initramfs { path: module.path.clone(), source })?;
+        let content =
+            fs::read(&module.path).map_err(|source| EngineError::Initramfs { path: module.path.clone(), source })?;
         let name = format!("{number:02}-{}.ko", module.name);
         archive = archive.file(&format!("modules/{name}"), 0o644, &content).map_err(invalid)?;
         let optional = if module.optional { " optional" } else { "" };

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use hearth_channel::Channel;
 use hearth_image::InUse;
-use hearth_vmm::{JailReport, Machine, MachineKind};
+use hearth_vmm::{Machine, MachineKind, jail::JailReport};
 
 use crate::accelerator::{Way, name};
-use crate::boot::{Phase, Phases, fill_random};
+use crate::boot::{Booted, Phase, Phases, describe, fill_random, printable};
 
 /// Names a sandbox: `sb-` and 12 hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -82,14 +82,8 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    pub(crate) fn new(
-        directory: SandboxDirectory,
-        machine: Machine,
-        channel: Channel,
-        in_use: InUse,
-        way: Way,
-        phases: Phases,
-    ) -> Self {
+    pub(crate) fn new(directory: SandboxDirectory, booted: Booted, in_use: InUse, phases: Phases) -> Self {
+        let Booted { machine, channel, way } = booted;
         Self { channel, machine, directory, _in_use: in_use, way, phases }
     }
 
@@ -121,6 +115,11 @@ impl Sandbox {
         }
     }
 
+    /// Waits until its machine has ended by itself, and tells how.
+    pub async fn ended(&self) -> String {
+        describe(&self.machine.exited().await)
+    }
+
     /// How its QEMU is confined.
     pub fn jail(&self) -> &JailReport {
         self.machine.jail()
@@ -133,7 +132,7 @@ impl Sandbox {
 
     /// What its console last said, escaped for a terminal; at most 64 KiB.
     pub fn console_tail(&self) -> String {
-        self.machine.console().tail()
+        printable(&self.machine.console().tail())
     }
 
     /// Ends it, and waits until nothing of it is left on the host.

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::limits;
+
 /// Names the reason a request failed. Stable: clients match on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -70,15 +72,24 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// Builds the fault of a request that was refused before it changed anything.
+    /// Builds the fault of a request that was refused before it changed anything. A message over [`limits::MESSAGE`] is cut.
     pub fn never_started(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), outcome: Outcome::NeverStarted }
+        Self { code, message: shortened(message.into()), outcome: Outcome::NeverStarted }
     }
 
-    /// Builds the fault of a request that ran and failed.
+    /// Builds the fault of a request that ran and failed. A message over [`limits::MESSAGE`] is cut.
     pub fn failed(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), outcome: Outcome::Failed }
+        Self { code, message: shortened(message.into()), outcome: Outcome::Failed }
     }
+}
+
+/// Cuts a message that repeats too much of what it is about: a fault must fit a line, however JSON escapes it.
+fn shortened(mut message: String) -> String {
+    if let Some((end, _)) = message.char_indices().nth(limits::MESSAGE) {
+        message.truncate(end);
+        message.push('…');
+    }
+    message
 }
 
 /// Why a lane can no longer be read: the framing is lost, or the peer broke a bound. The connection must be dropped.

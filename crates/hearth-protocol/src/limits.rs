@@ -21,3 +21,5 @@ pub const GRACE_MS: u64 = 5 * 60 * 1000;
 pub const DEFAULT_GRACE_MS: u64 = 250;
 /// The largest width or height of a terminal, in cells.
 pub const PTY_CELLS: u16 = 4096;
+/// The longest message of a fault, in characters.
+pub const MESSAGE: usize = 1000;

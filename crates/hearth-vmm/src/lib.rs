@@ -1,1 +1,42 @@
 //! A machine: QEMU, jailed and driven over QMP.
+//!
+//! The engine builds a [`MachineSpec`], starts a [`Machine`] from it, and talks to the guest through the machine's ports, which
+//! are Unix sockets that it connects to itself. This crate knows nothing of what is said there.
+//!
+//! Start reading at [`Machine::start`] (`machine/start.rs`), which makes the sockets and the command line, has
+//! the launcher build the [`jail`], and takes hold of control ([`Qmp`]) and console ([`Console`]) before the guest runs.
+//!
+//! What must stay true:
+//! - Nothing waits by polling: sockets listen before QEMU exists, ends are seen by pidfd, progress by watch channels.
+//! - QEMU is given descriptors, never paths of ours; it has no writable directory, no network and no device that it need not have.
+//! - What comes from QEMU or its guest is bounded and never trusted.
+//! - No QEMU outlives its [`Machine`] unless the caller has said so.
+
+mod command_line;
+mod console;
+pub mod jail;
+mod kvm;
+mod launch;
+mod machine;
+mod memory;
+mod process;
+mod qemu;
+mod qmp;
+mod sockets;
+mod spec;
+mod sys;
+mod tsc;
+
+pub use console::{CONSOLE_TAIL, Console, Stall};
+pub use kvm::{KvmStatus, kvm_status};
+pub use launch::LaunchError;
+pub use machine::{Exit, Machine, MachineError, STDERR_TAIL};
+pub use memory::HostMemory;
+pub use qemu::{Qemu, QemuError, QemuVersion};
+pub use qmp::{CloseReason, DEFAULT_TIMEOUT, MAX_LINE, Qmp, QmpError, QmpEvent};
+pub use sockets::{MAX_SOCKET_PATH, SocketError};
+pub use spec::{
+    Accelerator, Confinement, CpuCount, Disk, HostFlush, InvalidSpec, Launcher, Lifetime, MachineKind, MachineSpec,
+    MemoryMib, PortName,
+};
+pub use tsc::host_tsc_khz;

@@ -9,9 +9,14 @@ use crate::values::{Disk, EnvVar, Memory, Seconds};
 
 /// Disposable computers for code you do not trust: a microVM that does what it is told and is thrown away.
 #[derive(Debug, Parser)]
-#[command(name = "hearth", version, max_term_width = 100, after_help = "\
+#[command(
+    name = "hearth",
+    version,
+    max_term_width = 100,
+    after_help = "\
 Hearth keeps images and sandboxes in /var/lib/hearth (root) or ~/.local/share/hearth; HEARTH_HOME names another directory, \
-HEARTH_QEMU another QEMU.")]
+HEARTH_QEMU another QEMU."
+)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     pub(crate) command: Command,

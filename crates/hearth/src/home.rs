@@ -18,9 +18,8 @@ pub(crate) fn open() -> Result<Engine, Failure> {
 fn home() -> Result<PathBuf, Failure> {
     let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     if let Some(given) = env::var_os("HEARTH_HOME").filter(|path| !path.is_empty()) {
-        return absolute("HEARTH_HOME").ok_or_else(|| {
-            Failure::invalid(format!("HEARTH_HOME is {given:?}, which is not an absolute path"))
-        });
+        return absolute("HEARTH_HOME")
+            .ok_or_else(|| Failure::invalid(format!("HEARTH_HOME is {given:?}, which is not an absolute path")));
     }
     if rustix::process::geteuid().is_root() {
         return Ok("/var/lib/hearth".into());

@@ -94,7 +94,10 @@ mod tests {
     fn sizes_are_mib_unless_they_say_otherwise() {
         let size = |text: &str| text.parse::<Memory>().map(|memory| memory.0).ok();
         assert_eq!(size("512"), Some(512));
-        assert_eq!((size("512M"), size("2G"), size("2gib"), size("1T")), (Some(512), Some(2048), Some(2048), Some(1 << 20)));
+        assert_eq!(
+            (size("512M"), size("2G"), size("2gib"), size("1T")),
+            (Some(512), Some(2048), Some(2048), Some(1 << 20))
+        );
         for bad in ["", "G", "-1", "1.5G", "1K", "1 G", "99999999999", "4194304T"] {
             assert_eq!(size(bad), None, "{bad:?}");
         }
@@ -103,7 +106,10 @@ mod tests {
     #[test]
     fn times_are_seconds_unless_they_say_otherwise() {
         let time = |text: &str| text.parse::<Seconds>().map(|time| time.0.as_millis()).ok();
-        assert_eq!((time("90"), time("1.5s"), time("500ms"), time("2h")), (Some(90_000), Some(1500), Some(500), Some(7_200_000)));
+        assert_eq!(
+            (time("90"), time("1.5s"), time("500ms"), time("2h")),
+            (Some(90_000), Some(1500), Some(500), Some(7_200_000))
+        );
         for bad in ["", "0", "-1", "s", "1d", "nan", "inf", "1e400", "1 s"] {
             assert_eq!(time(bad), None, "{bad:?}");
         }

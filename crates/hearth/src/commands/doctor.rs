@@ -7,8 +7,8 @@ use crate::failure::Failure;
 use crate::{home, output};
 
 /// Checks, prints, and returns 1 if a run cannot work.
-pub(crate) fn run(options: &DoctorOptions) -> Result<i32, Failure> {
-    let report = home::open()?.doctor();
+pub(crate) async fn run(options: &DoctorOptions) -> Result<i32, Failure> {
+    let report = home::open()?.doctor().await;
     if options.json {
         output::print_json(&report);
     } else {

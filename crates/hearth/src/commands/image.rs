@@ -75,7 +75,11 @@ fn report(image: &Image, what: &str, json: bool) -> i32 {
     } else {
         let name = image.name.as_ref().map_or_else(|| image.digest.short().to_owned(), ToString::to_string);
         let size = output::bytes(image.manifest.total_bytes());
-        output::say(&format!("image {name} {what}: {size}, Linux {}, {}", image.kernel_release(), image.digest.short()));
+        output::say(&format!(
+            "image {name} {what}: {size}, Linux {}, {}",
+            image.kernel_release(),
+            image.digest.short()
+        ));
     }
     0
 }

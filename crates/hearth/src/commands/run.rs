@@ -50,9 +50,8 @@ pub(crate) async fn run(options: RunOptions) -> Result<i32, Failure> {
         created = engine.create(&spec) => created?,
         code = signals.first() => return Ok(code),
     };
-    if options.json && sandbox.jail().warning().is_some() {
-        // The report has it.
-    } else if let Some(warning) = sandbox.jail().warning() {
+    // A JSON report has the warning in it.
+    if let Some(warning) = sandbox.jail().warning().filter(|_| !options.json) {
         output::say(&format!("hearth: warning: {warning}"));
     }
     let result = drive(&sandbox, &options, start, &mut signals).await;
@@ -97,7 +96,8 @@ fn start_request(options: &RunOptions) -> Result<Start, Failure> {
     let argv = options.command.iter().map(|argument| RawString::from(argument.clone().into_vec())).collect();
     let mut start = Start::new(Command::Argv(argv));
     start.cwd = options.workdir.clone().map(|directory| RawString::from(directory.into_vec()));
-    start.env = options.env.iter().map(|variable| (variable.name.clone(), RawString::from(variable.value.clone()))).collect();
+    start.env =
+        options.env.iter().map(|variable| (variable.name.clone(), RawString::from(variable.value.clone()))).collect();
     start.user = options.user.clone();
     start.timeout_ms = options.timeout.map(|time| time.0.as_millis() as u64);
     start.attach = Some(Delivery::Lossless);
@@ -120,16 +120,18 @@ async fn drive(
 ) -> Result<(End, Option<Capture>), Failure> {
     let terminal = start.pty.is_some();
     let process = sandbox.channel().start(start).await?;
-    let _raw = if terminal { Some(RawMode::enter().map_err(|error| Failure::host(format!("set the terminal: {error}")))?) } else { None };
+    let _raw = if terminal {
+        Some(RawMode::enter().map_err(|error| Failure::host(format!("set the terminal: {error}")))?)
+    } else {
+        None
+    };
     let mut sink = if options.json { Sink::Capture(Capture::default()) } else { Sink::Streams };
     let stdin = process.stdin();
     let end = tokio::select! {
         end = pass_output(&process, &mut sink) => end?,
         code = pass_signals(&process, signals, terminal) => End::Cut(code),
         error = pass_input(stdin) => return Err(error),
-        exit = sandbox.machine().exited() => {
-            return Err(Failure::host(format!("the machine ended under the program: {exit}")));
-        }
+        how = sandbox.ended() => return Err(Failure::host(format!("the machine ended under the program: {how}"))),
     };
     let capture = match sink {
         Sink::Capture(capture) => Some(capture),
@@ -246,7 +248,8 @@ async fn pass_signals(process: &Process, signals: &mut Signals, terminal: bool) 
 
 fn keep_console(engine: &hearth_engine::Engine, sandbox: &Sandbox) -> Result<String, Failure> {
     let path = engine.directories().logs().join(format!("{}.console", sandbox.id()));
-    std::fs::write(&path, sandbox.console_tail()).map_err(|error| Failure::host(format!("write {}: {error}", path.display())))?;
+    std::fs::write(&path, sandbox.console_tail())
+        .map_err(|error| Failure::host(format!("write {}: {error}", path.display())))?;
     Ok(path.display().to_string())
 }
 
@@ -265,7 +268,7 @@ impl Summary {
             id: sandbox.id().to_string(),
             accelerator: sandbox.accelerator(),
             board: sandbox.board(),
-            jail_warning: sandbox.jail().warning().map(ToString::to_string),
+            jail_warning: sandbox.jail().warning(),
             phases: sandbox.phases().iter().map(|(phase, time)| (phase.name(), *time)).collect(),
         }
     }

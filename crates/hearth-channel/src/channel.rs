@@ -1,0 +1,325 @@
+//! A session with one agent, as its user holds it.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hearth_protocol::{
+    Attach, Epoch, HostHello, Info, Lane, Outcome, OutputTotals, ProcessId, ProcessInfo, PtySize, Renew, ReplyBody,
+    Request, RequestBody, Signal, SignalScope, Start,
+};
+use tokio::task::JoinHandle;
+use tokio::time::{self, Instant};
+
+use crate::connection::Connection;
+use crate::endpoint::Endpoints;
+use crate::error::{ChannelError, ConnectError, Ended};
+use crate::handshake::{Incoming, await_hello, draw_epoch, greet};
+use crate::process::{Following, Process};
+use crate::reader::{read_bulk, read_control};
+use crate::session::{Session, kind};
+use crate::writer::{Message, Writer, writer};
+
+/// The bounds on waiting.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConnectOptions {
+    /// For the connections and the agent's hellos together. A guest that is still booting answers when it is up, so this is
+    /// also how long its boot may take.
+    pub timeout: Duration,
+    /// For the answer to a request, where the call names no other bound.
+    pub request_timeout: Duration,
+    /// For room in a full write queue.
+    pub queue_timeout: Duration,
+    /// For what is queued to be written when the channel is closed.
+    pub close_timeout: Duration,
+}
+
+impl Default for ConnectOptions {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self { timeout: seconds(5), request_timeout: seconds(10), queue_timeout: seconds(5), close_timeout: seconds(5) }
+    }
+}
+
+/// A session with the agent of one guest. Everything runs over it at once: any number of requests and followed processes.
+///
+/// Needs a tokio runtime, of either flavour. Dropping it ends the session at once; [`Self::close`] lets what is queued go out first.
+pub struct Channel {
+    session: Arc<Session>,
+    options: ConnectOptions,
+    writer: Task,
+    _readers: [Task; 2],
+}
+
+/// A task that ends with its owner.
+#[derive(Debug)]
+struct Task(JoinHandle<()>);
+
+impl Task {
+    fn spawn(work: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self(tokio::spawn(work))
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Closes the channel there may be, then connects: a session without anything of an earlier one. For one-off commands.
+///
+/// # Errors
+/// As [`Channel::connect`]; the earlier channel is closed all the same.
+pub async fn reconnecting(
+    earlier: Option<Channel>,
+    endpoints: &Endpoints,
+    options: ConnectOptions,
+) -> Result<Channel, ChannelError> {
+    if let Some(channel) = earlier {
+        channel.close().await;
+    }
+    Channel::connect(endpoints, options).await
+}
+
+impl Channel {
+    /// Connects both lanes, once, and opens a session.
+    ///
+    /// Returns when the agent has answered on the control lane. The bulk lane's answer is awaited behind that; if it does not
+    /// come in time, the channel ends.
+    ///
+    /// # Errors
+    /// [`ChannelError::Connect`].
+    pub async fn connect(endpoints: &Endpoints, options: ConnectOptions) -> Result<Self, ChannelError> {
+        let deadline = Instant::now() + options.timeout;
+        let (control, bulk) =
+            tokio::try_join!(endpoints.control.connect(options.timeout), endpoints.bulk.connect(options.timeout))?;
+        Self::greet(control, bulk, options, deadline).await
+    }
+
+    /// Opens a session over connections that are there already.
+    ///
+    /// # Errors
+    /// [`ChannelError::Connect`], of the handshake's kinds.
+    pub async fn over(control: Connection, bulk: Connection, options: ConnectOptions) -> Result<Self, ChannelError> {
+        let deadline = Instant::now() + options.timeout;
+        Self::greet(control, bulk, options, deadline).await
+    }
+
+    async fn greet(
+        control: Connection,
+        bulk: Connection,
+        options: ConnectOptions,
+        deadline: Instant,
+    ) -> Result<Self, ChannelError> {
+        let epoch = draw_epoch()?;
+        let Connection { read, mut write } = control;
+        let mut incoming = Incoming::new(read);
+        let handshake = async {
+            greet(&mut write, epoch).await?;
+            await_hello(&mut incoming, epoch, Lane::Control).await
+        };
+        let answered = time::timeout_at(deadline, handshake).await;
+        answered.unwrap_or(Err(ConnectError::NoAnswer { after: options.timeout }))?;
+        let (control_queue, control_writer) = writer(write, options.queue_timeout);
+        let (bulk_queue, bulk_writer) = writer(bulk.write, options.queue_timeout);
+        let hello = Message::new(HostHello::new(epoch, Lane::Bulk).to_bytes());
+        bulk_queue.send(hello).await.expect("the queue is empty and its writer is here");
+        let session = Arc::new(Session::new(control_queue, bulk_queue));
+        let bulk_incoming = Incoming::new(bulk.read);
+        Ok(Self::spawn(session, options, (incoming, control_writer), (bulk_incoming, bulk_writer), (epoch, deadline)))
+    }
+
+    fn spawn(
+        session: Arc<Session>,
+        options: ConnectOptions,
+        control: (Incoming, Writer),
+        bulk: (Incoming, Writer),
+        (epoch, deadline): (Epoch, Instant),
+    ) -> Self {
+        let readers = [
+            Task::spawn(until_ended(session.clone(), read_control(session.clone(), control.0))),
+            Task::spawn(until_ended(session.clone(), read_bulk(session.clone(), bulk.0, epoch, deadline))),
+        ];
+        let writer = Task::spawn(until_ended(session.clone(), write(session.clone(), control.1, bulk.1)));
+        Self { session, options, writer, _readers: readers }
+    }
+
+    /// Asks for anything that has one reply, within the default bound.
+    ///
+    /// For starts and attaches use [`Self::start`] and [`Self::attach`]: their streams would have no reader here.
+    ///
+    /// # Errors
+    /// Any [`ChannelError`]; [`ChannelError::outcome`] tells whether it may have had an effect.
+    pub async fn request(&self, body: RequestBody) -> Result<ReplyBody, ChannelError> {
+        self.request_within(body, self.options.request_timeout).await
+    }
+
+    /// As [`Self::request`], within a bound of its own. When it passes the channel stays open, and a late answer is dropped.
+    ///
+    /// # Errors
+    /// As [`Self::request`].
+    pub async fn request_within(&self, body: RequestBody, timeout: Duration) -> Result<ReplyBody, ChannelError> {
+        self.session.ask(body, timeout).await
+    }
+
+    /// Asks whether the agent is there.
+    ///
+    /// # Errors
+    /// As [`Self::request`].
+    pub async fn ping(&self) -> Result<(), ChannelError> {
+        match self.request(RequestBody::Ping {}).await? {
+            ReplyBody::Pong {} => Ok(()),
+            other => Err(unexpected("ping", &other)),
+        }
+    }
+
+    /// Asks what the guest is.
+    ///
+    /// # Errors
+    /// As [`Self::request`].
+    pub async fn info(&self) -> Result<Info, ChannelError> {
+        match self.request(RequestBody::Info {}).await? {
+            ReplyBody::Info(info) => Ok(info),
+            other => Err(unexpected("info", &other)),
+        }
+    }
+
+    /// Makes the guest this sandbox's own. Nothing else should be asked before it is done.
+    ///
+    /// # Errors
+    /// As [`Self::request`].
+    pub async fn renew(&self, renew: Renew) -> Result<(), ChannelError> {
+        done("renew", self.request(RequestBody::Renew(renew)).await?)
+    }
+
+    /// Sends a signal to a process, or to all it has started.
+    ///
+    /// # Errors
+    /// As [`Self::request`].
+    pub async fn signal(&self, process: ProcessId, signal: Signal, scope: SignalScope) -> Result<(), ChannelError> {
+        done("signal", self.request(RequestBody::Signal { process, signal, scope }).await?)
+    }
+
+    /// Changes the size of a process's terminal.
+    ///
+    /// # Errors
+    /// As [`Self::request`].
+    pub async fn resize(&self, process: ProcessId, size: PtySize) -> Result<(), ChannelError> {
+        done("resize", self.request(RequestBody::Resize { process, size }).await?)
+    }
+
+    /// Lists the processes, the ended ones that the agent still remembers included.
+    ///
+    /// # Errors
+    /// As [`Self::request`].
+    pub async fn list(&self) -> Result<Vec<ProcessInfo>, ChannelError> {
+        match self.request(RequestBody::List {}).await? {
+            ReplyBody::Processes { processes } => Ok(processes),
+            other => Err(unexpected("list", &other)),
+        }
+    }
+
+    /// Powers the guest off. Returns when the agent is about to; [`Self::closed`] tells when it is gone.
+    ///
+    /// # Errors
+    /// As [`Self::request`].
+    pub async fn shutdown(&self) -> Result<(), ChannelError> {
+        done("shutdown", self.request(RequestBody::Shutdown {}).await?)
+    }
+
+    /// Starts a process, and follows it if `start.attach` says so.
+    ///
+    /// # Errors
+    /// As [`Self::request`]. After [`ChannelError::TimedOut`] the process may run all the same, unfollowed.
+    pub async fn start(&self, start: Start) -> Result<Process, ChannelError> {
+        let attached = start.attach.is_some();
+        let takes_input = attached && (start.stdin || start.pty.is_some());
+        self.follow(RequestBody::Start(start), attached, OutputTotals::default(), takes_input).await
+    }
+
+    /// Follows a process that is there already, from the positions that `attach` names.
+    ///
+    /// # Errors
+    /// As [`Self::request`].
+    pub async fn attach(&self, attach: Attach) -> Result<Process, ChannelError> {
+        let from = OutputTotals { stdout: attach.stdout, stderr: attach.stderr };
+        self.follow(RequestBody::Attach(attach), true, from, true).await
+    }
+
+    async fn follow(
+        &self,
+        body: RequestBody,
+        attached: bool,
+        from: OutputTotals,
+        takes_input: bool,
+    ) -> Result<Process, ChannelError> {
+        let after = self.options.request_timeout;
+        let deadline = Instant::now() + after;
+        let mut following = Following::new(self.session.clone(), self.session.follow(attached, from)?);
+        let request = Request { id: following.follower.id, body };
+        let begun = following.follower.begun.clone();
+        self.session.send_request(request, begun, deadline, after).await?;
+        following.asked = true;
+        match time::timeout_at(deadline, following.started()).await {
+            Ok(started) => Ok(Process::new(following, started?, takes_input, after)),
+            Err(_) => Err(ChannelError::TimedOut { after, outcome: Outcome::MayHaveRun }),
+        }
+    }
+
+    /// Waits until the channel has ended, and tells why.
+    pub async fn closed(&self) -> Arc<Ended> {
+        self.session.closed().await
+    }
+
+    /// Tells why the channel has ended, if it has.
+    pub fn ended(&self) -> Option<Arc<Ended>> {
+        self.session.ended()
+    }
+
+    /// Sends what is queued, for a bounded time, and ends the session. What still waits for an answer gets [`Ended::Closed`].
+    pub async fn close(mut self) {
+        self.session.control.close();
+        self.session.bulk.close();
+        let _ = time::timeout(self.options.close_timeout, &mut self.writer.0).await;
+    }
+}
+
+impl fmt::Debug for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Channel").field("ended", &self.ended()).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Channel {
+    fn drop(&mut self) {
+        self.session.end(Ended::Closed);
+    }
+}
+
+/// Runs one lane's reader or writer until the session ends, whoever ends it.
+async fn until_ended(session: Arc<Session>, work: impl Future<Output = ()>) {
+    tokio::select! {
+        () = work => {}
+        _ = session.closed() => {}
+    }
+}
+
+/// Runs both lanes' writers. They end together: a guest that sees one lane end drops the other.
+async fn write(session: Arc<Session>, mut control: Writer, mut bulk: Writer) {
+    let told =
+        |lane, result: io::Result<()>| result.unwrap_or_else(|source| session.end(Ended::Write { lane, source }));
+    tokio::join!(async { told(Lane::Control, control.run().await) }, async { told(Lane::Bulk, bulk.run().await) },);
+}
+
+pub(crate) fn done(asked: &'static str, reply: ReplyBody) -> Result<(), ChannelError> {
+    match reply {
+        ReplyBody::Done {} => Ok(()),
+        other => Err(unexpected(asked, &other)),
+    }
+}
+
+fn unexpected(asked: &'static str, reply: &ReplyBody) -> ChannelError {
+    ChannelError::UnexpectedReply { asked, answered: kind(reply) }
+}

@@ -1,0 +1,299 @@
+//! What one followed process has sent and its consumer has not taken. Pure: no I/O, no waiting.
+//!
+//! Memory is bounded by the credit granted (a window a stream) whatever the sizes of the chunks: small neighbours are joined, and the
+//! pieces that cannot be (there is a gap between them) are counted.
+
+use std::collections::VecDeque;
+
+use bytes::BytesMut;
+use hearth_protocol::{ChunkHeader, ExitStatus, OutputTotals, ReceiveWindow, RequestId, StreamName, limits};
+
+use crate::error::Violation;
+use crate::process::Event;
+
+/// From this many pieces on, small ones are joined even where that loses the order between the two streams.
+const CROWDED: usize = 1024;
+/// The most pieces. Only gaps can make so many.
+const PIECES: usize = 8192;
+
+/// Credit to send for bytes that were taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Grant {
+    pub(crate) stream: StreamName,
+    pub(crate) bytes: u64,
+}
+
+#[derive(Debug)]
+struct Piece {
+    stream: StreamName,
+    at: u64,
+    data: BytesMut,
+}
+
+impl Piece {
+    fn end(&self) -> u64 {
+        self.at + self.data.len() as u64
+    }
+}
+
+#[derive(Debug)]
+struct Stream {
+    window: ReceiveWindow,
+    /// Where the next byte belongs.
+    position: u64,
+    /// Whether a chunk has come, before which the position is only what was asked for.
+    begun: bool,
+    ended: bool,
+    /// The number of its newest piece, counted from the first that ever was.
+    newest: Option<u64>,
+}
+
+impl Stream {
+    fn starting_at(position: u64) -> Self {
+        Self { window: ReceiveWindow::default(), position, begun: false, ended: false, newest: None }
+    }
+
+    fn complete(&self, total: u64) -> bool {
+        self.ended || self.position >= total
+    }
+}
+
+/// The output and the exit of one process.
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    id: RequestId,
+    pieces: VecDeque<Piece>,
+    /// How many pieces were taken.
+    taken: u64,
+    stdout: Stream,
+    stderr: Stream,
+    exit: Option<(ExitStatus, OutputTotals)>,
+}
+
+impl Inbox {
+    /// Makes the inbox of a request that asked for its streams from these positions on.
+    pub(crate) fn new(id: RequestId, from: OutputTotals) -> Self {
+        Self {
+            id,
+            pieces: VecDeque::new(),
+            taken: 0,
+            stdout: Stream::starting_at(from.stdout),
+            stderr: Stream::starting_at(from.stderr),
+            exit: None,
+        }
+    }
+
+    /// Takes in a chunk.
+    pub(crate) fn chunk(&mut self, header: &ChunkHeader, payload: &[u8]) -> Result<(), Violation> {
+        let (id, name, length) = (self.id, header.stream, payload.len() as u64);
+        let stream = match name {
+            StreamName::Stdout => &mut self.stdout,
+            StreamName::Stderr => &mut self.stderr,
+            StreamName::Stdin => return Err(Violation::OutOfPlace { id, what: "a chunk of stdin" }),
+        };
+        if stream.ended {
+            return Err(Violation::OutOfPlace { id, what: "a chunk behind the end" });
+        }
+        let end = header.at.checked_add(length).filter(|_| !stream.begun || header.at >= stream.position);
+        let Some(end) = end else { return Err(Violation::Backwards { id, stream: name, at: header.at }) };
+        stream.window.receive(length).map_err(|source| Violation::Credit { id, stream: name, source })?;
+        (stream.begun, stream.position, stream.ended) = (true, end, header.end);
+        if payload.is_empty() { Ok(()) } else { self.keep(name, header.at, payload) }
+    }
+
+    fn keep(&mut self, name: StreamName, at: u64, payload: &[u8]) -> Result<(), Violation> {
+        let crowded = self.pieces.len() >= CROWDED;
+        if let Some(index) = self.newest(name)
+            && (crowded || index + 1 == self.pieces.len())
+            && let Some(piece) = self.pieces.get_mut(index)
+            && piece.end() == at
+            && piece.data.len() + payload.len() <= limits::CHUNK
+        {
+            piece.data.extend_from_slice(payload);
+            return Ok(());
+        }
+        if self.pieces.len() >= PIECES {
+            return Err(Violation::Gaps { id: self.id });
+        }
+        let number = self.taken + self.pieces.len() as u64;
+        self.stream(name).newest = Some(number);
+        self.pieces.push_back(Piece { stream: name, at, data: BytesMut::from(payload) });
+        Ok(())
+    }
+
+    /// The index of a stream's newest piece, if it is still here.
+    fn newest(&mut self, name: StreamName) -> Option<usize> {
+        let taken = self.taken;
+        self.stream(name).newest.and_then(|number| number.checked_sub(taken)).map(|index| index as usize)
+    }
+
+    fn stream(&mut self, name: StreamName) -> &mut Stream {
+        if name == StreamName::Stderr { &mut self.stderr } else { &mut self.stdout }
+    }
+
+    /// Takes in the exit.
+    pub(crate) fn exit(&mut self, status: ExitStatus, output: OutputTotals) -> Result<(), Violation> {
+        if self.exit.is_some() {
+            return Err(Violation::OutOfPlace { id: self.id, what: "a second exit" });
+        }
+        self.exit = Some((status, output));
+        Ok(())
+    }
+
+    /// Whether the exit and all output before it are here: nothing more is to come.
+    pub(crate) fn complete(&self) -> bool {
+        let totals = self.exit.as_ref().map(|(_, totals)| totals);
+        totals.is_some_and(|totals| self.stdout.complete(totals.stdout) && self.stderr.complete(totals.stderr))
+    }
+
+    /// Whether the exit is here.
+    pub(crate) fn exited(&self) -> bool {
+        self.exit.is_some()
+    }
+
+    /// Takes the oldest piece of output and tells what to grant for it; the exit once there will be no more output.
+    pub(crate) fn take(&mut self) -> Option<(Event, Option<Grant>)> {
+        if let Some(Piece { stream, at, data }) = self.pieces.pop_front() {
+            self.taken += 1;
+            let grant = self.consumed(stream, data.len() as u64);
+            return Some((Event::Output { stream, at, bytes: data.freeze() }, grant));
+        }
+        let complete = self.complete();
+        let (status, output) = if complete { self.exit.clone()? } else { return None };
+        Some((Event::Exit { status, output }, None))
+    }
+
+    fn consumed(&mut self, name: StreamName, bytes: u64) -> Option<Grant> {
+        let complete = self.complete();
+        let stream = self.stream(name);
+        let grant = stream.window.consume(bytes).filter(|_| !stream.ended && !complete);
+        grant.map(|bytes| Grant { stream: name, bytes })
+    }
+
+    /// Drops the output that nobody will take.
+    pub(crate) fn clear(&mut self) {
+        self.taken += self.pieces.len() as u64;
+        self.pieces = VecDeque::new();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use hearth_protocol::CreditError;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn header(stream: StreamName, at: u64, end: bool) -> ChunkHeader {
+        ChunkHeader { id: RequestId(1), stream, at, end, payload: None }
+    }
+
+    fn inbox() -> Inbox {
+        Inbox::new(RequestId(1), OutputTotals::default())
+    }
+
+    /// The memory that the pieces take, in bytes.
+    fn held(inbox: &Inbox) -> usize {
+        inbox.pieces.iter().map(|piece| piece.data.capacity() + size_of::<Piece>()).sum()
+    }
+
+    #[test]
+    fn a_full_window_of_single_bytes_takes_little_more_memory_than_its_bytes() {
+        let mut inbox = inbox();
+        for at in 0..limits::WINDOW {
+            for stream in [StreamName::Stdout, StreamName::Stderr] {
+                inbox.chunk(&header(stream, at, false), b"x").unwrap();
+            }
+        }
+        assert!(held(&inbox) < 6 * limits::WINDOW as usize, "{} bytes", held(&inbox));
+    }
+
+    #[test]
+    fn gaps_are_counted_and_bounded() {
+        let mut inbox = inbox();
+        let broken =
+            (0..limits::WINDOW).find_map(|n| inbox.chunk(&header(StreamName::Stdout, 2 * n, false), b"x").err());
+        assert_eq!(broken, Some(Violation::Gaps { id: RequestId(1) }));
+        assert!(held(&inbox) < 2 << 20, "{} bytes", held(&inbox));
+    }
+
+    #[test]
+    fn empty_chunks_take_no_memory() {
+        let mut inbox = inbox();
+        for at in 0..100_000 {
+            inbox.chunk(&header(StreamName::Stdout, at * 10, false), b"").unwrap();
+        }
+        assert_eq!(held(&inbox), 0);
+    }
+
+    #[test]
+    fn output_beyond_the_window_is_refused() {
+        let mut inbox = inbox();
+        inbox.chunk(&header(StreamName::Stdout, 0, false), &vec![0; limits::WINDOW as usize]).unwrap();
+        inbox.chunk(&header(StreamName::Stderr, 0, false), b"has a window of its own").unwrap();
+        let source = CreditError::Overrun { excess: 1 };
+        let refused = Violation::Credit { id: RequestId(1), stream: StreamName::Stdout, source };
+        assert_eq!(inbox.chunk(&header(StreamName::Stdout, limits::WINDOW, false), b"x"), Err(refused));
+    }
+
+    fn script() -> impl Strategy<Value = Vec<(bool, u64, usize, bool)>> {
+        prop::collection::vec(
+            (any::<bool>(), prop_oneof![4 => Just(0u64), 1 => 0..1000u64], 0..200usize, any::<bool>()),
+            0..100,
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_the_chunks_each_byte_comes_out_once_at_its_place(script in script()) {
+            let mut inbox = inbox();
+            let mut sent: HashMap<StreamName, (u64, Vec<(u64, u8)>)> = HashMap::new();
+            let mut received: HashMap<StreamName, Vec<(u64, u8)>> = HashMap::new();
+            let mut take = |inbox: &mut Inbox| {
+                while let Some((Event::Output { stream, at, bytes }, _)) = inbox.take() {
+                    received.entry(stream).or_default().extend((at..).zip(bytes));
+                }
+            };
+            for (number, (stderr, gap, length, read)) in script.into_iter().enumerate() {
+                let stream = if stderr { StreamName::Stderr } else { StreamName::Stdout };
+                let (position, bytes) = sent.entry(stream).or_default();
+                let payload = vec![number as u8; length];
+                inbox.chunk(&header(stream, *position + gap, false), &payload).unwrap();
+                bytes.extend((*position + gap..).zip(payload));
+                *position += gap + length as u64;
+                if read {
+                    take(&mut inbox);
+                }
+            }
+            take(&mut inbox);
+            for (stream, (_, bytes)) in sent {
+                prop_assert_eq!(received.remove(&stream).unwrap_or_default(), bytes);
+            }
+        }
+
+        #[test]
+        fn the_exit_comes_last_wherever_it_arrives(chunks in 0..20u64, exit_at in 0..20u64, end in any::<bool>()) {
+            let mut inbox = inbox();
+            let status = ExitStatus {
+                code: Some(0), signal: None, timed_out: false, out_of_memory: false, duration_us: 0, cpu_us: 0, peak_memory_bytes: 0,
+            };
+            let exit_at = exit_at.min(chunks);
+            for at in 0..=chunks {
+                if at == exit_at {
+                    inbox.exit(status.clone(), OutputTotals { stdout: chunks, stderr: 0 }).unwrap();
+                }
+                if at < chunks {
+                    inbox.chunk(&header(StreamName::Stdout, at, end && at + 1 == chunks), b"x").unwrap();
+                }
+            }
+            prop_assert!(inbox.complete());
+            let mut total = 0;
+            while let Some((Event::Output { bytes, .. }, _)) = inbox.take() {
+                total += bytes.len() as u64;
+            }
+            prop_assert_eq!(total, chunks);
+        }
+    }
+}

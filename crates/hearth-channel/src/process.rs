@@ -1,0 +1,275 @@
+//! A started or attached process as its user holds it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hearth_protocol::{
+    ChunkHeader, ExitStatus, Outcome, OutputTotals, ProcessId, PtySize, RequestBody, Signal, SignalScope, StreamName,
+    encode_line, limits,
+};
+use tokio::time;
+
+use crate::channel::done;
+use crate::error::ChannelError;
+use crate::follower::{Follower, Next, Start, Started};
+use crate::session::Session;
+use crate::writer::Message;
+
+/// What a followed process does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// It wrote.
+    Output {
+        /// Where: [`StreamName::Stdout`] or [`StreamName::Stderr`].
+        stream: StreamName,
+        /// The position of the first byte in the whole stream. Where it is beyond the end of what came before, the bytes
+        /// between were dropped in the guest.
+        at: u64,
+        /// What, at least one byte.
+        bytes: Bytes,
+    },
+    /// It ended, and all its output that was kept has been handed over. The last event.
+    Exit {
+        /// How.
+        status: ExitStatus,
+        /// Where its streams end. Beyond the end of what came: the last bytes were dropped in the guest.
+        output: OutputTotals,
+    },
+}
+
+/// A process that was started through this channel, or attached to.
+///
+/// All methods take `&self`, so that one task can read while others write, signal and resize. Dropping it detaches: the
+/// process goes on, and its output is kept by the agent.
+pub struct Process {
+    following: Following,
+    started: Started,
+    takes_input: AtomicBool,
+    request_timeout: Duration,
+}
+
+impl fmt::Debug for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Process")
+            .field("id", &self.started.process)
+            .field("pid", &self.started.pid)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Process {
+    pub(crate) fn new(following: Following, started: Started, takes_input: bool, request_timeout: Duration) -> Self {
+        Self { following, started, takes_input: takes_input.into(), request_timeout }
+    }
+
+    /// The process's name in the agent.
+    pub fn id(&self) -> ProcessId {
+        self.started.process
+    }
+
+    /// The process's number in the guest.
+    pub fn pid(&self) -> u32 {
+        self.started.pid
+    }
+
+    /// Waits for what the process does next; `None` after its exit, after a detach, or at once when it is not followed.
+    ///
+    /// Taking output is what allows the agent to send more of it. Cancel-safe. Each event is had once, by whoever asks first.
+    ///
+    /// # Errors
+    /// [`ChannelError::Ended`] when the channel ended before the exit, after all that had come; [`ChannelError::Fault`] when the agent
+    /// gave up following.
+    pub async fn next_event(&self) -> Result<Option<Event>, ChannelError> {
+        loop {
+            let changed = self.following.follower.changed.notified();
+            match self.following.follower.take() {
+                Next::Event(event, grant) => {
+                    if let Some(grant) = grant {
+                        self.following.session.control.owed.credit(
+                            self.following.follower.id,
+                            grant.stream,
+                            grant.bytes,
+                        );
+                    }
+                    return Ok(Some(event));
+                }
+                Next::End => return Ok(None),
+                Next::Fault(source) => return Err(ChannelError::Fault { source }),
+                Next::Lost => return Err(self.following.session.cut_off(true)),
+                Next::Wait => changed.await,
+            }
+        }
+    }
+
+    /// Hands out the writer of the process's input, once; `None` later, or when input was not asked for.
+    pub fn stdin(&self) -> Option<Stdin> {
+        let available = self.takes_input.swap(false, Ordering::AcqRel);
+        available.then(|| Stdin {
+            session: self.following.session.clone(),
+            follower: self.following.follower.clone(),
+            at: 0,
+        })
+    }
+
+    /// Sends a signal to the process, or to all it has started.
+    ///
+    /// # Errors
+    /// Any [`ChannelError`] of a request.
+    pub async fn signal(&self, signal: Signal, scope: SignalScope) -> Result<(), ChannelError> {
+        let body = RequestBody::Signal { process: self.id(), signal, scope };
+        done("signal", self.following.session.ask(body, self.request_timeout).await?)
+    }
+
+    /// Changes the size of the process's terminal.
+    ///
+    /// # Errors
+    /// Any [`ChannelError`] of a request.
+    pub async fn resize(&self, size: PtySize) -> Result<(), ChannelError> {
+        let body = RequestBody::Resize { process: self.id(), size };
+        done("resize", self.following.session.ask(body, self.request_timeout).await?)
+    }
+
+    /// Stops following and waits until the agent has confirmed it. The process goes on. Output not taken is dropped here; the agent
+    /// still has it.
+    ///
+    /// # Errors
+    /// [`ChannelError::TimedOut`] or [`ChannelError::Ended`]; the process is no longer followed either way.
+    pub async fn detach(self) -> Result<(), ChannelError> {
+        let Following { session, follower, .. } = &self.following;
+        if follower.is_over() {
+            return Ok(());
+        }
+        session.control.owed.detach(follower.id);
+        let after = self.request_timeout;
+        let confirmed = time::timeout(after, self.following.over()).await;
+        confirmed.map_err(|_| ChannelError::TimedOut { after, outcome: Outcome::MayHaveRun })?;
+        if session.ended().is_some() { Err(session.cut_off(true)) } else { Ok(()) }
+    }
+}
+
+/// A request whose streams this end follows, started or about to be. Dropping it detaches, without waiting.
+pub(crate) struct Following {
+    pub(crate) session: Arc<Session>,
+    pub(crate) follower: Arc<Follower>,
+    /// Whether the agent may know of it.
+    pub(crate) asked: bool,
+}
+
+impl Following {
+    pub(crate) fn new(session: Arc<Session>, follower: Arc<Follower>) -> Self {
+        Self { session, follower, asked: false }
+    }
+
+    /// Waits for the agent's first reply.
+    pub(crate) async fn started(&self) -> Result<Started, ChannelError> {
+        loop {
+            let changed = self.follower.changed.notified();
+            match self.follower.start() {
+                Start::Started(started) => return Ok(started),
+                Start::Fault(source) => return Err(ChannelError::Fault { source }),
+                Start::Lost => return Err(self.session.cut_off(self.follower.begun.get())),
+                Start::Wait => changed.await,
+            }
+        }
+    }
+
+    async fn over(&self) {
+        loop {
+            let changed = self.follower.changed.notified();
+            if self.follower.is_over() {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        if self.follower.abandon() {
+            self.session.forget(self.follower.id);
+            if self.asked {
+                self.session.control.owed.detach(self.follower.id);
+            }
+        }
+    }
+}
+
+/// The writer of a process's input. Dropping it closes the input.
+pub struct Stdin {
+    session: Arc<Session>,
+    follower: Arc<Follower>,
+    at: u64,
+}
+
+impl fmt::Debug for Stdin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stdin").field("at", &self.at).finish_non_exhaustive()
+    }
+}
+
+impl Stdin {
+    /// Sends all of `data`, waiting for credit as often as needed: as long as the process does not read, this waits.
+    ///
+    /// Not cancel-safe: a part may have been sent. [`Self::position`] tells how much.
+    ///
+    /// # Errors
+    /// [`ChannelError::StdinClosed`] when the process ended or is no longer followed, [`ChannelError::QueueFull`] when the guest takes
+    /// nothing in although it granted credit, [`ChannelError::Ended`].
+    pub async fn write(&mut self, mut data: Bytes) -> Result<(), ChannelError> {
+        while !data.is_empty() {
+            self.credit().await?;
+            let permit = self.session.bulk.reserve().await.map_err(|error| self.session.unsent(error))?;
+            let wanted = data.len().min(limits::CHUNK) as u64;
+            let taken = self.follower.take_input_credit(wanted);
+            let payload = data.split_to(taken as usize);
+            permit.send(self.chunk(payload));
+            self.at += taken;
+        }
+        Ok(())
+    }
+
+    /// The number of bytes sent so far.
+    pub fn position(&self) -> u64 {
+        self.at
+    }
+
+    /// Ends the input, behind all that was written. Dropping does the same.
+    pub fn close(self) {}
+
+    async fn credit(&self) -> Result<(), ChannelError> {
+        loop {
+            let changed = self.follower.changed.notified();
+            match self.follower.input_credit() {
+                Some(0) => changed.await,
+                Some(_) => return Ok(()),
+                None if self.session.ended().is_some() => return Err(self.session.cut_off(true)),
+                None => return Err(ChannelError::StdinClosed),
+            }
+        }
+    }
+
+    fn chunk(&self, payload: Bytes) -> Message {
+        let header = ChunkHeader {
+            id: self.follower.id,
+            stream: StreamName::Stdin,
+            at: self.at,
+            end: false,
+            payload: Some(payload.len() as u64),
+        };
+        let mut line = Vec::new();
+        encode_line(&header, &mut line).expect("a chunk header has a few dozen bytes");
+        Message::new(line).with_payload(payload)
+    }
+}
+
+impl Drop for Stdin {
+    fn drop(&mut self) {
+        if self.follower.input_credit().is_some() {
+            self.session.bulk.owed.end_of_input(self.follower.id, self.at);
+        }
+    }
+}

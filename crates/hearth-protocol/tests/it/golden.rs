@@ -1,0 +1,217 @@
+//! Every kind of message as the bytes it is. A change here is a change of the protocol: it breaks peers.
+
+use bytes::{Bytes, BytesMut};
+use hearth_protocol::{
+    AgentHello, Attach, ChunkDecoder, ChunkHeader, Command, Delivery, Epoch, ErrorCode, ExitStatus, Fault, HelloAnswer,
+    HostHello, Info, Lane, OutputTotals, ProcessId, ProcessInfo, ProcessState, PtySize, RawString, Renew, Reply,
+    ReplyBody, Request, RequestBody, RequestId, Signal, SignalScope, Start, StreamName, encode_line, parse_request,
+};
+
+fn epoch() -> Epoch {
+    "00112233445566778899aabbccddeeff".parse().unwrap()
+}
+
+/// The golden texts, without newlines, for those who want something nearly right.
+pub(crate) fn messages() -> Vec<String> {
+    let requests = requests().into_iter().map(|(text, _)| text.to_owned());
+    let replies = replies().into_iter().map(|(text, _)| text.to_owned());
+    requests.chain(replies).chain([HOST_HELLO, AGENT_HELLO, AGENT_REFUSAL, CHUNK].map(str::to_owned)).collect()
+}
+
+const HOST_HELLO: &str = r#"{"hello":{"epoch":"00112233445566778899aabbccddeeff","lane":"control","min":1,"max":1}}"#;
+const AGENT_HELLO: &str =
+    r#"{"hello":{"epoch":"00112233445566778899aabbccddeeff","lane":"bulk","protocol":1,"agent":"0.1.0"}}"#;
+const AGENT_REFUSAL: &str = r#"{"hello":{"epoch":"00112233445566778899aabbccddeeff","lane":"control","error":{"code":"unsupported_version","message":"this agent speaks protocol 1 to 1, the host 7 to 9","outcome":"never_started"},"agent":"0.1.0"}}"#;
+const CHUNK: &str = r#"{"id":9,"stream":"stdout","at":4096,"payload":5}"#;
+
+fn requests() -> Vec<(&'static str, RequestBody)> {
+    let process = ProcessId(3);
+    let argv = Command::Argv(vec!["printf".into(), RawString::from(b"\xff\x01".as_slice())]);
+    let full = Start {
+        command: argv,
+        cwd: Some("/tmp".into()),
+        env: [("LANG".to_owned(), RawString::from("C"))].into(),
+        user: Some("root".into()),
+        stdin: true,
+        pty: Some(PtySize { columns: 80, rows: 24 }),
+        timeout_ms: Some(1000),
+        grace_ms: Some(250),
+        attach: Some(Delivery::Lossless),
+    };
+    let renew = Renew { unix_nanoseconds: Some(1), seed: Some("00ff".into()), hostname: Some("box".into()) };
+    let attach = Attach { process, stdout: 10, stderr: 0, delivery: Delivery::Bounded };
+    vec![
+        (r#"{"id":9,"type":"ping"}"#, RequestBody::Ping {}),
+        (r#"{"id":9,"type":"info"}"#, RequestBody::Info {}),
+        (r#"{"id":9,"type":"renew"}"#, RequestBody::Renew(Renew::default())),
+        (r#"{"id":9,"type":"renew","unix_nanoseconds":1,"seed":"00ff","hostname":"box"}"#, RequestBody::Renew(renew)),
+        (
+            r#"{"id":9,"type":"start","command":{"shell":"true"}}"#,
+            RequestBody::Start(Start::new(Command::Shell("true".into()))),
+        ),
+        (
+            r#"{"id":9,"type":"start","command":{"argv":["printf",{"hex":"ff01"}]},"cwd":"/tmp","env":{"LANG":"C"},"user":"root","stdin":true,"pty":{"columns":80,"rows":24},"timeout_ms":1000,"grace_ms":250,"attach":"lossless"}"#,
+            RequestBody::Start(full),
+        ),
+        (
+            r#"{"id":9,"type":"attach","process":3,"stdout":10,"stderr":0,"delivery":"bounded"}"#,
+            RequestBody::Attach(attach),
+        ),
+        (r#"{"id":9,"type":"detach"}"#, RequestBody::Detach {}),
+        (
+            r#"{"id":9,"type":"signal","process":3,"signal":"TERM","scope":"tree"}"#,
+            RequestBody::Signal { process, signal: Signal::Term, scope: SignalScope::Tree },
+        ),
+        (
+            r#"{"id":9,"type":"resize","process":3,"size":{"columns":100,"rows":30}}"#,
+            RequestBody::Resize { process, size: PtySize { columns: 100, rows: 30 } },
+        ),
+        (r#"{"id":9,"type":"list"}"#, RequestBody::List {}),
+        (
+            r#"{"id":9,"type":"credit","stream":"stderr","bytes":65536}"#,
+            RequestBody::Credit { stream: StreamName::Stderr, bytes: 65536 },
+        ),
+        (r#"{"id":9,"type":"shutdown"}"#, RequestBody::Shutdown {}),
+    ]
+}
+
+fn status(code: Option<i32>, signal: Option<i32>) -> ExitStatus {
+    let (timed_out, out_of_memory) = (signal.is_some(), false);
+    ExitStatus { code, signal, timed_out, out_of_memory, duration_us: 1, cpu_us: 2, peak_memory_bytes: 3 }
+}
+
+fn replies() -> Vec<(&'static str, Reply)> {
+    let id = Some(RequestId(9));
+    let process = ProcessId(3);
+    let reply = |body| Reply { id, body };
+    let output = OutputTotals { stdout: 5, stderr: 0 };
+    let info = Info {
+        agent: "0.1.0".into(),
+        kernel: "6.1.0".into(),
+        hostname: "box".into(),
+        uptime_seconds: 1,
+        memory_bytes: 2,
+        agent_resident_bytes: 3,
+        process_trees: "cgroup".into(),
+    };
+    let listed = |state| ProcessInfo { process, pid: 70, command: Command::Shell("true".into()), state, output };
+    let exited = ProcessState::Exited(status(Some(0), None));
+    let fault = Fault::never_started(ErrorCode::CommandNotFound, "no such command: nope");
+    vec![
+        (r#"{"id":9,"type":"pong"}"#, reply(ReplyBody::Pong {})),
+        (
+            r#"{"id":9,"type":"info","agent":"0.1.0","kernel":"6.1.0","hostname":"box","uptime_seconds":1,"memory_bytes":2,"agent_resident_bytes":3,"process_trees":"cgroup"}"#,
+            reply(ReplyBody::Info(info)),
+        ),
+        (r#"{"id":9,"type":"done"}"#, reply(ReplyBody::Done {})),
+        (r#"{"id":9,"type":"started","process":3,"pid":70}"#, reply(ReplyBody::Started { process, pid: 70 })),
+        (
+            r#"{"id":9,"type":"exit","status":{"code":3,"timed_out":false,"out_of_memory":false,"duration_us":1,"cpu_us":2,"peak_memory_bytes":3},"output":{"stdout":5,"stderr":0}}"#,
+            reply(ReplyBody::Exit { status: status(Some(3), None), output }),
+        ),
+        (
+            r#"{"id":9,"type":"exit","status":{"signal":9,"timed_out":true,"out_of_memory":false,"duration_us":1,"cpu_us":2,"peak_memory_bytes":3},"output":{"stdout":5,"stderr":0}}"#,
+            reply(ReplyBody::Exit { status: status(None, Some(9)), output }),
+        ),
+        (
+            r#"{"id":9,"type":"processes","processes":[{"process":3,"pid":70,"command":{"shell":"true"},"state":"running","output":{"stdout":5,"stderr":0}},{"process":3,"pid":70,"command":{"shell":"true"},"state":{"exited":{"code":0,"timed_out":false,"out_of_memory":false,"duration_us":1,"cpu_us":2,"peak_memory_bytes":3}},"output":{"stdout":5,"stderr":0}}]}"#,
+            reply(ReplyBody::Processes { processes: vec![listed(ProcessState::Running), listed(exited)] }),
+        ),
+        (
+            r#"{"id":9,"type":"credit","stream":"stdin","bytes":262144}"#,
+            reply(ReplyBody::Credit { stream: StreamName::Stdin, bytes: 262_144 }),
+        ),
+        (
+            r#"{"id":9,"type":"error","code":"command_not_found","message":"no such command: nope","outcome":"never_started"}"#,
+            reply(ReplyBody::Error(fault.clone())),
+        ),
+        (
+            r#"{"id":null,"type":"error","code":"command_not_found","message":"no such command: nope","outcome":"never_started"}"#,
+            Reply { id: None, body: ReplyBody::Error(fault) },
+        ),
+    ]
+}
+
+fn line(message: &impl serde::Serialize) -> String {
+    let mut line = Vec::new();
+    encode_line(message, &mut line).unwrap();
+    String::from_utf8(line).unwrap()
+}
+
+#[test]
+fn each_request_has_its_bytes() {
+    for (text, body) in requests() {
+        let request = Request { id: RequestId(9), body };
+        assert_eq!(line(&request), format!("{text}\n"));
+        assert_eq!(parse_request(text.as_bytes()).expect(text), request);
+    }
+}
+
+#[test]
+fn each_reply_has_its_bytes() {
+    for (text, reply) in replies() {
+        assert_eq!(line(&reply), format!("{text}\n"));
+        assert_eq!(serde_json::from_str::<Reply>(text).expect(text), reply);
+    }
+}
+
+#[test]
+fn the_hosts_hello_has_its_bytes_behind_a_newline() {
+    let hello = HostHello::new(epoch(), Lane::Control);
+    assert_eq!(String::from_utf8(hello.to_bytes()).unwrap(), format!("\n{HOST_HELLO}\n"));
+    assert_eq!(HostHello::parse(HOST_HELLO.as_bytes()), Some(hello));
+}
+
+#[test]
+fn the_agents_hello_has_its_bytes() {
+    let accepted =
+        AgentHello { epoch: epoch(), lane: Lane::Bulk, answer: HelloAnswer::Protocol(1), agent: "0.1.0".into() };
+    let refusal = HelloAnswer::Error(hearth_protocol::negotiate(7, 9).expect_err("no common version"));
+    let refused = AgentHello { epoch: epoch(), lane: Lane::Control, answer: refusal, agent: "0.1.0".into() };
+    for (text, hello) in [(AGENT_HELLO, accepted), (AGENT_REFUSAL, refused)] {
+        assert_eq!(String::from_utf8(hello.to_bytes()).unwrap(), format!("{text}\n"));
+        assert_eq!(AgentHello::parse(text.as_bytes()), Some(hello));
+    }
+}
+
+#[test]
+fn a_chunk_has_its_bytes() {
+    let header = ChunkHeader { id: RequestId(9), stream: StreamName::Stdout, at: 4096, end: false, payload: Some(5) };
+    let end = ChunkHeader { stream: StreamName::Stdin, at: 4101, end: true, payload: None, ..header.clone() };
+    let wire = [line(&header).as_bytes(), b"a\n\xff\0b", line(&end).as_bytes()].concat();
+    let golden = [CHUNK.as_bytes(), b"\na\n\xff\0b{\"id\":9,\"stream\":\"stdin\",\"at\":4101,\"end\":true}\n"].concat();
+    assert_eq!(wire, golden);
+    let (mut decoder, mut buffer) = (ChunkDecoder::default(), BytesMut::from(wire.as_slice()));
+    let payload = Bytes::from_static(b"a\n\xff\0b");
+    assert_eq!(decoder.decode(&mut buffer), Ok(Some((header, payload))));
+    assert_eq!(decoder.decode(&mut buffer), Ok(Some((end, Bytes::new()))));
+    assert_eq!(decoder.decode(&mut buffer), Ok(None));
+}
+
+#[test]
+fn error_codes_keep_their_names() {
+    let names = [
+        (ErrorCode::MalformedRequest, "malformed_request"),
+        (ErrorCode::UnknownRequest, "unknown_request"),
+        (ErrorCode::InvalidField, "invalid_field"),
+        (ErrorCode::HeaderTooLong, "header_too_long"),
+        (ErrorCode::UnsupportedVersion, "unsupported_version"),
+        (ErrorCode::DuplicateRequest, "duplicate_request"),
+        (ErrorCode::UnknownUser, "unknown_user"),
+        (ErrorCode::WorkingDirectory, "working_directory"),
+        (ErrorCode::CommandNotFound, "command_not_found"),
+        (ErrorCode::CommandNotExecutable, "command_not_executable"),
+        (ErrorCode::SpawnFailed, "spawn_failed"),
+        (ErrorCode::UnknownProcess, "unknown_process"),
+        (ErrorCode::NotRunning, "not_running"),
+        (ErrorCode::NotATerminal, "not_a_terminal"),
+        (ErrorCode::Busy, "busy"),
+        (ErrorCode::Io, "io"),
+        (ErrorCode::Internal, "internal"),
+    ];
+    for (code, name) in names {
+        assert_eq!(serde_json::to_value(code).unwrap(), name);
+        assert_eq!(serde_json::from_value::<ErrorCode>(name.into()).unwrap(), code);
+    }
+    assert_eq!(serde_json::from_value::<ErrorCode>("of_the_future".into()).unwrap(), ErrorCode::Unknown);
+}

@@ -1,0 +1,6 @@
+//! The wire as bytes, and what must hold whatever bytes come.
+#![allow(clippy::panic, clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+mod golden;
+mod invariants;
+mod properties;

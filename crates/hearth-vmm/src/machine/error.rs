@@ -1,0 +1,114 @@
+//! What can go wrong with a machine.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::console::Stall;
+use crate::launch::LaunchError;
+use crate::machine::Exit;
+use crate::qmp::QmpError;
+use crate::sockets::SocketError;
+use crate::spec::InvalidSpec;
+
+/// Why a machine does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum MachineError {
+    /// The spec cannot be.
+    #[error("the machine cannot be as asked for")]
+    Spec(#[from] InvalidSpec),
+    /// A file that the machine needs could not be opened.
+    #[error("cannot open the {what} {}", path.display())]
+    Open {
+        /// What it is: `kernel`, `initramfs`, `disk`.
+        what: &'static str,
+        /// Where it should be.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file that the machine needs is a directory, a device or something else.
+    #[error("the {what} {} is not a regular file", path.display())]
+    NotAFile {
+        /// What it is: `kernel`, `initramfs`, `disk`.
+        what: &'static str,
+        /// Where it is.
+        path: PathBuf,
+    },
+    /// The guest's memory could not be set up.
+    #[error("cannot set up {mib} MiB of guest memory")]
+    Memory {
+        /// The amount.
+        mib: u32,
+        /// Why.
+        source: io::Error,
+    },
+    /// A socket could not be made, reached or trusted.
+    #[error("a socket of the machine cannot be used")]
+    Socket(#[from] SocketError),
+    /// QEMU could not be started in its jail.
+    #[error("QEMU could not be started in its jail")]
+    Launch(#[from] LaunchError),
+    /// The operating system refused something small.
+    #[error("cannot {doing}")]
+    System {
+        /// What was being done.
+        doing: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// QEMU ended before the guest ran.
+    #[error("QEMU ended while starting{}{}", status(.0), said(&.0.stderr))]
+    Died(Box<Exit>),
+    /// QEMU could not be controlled.
+    #[error("QEMU cannot be controlled")]
+    Control(#[from] QmpError),
+    /// The guest stopped speaking before it was ready.
+    #[error("the guest {} for {} s while booting{}", silence(stall), stall.silent_for.as_secs(), said(console))]
+    Stalled {
+        /// How far it came.
+        stall: Stall,
+        /// The last of its console, raw.
+        console: Vec<u8>,
+    },
+}
+
+fn status(exit: &Exit) -> String {
+    exit.status.map(|status| format!(" ({status})")).unwrap_or_default()
+}
+
+fn silence(stall: &Stall) -> &'static str {
+    if stall.bytes_seen == 0 { "said nothing at all" } else { "fell silent" }
+}
+
+/// The last lines of somebody's output, made safe for a terminal.
+fn said(bytes: &[u8]) -> String {
+    const LINES: usize = 8;
+    let text = String::from_utf8_lossy(bytes);
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    let last = &lines[lines.len().saturating_sub(LINES)..];
+    if last.is_empty() {
+        return String::new();
+    }
+    let safe = last.iter().map(|line| line.trim_end().chars().take(300).flat_map(escape_control).collect::<String>());
+    format!(": {}", safe.collect::<Vec<_>>().join(" | "))
+}
+
+fn escape_control(c: char) -> impl Iterator<Item = char> {
+    let escaped = c.is_control().then(|| c.escape_default());
+    let plain = (!c.is_control()).then_some(c);
+    escaped.into_iter().flatten().chain(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guest_output_in_a_message_is_its_escaped_end() {
+        let text = said(b"one\r\n\x1b[2Jtwo\r\n\r\n");
+        assert_eq!(text, ": one | \\u{1b}[2Jtwo");
+        let many: Vec<u8> = (0..100).flat_map(|n| format!("line {n}\n").into_bytes()).collect();
+        assert!(said(&many).starts_with(": line 92 | ") && said(&many).ends_with("line 99"));
+        assert_eq!(said(b"\r\n"), "");
+    }
+}

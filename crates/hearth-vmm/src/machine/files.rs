@@ -1,0 +1,105 @@
+//! The files that a machine is made of, opened by the owner and passed to QEMU.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Seek};
+use std::os::fd::{OwnedFd, RawFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+
+use super::MachineError;
+use crate::command_line::Descriptors;
+use crate::spec::{Disk, MachineSpec, MemoryMib};
+
+/// How far a writable disk may grow beyond its size; saved machine state goes through descriptors too.
+const DISK_HEADROOM: u64 = 64 << 20;
+
+/// All files of one machine, open.
+pub(super) struct Files {
+    memory: OwnedFd,
+    kernel: BootFile,
+    initramfs: BootFile,
+    disks: Vec<File>,
+    largest_writable: u64,
+}
+
+impl Files {
+    /// Opens everything. A QEMU of another user than the owner's opens kernel and initramfs again by itself, so what only the owner
+    /// may read is copied into memory for it.
+    pub(super) fn open(spec: &MachineSpec, other_user: bool) -> Result<Self, MachineError> {
+        let kernel = BootFile::open("kernel", &spec.kernel, other_user)?;
+        let initramfs = BootFile::open("initramfs", &spec.initramfs, other_user)?;
+        let disks: Vec<File> = spec.disks.iter().map(open_disk).collect::<Result<_, _>>()?;
+        let memory =
+            guest_memory(spec.memory).map_err(|source| MachineError::Memory { mib: spec.memory.mib(), source })?;
+        let writable = spec.disks.iter().zip(&disks).filter(|(disk, _)| !disk.read_only);
+        let sizes = writable.filter_map(|(_, file)| Some(file.metadata().ok()?.len()));
+        let largest_writable = sizes.max().unwrap_or(0) + DISK_HEADROOM;
+        Ok(Self { memory, kernel, initramfs, disks, largest_writable })
+    }
+
+    pub(super) fn largest_writable(&self) -> u64 {
+        self.largest_writable
+    }
+
+    /// The numbers of those that QEMU opens again and that lie in a file system.
+    pub(super) fn reopened(&self, numbers: &Descriptors) -> Vec<RawFd> {
+        let files = [(&self.kernel, numbers.kernel), (&self.initramfs, numbers.initramfs)];
+        files.into_iter().filter(|(file, _)| !file.copied).map(|(_, number)| number).collect()
+    }
+
+    /// In the order of [`Descriptors`], after the sockets.
+    pub(super) fn into_descriptors(self) -> impl Iterator<Item = OwnedFd> {
+        let boot = [self.memory, self.kernel.file.into(), self.initramfs.file.into()];
+        boot.into_iter().chain(self.disks.into_iter().map(OwnedFd::from))
+    }
+}
+
+struct BootFile {
+    file: File,
+    /// Whether it is a copy in memory.
+    copied: bool,
+}
+
+impl BootFile {
+    fn open(what: &'static str, path: &Path, other_user: bool) -> Result<Self, MachineError> {
+        let failed = |source| MachineError::Open { what, path: path.to_owned(), source };
+        let file = open_regular(what, path, OpenOptions::new().read(true))?;
+        let mode = file.metadata().map_err(failed)?.permissions().mode();
+        if other_user && mode & 0o004 == 0 {
+            return Ok(Self { file: copy_to_memory(file).map_err(failed)?, copied: true });
+        }
+        Ok(Self { file, copied: false })
+    }
+}
+
+/// Opens a file without waiting, as opening a FIFO would, and makes sure that it is one.
+fn open_regular(what: &'static str, path: &Path, options: &mut OpenOptions) -> Result<File, MachineError> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let failed = |source| MachineError::Open { what, path: path.to_owned(), source };
+    let file = options.custom_flags(libc::O_NONBLOCK).open(path).map_err(failed)?;
+    if file.metadata().map_err(failed)?.is_file() {
+        Ok(file)
+    } else {
+        Err(MachineError::NotAFile { what, path: path.to_owned() })
+    }
+}
+
+fn copy_to_memory(mut file: File) -> io::Result<File> {
+    let mut copy = File::from(memfd_create("hearth-boot", MemfdFlags::CLOEXEC)?);
+    io::copy(&mut file, &mut copy)?;
+    copy.rewind()?;
+    Ok(copy)
+}
+
+fn open_disk(disk: &Disk) -> Result<File, MachineError> {
+    open_regular("disk", &disk.path, OpenOptions::new().read(true).write(!disk.read_only))
+}
+
+/// A file without a name, which can be sealed once it is a template. Pages are taken as the guest first uses them.
+fn guest_memory(memory: MemoryMib) -> io::Result<OwnedFd> {
+    let file = memfd_create("hearth-ram", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    ftruncate(&file, memory.bytes())?;
+    Ok(file)
+}

@@ -1,0 +1,158 @@
+//! A running machine and its end.
+//!
+//! One task, the supervisor, owns the QEMU process: it takes note of its end, reads what was still to be read, removes what the
+//! machine had made, and publishes the [`Exit`]. A [`Machine`] is the handle; dropping it kills.
+
+mod error;
+mod exit;
+mod files;
+mod start;
+
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+pub use error::MachineError;
+pub use exit::{Exit, STDERR_TAIL};
+
+use crate::console::{Console, Stall};
+use crate::jail::JailReport;
+use crate::memory::{self, HostMemory};
+use crate::process::Killer;
+use crate::qmp::Qmp;
+use crate::sockets::SocketFile;
+use crate::spec::{Lifetime, MachineSpec, PortName};
+
+/// How long QEMU may take to leave when asked; then it is killed.
+const QUIT_PATIENCE: Duration = Duration::from_secs(2);
+
+/// A QEMU that runs a guest in its jail.
+#[derive(Debug)]
+pub struct Machine {
+    pid: u32,
+    jail: JailReport,
+    lifetime: Lifetime,
+    qmp: Qmp,
+    console: Console,
+    sockets: Sockets,
+    killer: Killer,
+    ended: watch::Receiver<Option<Exit>>,
+    /// Whether QEMU is to be left running when this is dropped.
+    released: bool,
+}
+
+/// The files of the machine's sockets, removed with it.
+#[derive(Debug)]
+struct Sockets {
+    control: SocketFile,
+    console: SocketFile,
+    ports: Vec<(PortName, SocketFile)>,
+}
+
+impl Machine {
+    /// Starts a machine and its guest, and returns as soon as the guest's processors run.
+    ///
+    /// The control socket is `qmp.sock` in the spec's directory, the console `console.sock`, a port `NAME.sock`.
+    ///
+    /// # Errors
+    /// Everything that can be checked is checked before anything is created. When QEMU ends during the start, the error
+    /// comes at once and carries what it said. Nothing is left behind.
+    pub async fn start(spec: MachineSpec) -> Result<Self, MachineError> {
+        start::start(&spec).await
+    }
+
+    /// Returns QEMU's process id as the owner sees it.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Returns how QEMU is confined.
+    pub fn jail(&self) -> &JailReport {
+        &self.jail
+    }
+
+    /// Returns the control connection.
+    pub fn qmp(&self) -> &Qmp {
+        &self.qmp
+    }
+
+    /// Returns the guest's console.
+    pub fn console(&self) -> &Console {
+        &self.console
+    }
+
+    /// Returns the socket of a port. It listens from the start; QEMU serves one client at a time, and its server is
+    /// this very process's user (`SO_PEERCRED`), whatever user QEMU runs as.
+    pub fn port_path(&self, name: &PortName) -> Option<&Path> {
+        self.sockets.ports.iter().find(|(known, _)| known == name).map(|(_, file)| file.path())
+    }
+
+    /// Measures what the machine costs the host.
+    ///
+    /// # Errors
+    /// When QEMU has ended, and when `/proc` does not let this user look.
+    pub fn memory(&self) -> std::io::Result<HostMemory> {
+        memory::of_process(self.pid)
+    }
+
+    /// Waits until QEMU has ended and all that it left was removed.
+    pub async fn exited(&self) -> Exit {
+        let mut ended = self.ended.clone();
+        let exit = ended.wait_for(Option::is_some).await.ok().and_then(|exit| exit.clone());
+        // The supervisor publishes before it ends; only a runtime that shuts down takes it away earlier.
+        exit.unwrap_or_else(Exit::unknown)
+    }
+
+    /// The watchdog of a cold boot: waits until the guest's console has been silent for too long, and never returns while it
+    /// goes on speaking. To be raced against whatever means that the guest is ready.
+    ///
+    /// Under KVM this is what shows that the processor does not run the guest: nothing is ever said.
+    pub async fn boot_stalled(&self, first_output: Duration, between_outputs: Duration) -> MachineError {
+        let stall: Stall = self.console.stalled(first_output, between_outputs).await;
+        MachineError::Stalled { stall, console: self.console.tail() }
+    }
+
+    /// Stops the machine: asks QEMU to leave, kills it if it does not, and returns when nothing of it is left.
+    pub async fn stop(self) -> Exit {
+        // Its connection ends with it, so that this may be answered or not.
+        let asked = tokio::time::timeout(QUIT_PATIENCE, async {
+            drop(self.qmp.execute("quit", None).await);
+            self.exited().await
+        });
+        if let Ok(exit) = asked.await {
+            return exit;
+        }
+        self.killer.kill();
+        self.exited().await
+    }
+
+    /// Kills QEMU without asking, and returns when nothing of it is left.
+    pub async fn kill(self) -> Exit {
+        self.killer.kill();
+        self.exited().await
+    }
+
+    /// Lets go of a [`Lifetime::Detached`] machine, which goes on without this process; its sockets stay. A machine that
+    /// lives with its owner is killed instead.
+    pub fn release(mut self) {
+        if self.lifetime == Lifetime::Detached {
+            self.released = true;
+            self.sockets.files().for_each(SocketFile::keep);
+        }
+    }
+}
+
+impl Sockets {
+    fn files(&mut self) -> impl Iterator<Item = &mut SocketFile> {
+        [&mut self.control, &mut self.console].into_iter().chain(self.ports.iter_mut().map(|(_, file)| file))
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if !self.released {
+            self.killer.kill();
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! The system calls that have no safe wrapper elsewhere: creating a jailed child, changing mount attributes,
+//! closing descriptors in bulk and reading the processor's clock.
+//!
+//! Everything here is a thin, checked doorway; policy lives with the callers.
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr;
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Where a launcher finds what was passed to it: descriptors are numbered from here in the order given.
+pub(crate) const FIRST_PASSED_FD: RawFd = 3;
+
+/// A child that exists, and whose program is about to run.
+#[derive(Debug)]
+pub(crate) struct RawChild {
+    /// The process id as this process sees it.
+    pub(crate) pid: i32,
+    /// Refers to exactly this child for as long as it is held.
+    pub(crate) pidfd: OwnedFd,
+}
+
+/// The identity maps that a child writes for its own new user namespace.
+#[derive(Debug)]
+pub(crate) struct IdentityMaps {
+    pub(crate) users: CString,
+    pub(crate) groups: CString,
+}
+
+/// All that a child needs, made before the fork: between fork and exec nothing may be allocated.
+pub(crate) struct ChildPlan<'a> {
+    pub(crate) program: &'a CStr,
+    pub(crate) arguments: &'a [CString],
+    pub(crate) environment: &'a [CString],
+    /// `CLONE_NEW*` bits.
+    pub(crate) namespaces: u64,
+    pub(crate) maps: Option<&'a IdentityMaps>,
+    pub(crate) stdin: BorrowedFd<'a>,
+    /// Becomes both standard output and standard error.
+    pub(crate) output: BorrowedFd<'a>,
+    pub(crate) passed: &'a [BorrowedFd<'a>],
+    /// Where a child that cannot exec says so: a byte 0, the step, and the error number as two bytes.
+    pub(crate) report: BorrowedFd<'a>,
+}
+
+/// What a child was doing when it failed before its program ran.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum ChildStep {
+    Descriptors = 1,
+    IdentityMaps = 2,
+    Exec = 3,
+}
+
+impl ChildStep {
+    pub(crate) fn from_byte(byte: u8) -> Option<Self> {
+        [Self::Descriptors, Self::IdentityMaps, Self::Exec].into_iter().find(|step| *step as u8 == byte)
+    }
+}
+
+/// Creates a child in new namespaces and has it exec a program; returns as soon as the child exists.
+///
+/// The thread that calls this is the child's parent in the sense of `PR_SET_PDEATHSIG`.
+pub(crate) fn spawn(plan: &ChildPlan<'_>) -> io::Result<RawChild> {
+    let arguments = null_terminated(plan.arguments);
+    let environment = null_terminated(plan.environment);
+    let passed: Vec<RawFd> = plan.passed.iter().map(AsRawFd::as_raw_fd).collect();
+    let mut parked = vec![-1; passed.len()];
+    let mut pidfd: RawFd = -1;
+    let flags = libc::CLONE_PIDFD as u64 | plan.namespaces;
+    let pid = clone3(flags, &mut pidfd)?;
+    if pid == 0 {
+        // This is the child: only plain system calls from here to exec, for other threads' locks were copied as they were.
+        let report = park(plan.report.as_raw_fd(), passed.len());
+        let step = become_program(plan, &arguments, &environment, &passed, &mut parked);
+        report_and_exit(report, step);
+    }
+    // SAFETY: the kernel has just stored a new descriptor there, which nothing else owns.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    Ok(RawChild { pid, pidfd })
+}
+
+fn null_terminated(strings: &[CString]) -> Vec<*const libc::c_char> {
+    strings.iter().map(|string| string.as_ptr()).chain([ptr::null()]).collect()
+}
+
+fn clone3(flags: u64, pidfd: &mut RawFd) -> io::Result<i32> {
+    // SAFETY: an all-zero clone_args is valid; every field is an integer.
+    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
+    arguments.flags = flags;
+    arguments.pidfd = ptr::from_mut(pidfd) as u64;
+    arguments.exit_signal = libc::SIGCHLD as u64;
+    // SAFETY: without CLONE_VM this is a fork: the child has its own copy of this stack and of all memory.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<libc::clone_args>()) };
+    if pid < 0 { Err(io::Error::last_os_error()) } else { Ok(pid as i32) }
+}
+
+/// Returns only on failure, with the step that failed; the error number is in errno.
+fn become_program(
+    plan: &ChildPlan<'_>,
+    arguments: &[*const libc::c_char],
+    environment: &[*const libc::c_char],
+    passed: &[RawFd],
+    parked: &mut [RawFd],
+) -> ChildStep {
+    reset_signals();
+    if let Some(maps) = plan.maps
+        && !write_maps(maps)
+    {
+        return ChildStep::IdentityMaps;
+    }
+    if !place_descriptors(plan, passed, parked) {
+        return ChildStep::Descriptors;
+    }
+    // SAFETY: plain system calls on null-terminated arrays of strings that outlive the call.
+    unsafe {
+        libc::setsid();
+        libc::execve(plan.program.as_ptr(), arguments.as_ptr(), environment.as_ptr());
+    }
+    ChildStep::Exec
+}
+
+/// An ignored signal stays ignored across exec, and Rust programs ignore SIGPIPE.
+fn reset_signals() {
+    for signal in 1..=64 {
+        // SAFETY: restores a default disposition; the two real-time signals that libc reserves are refused harmlessly.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    // SAFETY: an all-zero set is the empty set on Linux.
+    unsafe {
+        let empty: libc::sigset_t = std::mem::zeroed();
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const empty, ptr::null_mut());
+    }
+}
+
+fn write_maps(maps: &IdentityMaps) -> bool {
+    write_file(c"/proc/self/setgroups", c"deny")
+        && write_file(c"/proc/self/uid_map", &maps.users)
+        && write_file(c"/proc/self/gid_map", &maps.groups)
+}
+
+fn write_file(path: &CStr, text: &CStr) -> bool {
+    let length = text.count_bytes();
+    // SAFETY: plain system calls on valid strings; the descriptor is closed by exec.
+    unsafe {
+        let fd = libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+        fd >= 0 && libc::write(fd, text.as_ptr().cast(), length) == length as isize
+    }
+}
+
+/// Duplicates a descriptor to a number above every target, as a source may have a number that is another's target.
+fn park(source: RawFd, targets: usize) -> RawFd {
+    // SAFETY: duplicates a descriptor of this process; failure is a negative number, which later calls refuse.
+    unsafe { libc::fcntl(source, libc::F_DUPFD_CLOEXEC, FIRST_PASSED_FD + targets as RawFd) }
+}
+
+/// Gives the child its descriptors under their final numbers; all others are closed by exec.
+fn place_descriptors(plan: &ChildPlan<'_>, passed: &[RawFd], parked: &mut [RawFd]) -> bool {
+    let count = passed.len();
+    for (source, slot) in passed.iter().zip(parked.iter_mut()) {
+        *slot = park(*source, count);
+    }
+    let (stdin, output) = (park(plan.stdin.as_raw_fd(), count), park(plan.output.as_raw_fd(), count));
+    let standard = [(stdin, 0), (output, 1), (output, 2)];
+    let numbered = parked.iter().copied().zip(FIRST_PASSED_FD..);
+    // SAFETY: no descriptor that is replaced here is used by Rust code in this child again.
+    let placed =
+        standard.into_iter().chain(numbered).all(|(source, target)| unsafe { libc::dup2(source, target) } >= 0);
+    placed && close_on_exec_from(FIRST_PASSED_FD + count as RawFd).is_ok()
+}
+
+fn report_and_exit(report: RawFd, step: ChildStep) -> ! {
+    let error = io::Error::last_os_error().raw_os_error().unwrap_or(0) as u16;
+    let [low, high] = error.to_le_bytes();
+    let message = [0, step as u8, low, high];
+    // SAFETY: plain system calls; _exit runs nothing of the parent's.
+    unsafe {
+        libc::write(report, message.as_ptr().cast(), message.len());
+        libc::_exit(125)
+    }
+}
+
+/// Marks every descriptor from `first` on to be closed by exec.
+pub(crate) fn close_on_exec_from(first: RawFd) -> io::Result<()> {
+    // SAFETY: changes flags of descriptors only.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Takes a descriptor that the parent has passed under a known number, or says that it is not there.
+pub(crate) fn take_passed(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: asking for the flags of any number is safe; setting close-on-exec on it is wanted.
+    if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it is open, was passed to this program for this purpose, and is taken once.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Borrows a passed descriptor that stays open until exec.
+pub(crate) fn borrow_passed(number: RawFd) -> BorrowedFd<'static> {
+    // SAFETY: the owner passes it under this number and nothing in the launcher closes it; a number that is not open
+    // makes the calls that use it fail.
+    unsafe { BorrowedFd::borrow_raw(number) }
+}
+
+/// Moves this process, which has one thread, into a new user namespace.
+pub(crate) fn unshare_user_namespace() -> io::Result<()> {
+    // SAFETY: changes credentials only; no memory or descriptor is affected.
+    if unsafe { libc::unshare(libc::CLONE_NEWUSER) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Adds attributes (`MOUNT_ATTR_*`) to a mount, and with `recursive` to all below it. Attributes are only added, so
+/// that those locked by a user namespace stay as they are.
+pub(crate) fn add_mount_attributes(path: &CStr, attributes: u64, recursive: bool) -> io::Result<()> {
+    let request = libc::mount_attr { attr_set: attributes, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    let flags = if recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: the structure is initialised and its true size is given.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            flags,
+            &raw const request,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The version of Landlock that the running kernel offers, if any.
+pub(crate) fn landlock_abi() -> Option<u32> {
+    const VERSION: u32 = 1;
+    // SAFETY: with this flag the call only reports a number.
+    let abi = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, ptr::null::<u8>(), 0_usize, VERSION) };
+    u32::try_from(abi).ok().filter(|abi| *abi > 0)
+}
+
+/// Registers a descriptor with the runtime, to be told when it is readable.
+pub(crate) fn watch_readable(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an OwnedFd is open, and the same, for as long as it lives, which is as long as the registration.
+    Ok(unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }?)
+}
+
+/// One CPUID leaf as `[eax, ebx, ecx, edx]`.
+pub(crate) fn cpuid(leaf: u32) -> [u32; 4] {
+    let registers = std::arch::x86_64::__cpuid(leaf);
+    [registers.eax, registers.ebx, registers.ecx, registers.edx]
+}
+
+/// The processor's time-stamp counter.
+pub(crate) fn time_stamp() -> u64 {
+    // SAFETY: RDTSC exists on every x86_64 processor and Linux leaves it enabled; the fence only orders it.
+    unsafe {
+        std::arch::x86_64::_mm_lfence();
+        std::arch::x86_64::_rdtsc()
+    }
+}
