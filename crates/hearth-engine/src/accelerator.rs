@@ -86,6 +86,11 @@ impl Findings {
         self.0.get(&way.key(host))
     }
 
+    /// What is known of KVM on `host`, whatever the board.
+    pub(crate) fn of_kvm(&self, host: &str) -> Option<&Finding> {
+        ALL.into_iter().filter(|way| way.accelerator == Accelerator::Kvm).find_map(|way| self.get(way, host))
+    }
+
     /// Keeps a finding, if it is news. A finding that cannot be written is found out again next time.
     pub(crate) fn keep(path: &Path, way: Way, host: &str, finding: Finding) {
         let mut findings = Self::read(path);
@@ -114,7 +119,7 @@ pub(crate) fn host_key(qemu: &Qemu, image: &Image) -> String {
     let processor =
         cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map_or("", |(_, name)| name);
     let digest = image.manifest.kernel.digest.short();
-    format!("Linux {}, {processor}, QEMU {}, guest kernel {digest}", kernel.release().to_string_lossy(), qemu.build())
+    format!("Linux {}, {processor}, {}, guest kernel {digest}", kernel.release().to_string_lossy(), qemu.build())
 }
 
 /// The ways worth trying, best first. A way that has failed on this host is left out unless nothing else is left.

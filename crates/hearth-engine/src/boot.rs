@@ -10,7 +10,7 @@ use hearth_vmm::{Accelerator, Confinement, Disk, Exit, Lifetime, Machine, Machin
 use crate::accelerator::{Finding, Findings, Way, name};
 use crate::initramfs::{self, Contents};
 use crate::sandbox::SandboxDirectory;
-use crate::{Engine, EngineError, SandboxSpec};
+use crate::{Engine, EngineError, SandboxSpec, chain};
 
 /// How long a guest may be silent before its first line. A guest that cannot run at all spins before it: on a processor that runs
 /// guests directly a second is long; an emulated one on a busy host may take its time.
@@ -94,7 +94,7 @@ impl Engine {
             match boot_once(self.machine_spec(plan, way)?, plan.directory, phases).await {
                 Ok((machine, channel)) => {
                     for (way, error) in failed {
-                        Findings::keep(&findings, way, &host, Finding::Fails { reason: error.to_string() });
+                        Findings::keep(&findings, way, &host, Finding::Fails { reason: chain(&error) });
                     }
                     Findings::keep(&findings, way, &host, Finding::Works);
                     return Ok(Booted { machine, channel, way });
@@ -107,7 +107,7 @@ impl Engine {
         Err(last)
     }
 
-    fn machine_spec(&self, plan: &Plan<'_>, way: Way) -> Result<MachineSpec, EngineError> {
+    pub(crate) fn machine_spec(&self, plan: &Plan<'_>, way: Way) -> Result<MachineSpec, EngineError> {
         let contents = Contents { kind: way.kind, scratch: plan.spec.disk.is_some() };
         Ok(MachineSpec {
             directory: plan.directory.path().to_owned(),
@@ -186,7 +186,7 @@ async fn boot_once(
     Ok((machine, channel))
 }
 
-async fn connect(machine: &Machine) -> Result<Channel, EngineError> {
+pub(crate) async fn connect(machine: &Machine) -> Result<Channel, EngineError> {
     let endpoint = |port| Endpoint::Unix {
         path: machine.port_path(&port_name(port)).expect("the machine was given this port").to_owned(),
         expected_uid: rustix::process::geteuid().as_raw(),

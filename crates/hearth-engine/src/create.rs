@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use hearth_image::Image;
-use hearth_vmm::{CpuCount, Disk, HostFlush, MemoryMib, Qemu};
+use hearth_channel::Channel;
+use hearth_image::{Image, InUse};
+use hearth_vmm::{CpuCount, Disk, HostFlush, Machine, MachineSpec, MemoryMib, Qemu};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::accelerator::{AcceleratorChoice, Findings, host_key, ways};
-use crate::boot::{Phase, Phases, Plan};
+use crate::boot::{Phase, Phases, Plan, connect};
 use crate::sandbox::{Sandbox, SandboxDirectory, SandboxId};
 use crate::{DEFAULT_IMAGE, Engine, EngineError, sweep};
 
@@ -66,6 +67,40 @@ impl Default for SandboxSpec {
     }
 }
 
+/// A sandbox that was prepared and not started. Dropping it removes its directory, so it must outlive the machine.
+#[derive(Debug)]
+pub struct Draft {
+    /// The machine to start.
+    pub machine: MachineSpec,
+    _directory: SandboxDirectory,
+    _in_use: InUse,
+}
+
+impl Draft {
+    /// Waits for the agent in a machine that was started from this draft.
+    ///
+    /// # Errors
+    /// [`EngineError::Channel`]; the end of the machine is not among them, so race this against it.
+    pub async fn connect(&self, machine: &Machine) -> Result<Channel, EngineError> {
+        connect(machine).await
+    }
+}
+
+/// All that a machine needs on the host before it can start.
+struct Prepared {
+    qemu: Qemu,
+    image: Image,
+    in_use: InUse,
+    directory: SandboxDirectory,
+    disks: Vec<Disk>,
+}
+
+impl Prepared {
+    fn plan<'a>(&'a self, spec: &'a SandboxSpec) -> Plan<'a> {
+        Plan { spec, qemu: &self.qemu, image: &self.image, directory: &self.directory, disks: &self.disks }
+    }
+}
+
 impl Engine {
     /// Creates a sandbox and returns it once its agent takes requests.
     ///
@@ -76,17 +111,36 @@ impl Engine {
     /// [`EngineError::MemoryShort`], [`EngineError::DiskShort`]. Afterwards [`EngineError::Boot`] and errors of the host's files.
     pub async fn create(&self, spec: &SandboxSpec) -> Result<Sandbox, EngineError> {
         let begun = Instant::now();
+        let prepared = self.prepare(spec)?;
+        let mut phases = Phases::since(begun);
+        phases.note(Phase::Prepared);
+        let booted = self.boot(&prepared.plan(spec), &mut phases).await?;
+        Ok(Sandbox::new(prepared.directory, booted, prepared.in_use, phases))
+    }
+
+    /// Prepares all that [`Self::create`] does and starts nothing: for whoever has to change the machine first, as the bench has.
+    ///
+    /// The machine is the one that would be tried first.
+    ///
+    /// # Errors
+    /// As [`Self::create`], but for those of a boot.
+    pub fn draft(&self, spec: &SandboxSpec) -> Result<Draft, EngineError> {
+        let prepared = self.prepare(spec)?;
+        let (_, ways) = self.ways(spec, &prepared.qemu, &prepared.image);
+        let way = ways.into_iter().next().expect("there is always a way to try");
+        let machine = self.machine_spec(&prepared.plan(spec), way)?;
+        Ok(Draft { machine, _directory: prepared.directory, _in_use: prepared.in_use })
+    }
+
+    /// What can be known to fail fails first; what is made goes again when the value returned is dropped.
+    fn prepare(&self, spec: &SandboxSpec) -> Result<Prepared, EngineError> {
         let qemu = self.qemu()?;
         let image = self.find_image(&spec.image)?;
         let in_use = image.in_use()?;
         self.check_room(spec)?;
         let directory = self.make_directory()?;
         let disks = disks(&image, directory.path(), spec)?;
-        let mut phases = Phases::since(begun);
-        phases.note(Phase::Prepared);
-        let plan = Plan { spec, qemu: &qemu, image: &image, directory: &directory, disks: &disks };
-        let booted = self.boot(&plan, &mut phases).await?;
-        Ok(Sandbox::new(directory, booted, in_use, phases))
+        Ok(Prepared { qemu, image, in_use, directory, disks })
     }
 
     fn find_image(&self, reference: &str) -> Result<Image, EngineError> {

@@ -1,10 +1,25 @@
 //! Where the engine keeps what it keeps.
 
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::EngineError;
+
+/// The environment does not say where a user's directories are.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum NoHome {
+    /// `HEARTH_HOME` says something else.
+    #[error("HEARTH_HOME is {given:?}, which is not an absolute path")]
+    NotAbsolute {
+        /// What it says.
+        given: OsString,
+    },
+    /// Nothing says anything.
+    #[error("neither HOME nor HEARTH_HOME is set")]
+    Unset,
+}
 
 /// The directories of one engine, all below one of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +31,23 @@ impl Directories {
     /// Keeps everything below `home`, an absolute path.
     pub fn below(home: impl Into<PathBuf>) -> Self {
         Self { home: home.into() }
+    }
+
+    /// Keeps everything where this user's is, by the environment: `HEARTH_HOME`; without it `/var/lib/hearth` for root, and
+    /// `hearth` in the user's data directory (`XDG_DATA_HOME`, else `~/.local/share`) for anyone else. An empty variable is none.
+    ///
+    /// # Errors
+    /// [`NoHome`].
+    pub fn of_user(variable: impl Fn(&str) -> Option<OsString>) -> Result<Self, NoHome> {
+        let absolute = |name| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        if let Some(given) = variable("HEARTH_HOME").filter(|path| !path.is_empty()) {
+            return absolute("HEARTH_HOME").map(Self::below).ok_or(NoHome::NotAbsolute { given });
+        }
+        if rustix::process::geteuid().is_root() {
+            return Ok(Self::below("/var/lib/hearth"));
+        }
+        let data = absolute("XDG_DATA_HOME").or_else(|| Some(absolute("HOME")?.join(".local/share")));
+        data.map(|data| Self::below(data.join("hearth"))).ok_or(NoHome::Unset)
     }
 
     /// The directory that holds all others.
@@ -66,5 +98,32 @@ impl Directories {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of_user(variables: &[(&str, &str)]) -> Result<PathBuf, NoHome> {
+        let variable = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into());
+        Directories::of_user(variable).map(|directories| directories.home)
+    }
+
+    #[test]
+    fn hearth_home_comes_first_and_must_be_absolute() {
+        assert_eq!(of_user(&[("HEARTH_HOME", "/h"), ("XDG_DATA_HOME", "/d")]), Ok("/h".into()));
+        assert_eq!(of_user(&[("HEARTH_HOME", "h")]), Err(NoHome::NotAbsolute { given: "h".into() }));
+    }
+
+    #[test]
+    fn without_it_a_user_has_the_data_directory_and_root_a_system_one() {
+        let system = rustix::process::geteuid().is_root().then(|| PathBuf::from("/var/lib/hearth"));
+        let expected = |own: &str| Ok(system.clone().unwrap_or_else(|| own.into()));
+        assert_eq!(of_user(&[("HEARTH_HOME", ""), ("XDG_DATA_HOME", "/d"), ("HOME", "/u")]), expected("/d/hearth"));
+        assert_eq!(of_user(&[("XDG_DATA_HOME", "d"), ("HOME", "/u")]), expected("/u/.local/share/hearth"));
+        if system.is_none() {
+            assert_eq!(of_user(&[]), Err(NoHome::Unset));
+        }
     }
 }

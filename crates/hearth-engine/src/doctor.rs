@@ -7,9 +7,9 @@ use hearth_vmm::jail::{self, JailLevel};
 use hearth_vmm::{KvmStatus, MemoryMib, kvm_status};
 use serde::Serialize;
 
-use crate::accelerator::{Finding, Findings};
+use crate::accelerator::{Finding, Findings, host_key};
 use crate::create::{available_memory, needed_memory};
-use crate::{AcceleratorChoice, DEFAULT_IMAGE, Engine, SandboxSpec};
+use crate::{DEFAULT_IMAGE, Engine};
 
 /// What a check is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -166,13 +166,7 @@ impl Engine {
 
     fn kvm_finding(&self) -> Option<Finding> {
         let (qemu, image) = (self.qemu().ok()?, self.images.inspect(DEFAULT_IMAGE).ok()?);
-        let spec = SandboxSpec {
-            accelerator: AcceleratorChoice::Only(hearth_vmm::Accelerator::Kvm),
-            ..SandboxSpec::default()
-        };
-        let (host, ways) = self.ways(&spec, &qemu, &image);
-        let findings = Findings::read(&self.directories.findings());
-        ways.into_iter().find_map(|way| findings.get(way, &host).cloned())
+        Findings::read(&self.directories.findings()).of_kvm(&host_key(&qemu, &image)).cloned()
     }
 }
 

@@ -1,5 +1,6 @@
 //! What goes wrong with sandboxes, and what its user can do about it.
 
+use std::error::Error;
 use std::io;
 use std::path::PathBuf;
 
@@ -8,6 +9,20 @@ use hearth_image::{ImageError, InitramfsError, ModulesError};
 use hearth_vmm::{InvalidSpec, MachineError, QemuError};
 
 use crate::DiskMib;
+
+/// An error with all its sources, each said once.
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let said = error.to_string();
+        if !text.ends_with(&said) {
+            text = format!("{text}: {said}");
+        }
+        source = error.source();
+    }
+    text
+}
 
 /// Why the engine could not do what was asked.
 #[derive(Debug, thiserror::Error)]

@@ -20,10 +20,10 @@ mod sweep;
 
 pub use accelerator::{AcceleratorChoice, Finding};
 pub use boot::Phase;
-pub use create::{DiskMib, SandboxSpec};
-pub use directories::Directories;
+pub use create::{DiskMib, Draft, SandboxSpec};
+pub use directories::{Directories, NoHome};
 pub use doctor::{Check, Need, Report};
-pub use error::{EngineError, Kind};
+pub use error::{EngineError, Kind, chain};
 pub use sandbox::{Sandbox, SandboxId};
 
 pub use hearth_channel as channel;

@@ -1,12 +1,11 @@
 //! How a failure reaches a person or a program: kind, message, hint, exit code. The one place for it.
 
-use std::error::Error;
 use std::io;
 use std::process::ExitCode;
 
 use hearth_engine::channel::ChannelError;
 use hearth_engine::protocol::{ErrorCode, Outcome};
-use hearth_engine::{EngineError, Kind, image};
+use hearth_engine::{EngineError, Kind, chain, image};
 use serde_json::json;
 
 use crate::output;
@@ -88,20 +87,6 @@ pub(crate) fn usage(error: &clap::Error) -> ExitCode {
     // Where standard output is gone, so is whom to tell.
     let _ = error.print();
     if error.use_stderr() { ExitCode::from(OWN as u8) } else { ExitCode::SUCCESS }
-}
-
-/// An error with all its sources, each said once.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let said = error.to_string();
-        if !text.ends_with(&said) {
-            text = format!("{text}: {said}");
-        }
-        source = error.source();
-    }
-    text
 }
 
 impl From<EngineError> for Failure {

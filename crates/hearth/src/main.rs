@@ -31,17 +31,19 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(failure) => failure.report(json),
     };
-    // Not by returning: a thread may still sit in a read of the terminal, and nothing is left to wait for.
     std::process::exit(code)
 }
 
 fn run(command: Command) -> Result<i32, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::runtime)?;
-    runtime.block_on(async {
+    let result = runtime.block_on(async {
         match command {
             Command::Run(options) => commands::run::run(options).await,
             Command::Image(command) => commands::image::run(command).await,
             Command::Doctor(options) => commands::doctor::run(&options).await,
         }
-    })
+    });
+    // A thread may still sit in a read of the terminal that nobody waits for.
+    runtime.shutdown_background();
+    result
 }

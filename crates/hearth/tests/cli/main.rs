@@ -1,0 +1,11 @@
+//! The `hearth` command as its users run it, on real machines. Numbers in names are those of the behaviours that a user must be
+//! able to rely on.
+//!
+//! `HEARTH_TEST_STORE` names an image store with the default image; `make test` prepares one. Without it the tests that boot
+//! something say that they were skipped.
+
+mod endings;
+mod machines;
+mod refusals;
+mod running;
+mod support;

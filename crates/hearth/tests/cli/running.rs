@@ -1,0 +1,143 @@
+//! Programs in sandboxes: their streams, codes, surroundings.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::process::Stdio;
+
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
+
+use crate::support::{Home, Running, assert_code, said, text};
+
+#[test]
+fn the_guest_has_a_kernel_of_its_own() {
+    let Some(home) = Home::with_images() else { return };
+    let output = home.run(&["python3", "-c", "import platform; print(platform.release())"]);
+    let own = rustix::system::uname().release().to_string_lossy().into_owned();
+    let image = text(&home.hearth(&["image", "inspect", "debian"]).stdout);
+    let printed = text(&output.stdout).trim().to_owned();
+    assert!(printed != own && image.contains(&format!("\"release\": \"{printed}\"")), "{}", said(&output));
+    home.assert_nothing_left();
+}
+
+#[test]
+fn b01_streams_and_code_are_the_programs_own() {
+    let Some(home) = Home::with_images() else { return };
+    let output = home.run(&["sh", "-c", "echo out; echo err >&2; exit 3"]);
+    assert_eq!((text(&output.stdout).as_str(), text(&output.stderr).as_str()), ("out\n", "err\n"));
+    assert_code(&output, 3);
+    home.assert_nothing_left();
+}
+
+#[test]
+fn b02_b04_bytes_pass_unchanged() {
+    let Some(home) = Home::with_images() else { return };
+    assert_eq!(home.run(&["printf", "\\377\\001a\\r\\nb\\rc"]).stdout, b"\xff\x01a\r\nb\rc");
+}
+
+#[test]
+fn b03_a_deadline_keeps_what_was_said_and_exits_124() {
+    let Some(home) = Home::with_images() else { return };
+    let script = "echo partial; (sleep 77 & wait)";
+    let output = home.hearth(&["run", "--timeout", "1", "--", "sh", "-c", script]);
+    assert_eq!(text(&output.stdout), "partial\n");
+    assert_code(&output, 124);
+}
+
+#[test]
+fn b05_b11_b12_the_guest_reaps_orphans_and_survives_its_user() {
+    let Some(home) = Home::with_images() else { return };
+    let script = r#"
+        for i in $(seq 50); do (setsid sh -c 'sleep 0.1; echo $PPID >> parents' &); done
+        while [ "$(wc -l < parents 2>/dev/null)" != 50 ]; do sleep 0.1; done
+        sort -u parents
+        until [ -z "$(grep -l '^State:.Z' /proc/[0-9]*/status 2>/dev/null)" ]; do sleep 0.1; done
+        echo reaped
+        sudo sh -c 'echo still root' && kill -9 -1"#;
+    let output = home.run(&["sh", "-c", script]);
+    assert_eq!(text(&output.stdout), "1\nreaped\nstill root\n", "{}", said(&output));
+    // A process that kills all others is spared itself; that its end is reported is the agent's answer.
+    assert_code(&output, 0);
+}
+
+#[test]
+fn b09_standard_input_passes_whole() {
+    let Some(home) = Home::with_images() else { return };
+    let data: Vec<u8> = (0..3_000_000_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let output = home.hearth_with_input(&["run", "--", "cat"], data.clone());
+    assert!(output.stdout == data, "3 MB came back changed");
+    assert_code(&output, 0);
+    assert_code(&home.run(&["cat"]), 0);
+}
+
+#[test]
+fn b10_signals_are_128_and_the_number() {
+    let Some(home) = Home::with_images() else { return };
+    for (script, code) in [("kill -SEGV $$", 139), ("kill -KILL $$", 137), ("exit 137", 137)] {
+        assert_code(&home.run(&["sh", "-c", script]), code);
+    }
+}
+
+#[test]
+fn user_directory_variables_and_scratch_disk_are_as_asked() {
+    let Some(home) = Home::with_images() else { return };
+    let script =
+        "id -un; pwd; echo $A $HOME; stat -f -c %S:%b /var | awk -F: '{print ($1 * $2 > 150000000)}'; touch /var/x";
+    let options =
+        ["run", "-u", "root", "-w", "/usr", "-e", "A=b c", "--disk", "200M", "--memory", "256M", "--", "sh", "-c"];
+    let output = home.hearth(&[&options[..], &[script]].concat());
+    assert_eq!(text(&output.stdout), "root\n/usr\nb c /root\n1\n", "{}", said(&output));
+    let output = home.run(&["sh", "-c", "id -un; pwd; touch /workspace/x && sudo id -u; grep -c . /proc/self/cgroup"]);
+    assert_eq!(text(&output.stdout), "user\n/workspace\n0\n1\n", "{}", said(&output));
+}
+
+#[test]
+fn a_report_holds_what_the_streams_would() {
+    let Some(home) = Home::with_images() else { return };
+    let output =
+        home.hearth(&["run", "--json", "--keep-logs", "--", "sh", "-c", "printf '\\377'; echo err >&2; kill -TERM $$"]);
+    assert_code(&output, 143);
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["stdout"], serde_json::json!({ "encoding": "base64", "data": "/w==", "dropped_bytes": 0 }));
+    assert_eq!(
+        (&report["stderr"]["data"], &report["signal"], &report["exit_code"]),
+        (&"err\n".into(), &"TERM".into(), &143.into())
+    );
+    assert!(report["sandbox"]["phases_us"]["ready"].as_u64() > report["sandbox"]["phases_us"]["prepared"].as_u64());
+    let logs: Vec<_> = std::fs::read_dir(home.path().join("logs")).unwrap().flatten().collect();
+    let console = std::fs::read_to_string(logs[0].path()).unwrap();
+    assert!(console.contains("hearth-agent: 7/7"), "{console}");
+}
+
+#[test]
+fn with_t_the_program_has_a_terminal_of_the_same_size() {
+    let Some(home) = Home::with_images() else { return };
+    let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+    grantpt(&ours).unwrap();
+    unlockpt(&ours).unwrap();
+    tcsetwinsize(&ours, Winsize { ws_row: 33, ws_col: 91, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
+    let name = ptsname(&ours, Vec::new()).unwrap();
+    let theirs = File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
+    let before = rustix::termios::tcgetattr(&theirs).unwrap();
+    let script = "stty size; tty >/dev/null && echo tty; read line; echo got $line";
+    let mut command = home.command(&["run", "-t", "--", "sh", "-c", script]);
+    command.stdin(theirs.try_clone().unwrap()).stdout(theirs.try_clone().unwrap()).stderr(Stdio::piped());
+    let running = Running::start(&mut command);
+    drop(command);
+    let mut terminal = File::from(ours);
+    let mut seen = String::new();
+    let mut typed = false;
+    while !seen.contains("got hello") {
+        let mut buffer = [0; 4096];
+        let count = terminal.read(&mut buffer).unwrap();
+        seen += &text(&buffer[..count]);
+        if seen.contains("tty\r\n") && !typed {
+            terminal.write_all(b"hello\r").unwrap();
+            typed = true;
+        }
+    }
+    assert!(seen.contains("33 91\r\ntty\r\n"), "{seen:?}");
+    assert_code(&running.finish(), 0);
+    let after = rustix::termios::tcgetattr(&theirs).unwrap();
+    assert_eq!(format!("{:?}", after.local_modes), format!("{:?}", before.local_modes), "the terminal is as it was");
+}

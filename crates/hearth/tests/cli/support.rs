@@ -1,0 +1,162 @@
+//! A Hearth of its own for each test, and what every test does with it.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+
+/// A bound on everything that a test waits for: reached only by a hang.
+pub(crate) const HANG: Duration = Duration::from_secs(180);
+
+/// A home of its own over the shared image store.
+pub(crate) struct Home {
+    directory: tempfile::TempDir,
+}
+
+impl Home {
+    /// Makes one with images; `None`, and says so, when there is no store to share.
+    pub(crate) fn with_images() -> Option<Self> {
+        let Some(store) = std::env::var_os("HEARTH_TEST_STORE").filter(|store| !store.is_empty()) else {
+            eprintln!("skipped: HEARTH_TEST_STORE names no image store; make test prepares one");
+            return None;
+        };
+        let home = Self::empty();
+        symlink(PathBuf::from(store).canonicalize().unwrap(), home.path().join("store")).unwrap();
+        Some(home)
+    }
+
+    pub(crate) fn empty() -> Self {
+        Self { directory: tempfile::Builder::new().prefix("hearth-").tempdir().unwrap() }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hearth"));
+        command
+            .args(arguments)
+            .env("HEARTH_HOME", self.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    /// Runs to the end.
+    pub(crate) fn hearth(&self, arguments: &[&str]) -> Output {
+        Running::start(&mut self.command(arguments)).finish()
+    }
+
+    /// Runs a command in a sandbox.
+    pub(crate) fn run(&self, command: &[&str]) -> Output {
+        self.hearth(&[&["run", "--"], command].concat())
+    }
+
+    /// Runs with this as standard input.
+    pub(crate) fn hearth_with_input(&self, arguments: &[&str], input: Vec<u8>) -> Output {
+        let mut running = Running::start(self.command(arguments).stdin(Stdio::piped()));
+        let mut stdin = running.child.stdin.take().unwrap();
+        let writer = std::thread::spawn(move || stdin.write_all(&input));
+        let output = running.finish();
+        writer.join().unwrap().unwrap();
+        output
+    }
+
+    /// The sandboxes' directories that are there.
+    pub(crate) fn left(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.path().join("run"));
+        entries.into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+    }
+
+    /// Checks that a finished Hearth has left nothing.
+    pub(crate) fn assert_nothing_left(&self) {
+        assert_eq!(self.left(), Vec::<PathBuf>::new());
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let home = self.path().display().to_string();
+        assert!(!mounts.contains(&home), "a mount is left below {home}");
+    }
+}
+
+/// A Hearth that runs.
+pub(crate) struct Running {
+    pub(crate) child: Child,
+}
+
+impl Running {
+    pub(crate) fn start(command: &mut Command) -> Self {
+        Self { child: command.spawn().unwrap() }
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Reads standard output up to and including `wanted`.
+    pub(crate) fn read_until(&mut self, wanted: &str) -> String {
+        let mut stdout = self.child.stdout.take().unwrap();
+        let mut text = Vec::new();
+        let mut byte = [0];
+        while !text.ends_with(wanted.as_bytes()) && stdout.read(&mut byte).unwrap() == 1 {
+            text.push(byte[0]);
+        }
+        self.child.stdout = Some(stdout);
+        String::from_utf8(text).unwrap()
+    }
+
+    /// Waits for the end, with a bound.
+    pub(crate) fn finish(self) -> Output {
+        let pid = Pid::from_child(&self.child);
+        let (done, finished) = mpsc::channel();
+        std::thread::spawn(move || done.send(self.child.wait_with_output()));
+        match finished.recv_timeout(HANG) {
+            Ok(output) => output.unwrap(),
+            Err(_) => {
+                let _ = kill_process(pid, Signal::KILL);
+                panic!("hearth did not end");
+            }
+        }
+    }
+
+    /// The processes that this one has started and that are alive.
+    pub(crate) fn children(&self) -> Vec<Pid> {
+        let own = self.child.id().to_string();
+        let parent = |pid: &str| {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+            Some(status.lines().find_map(|line| line.strip_prefix("PPid:\t"))?.to_owned())
+        };
+        let pids = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().into_string().ok());
+        let children =
+            pids.filter(|pid| pid.bytes().all(|byte| byte.is_ascii_digit()) && parent(pid).as_ref() == Some(&own));
+        children.filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect()
+    }
+}
+
+/// Waits until a process that is not a child has ended.
+pub(crate) fn wait_until_gone(pid: Pid) {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let Ok(fd) = pidfd_open(pid, PidfdFlags::empty()) else { return };
+    let patience = Timespec { tv_sec: HANG.as_secs() as i64, tv_nsec: 0 };
+    let ended = poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&patience)).unwrap();
+    assert_eq!(ended, 1, "process {pid:?} is still there");
+}
+
+pub(crate) fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// What an ended Hearth said, in one piece for a failed assertion.
+pub(crate) fn said(output: &Output) -> String {
+    format!("{:?}, stdout {:?}, stderr {:?}", output.status, text(&output.stdout), text(&output.stderr))
+}
+
+#[track_caller]
+pub(crate) fn assert_code(output: &Output, code: i32) {
+    assert_eq!(output.status.code(), Some(code), "{}", said(output));
+}
