@@ -20,6 +20,9 @@ const BETWEEN_LINES: Duration = Duration::from_secs(60);
 /// A bound on a boot that goes on saying things and never arrives.
 const BOOT: Duration = Duration::from_secs(300);
 
+/// How long the exit of a QEMU whose socket has broken may take to be seen.
+const EXIT_AFTER_HANG_UP: Duration = Duration::from_secs(2);
+
 /// A point on the way to a sandbox that takes requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
@@ -155,8 +158,23 @@ async fn boot_once(
     let machine = Machine::start(spec).await.map_err(|source| EngineError::Machine { source })?;
     phases.note(Phase::Started);
     let first_line = if accelerator == Accelerator::Kvm { FIRST_LINE.0 } else { FIRST_LINE.1 };
+    let ended = |exit: &Exit| {
+        let said = printable(&exit.stderr);
+        let what = match exit.status.is_some_and(|status| status.success()) {
+            true => "it restarted before its agent answered".to_owned(),
+            false => format!("QEMU ended ({}) {}", describe(exit), said.trim_end()),
+        };
+        Err(EngineError::Boot { accelerator: name(accelerator), what, console: printable(&exit.console) })
+    };
     let reached = tokio::select! {
-        connected = connect(&machine) => connected,
+        connected = connect(&machine) => match connected {
+            // The first sign of a QEMU that ends may be its end of the connection; its exit then says more.
+            Err(error) => match tokio::time::timeout(EXIT_AFTER_HANG_UP, machine.exited()).await {
+                Ok(exit) => ended(&exit),
+                Err(_) => Err(error),
+            },
+            connected => connected,
+        },
         stall = machine.console().stalled(first_line, BETWEEN_LINES) => {
             let silence = stall.silent_for.as_secs();
             let what = match stall.bytes_seen {
@@ -165,10 +183,7 @@ async fn boot_once(
             };
             Err(EngineError::Boot { accelerator: name(accelerator), what, console: printable(&machine.console().tail()) })
         }
-        exit = machine.exited() => {
-            let what = format!("QEMU ended ({}): {}", describe(&exit), printable(&exit.stderr).trim_end());
-            Err(EngineError::Boot { accelerator: name(accelerator), what, console: printable(&exit.console) })
-        }
+        exit = machine.exited() => ended(&exit),
     };
     let channel = match reached {
         Ok(channel) => channel,

@@ -1,0 +1,45 @@
+# What people do here. Each target does all the set-up it needs on Debian 12+ and Ubuntu 24.04+.
+#
+#   make demo    a Python program in a microVM of its own
+#   make test    formatting, lints, and every test, those on real machines included
+#   make bench   every figure beside its baseline, as a table and in target/bench.json
+#   make fuzz    the fuzz targets, a minute each (needs cargo-fuzz and a nightly toolchain)
+
+CARGO ?= cargo
+TEST_HOME := $(CURDIR)/target/home
+RELEASE := target/release/hearth
+FUZZ_SECONDS ?= 60
+
+.PHONY: demo test lint test-image bench fuzz setup-demo setup-test
+
+demo: setup-demo
+	$(CARGO) build --release --locked --package hearth
+	$(RELEASE) image build --if-missing
+	$(RELEASE) run -- python3 -c 'import platform; print("Hello from Linux", platform.release(), "in a microVM")'
+
+test: setup-test lint test-image
+	HEARTH_TEST_STORE=$(TEST_HOME)/store scripts/run-tests
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- --deny warnings
+
+# The default image, built by the very program that is tested; kept from run to run.
+test-image: setup-test
+	$(CARGO) build --locked --package hearth
+	HEARTH_HOME=$(TEST_HOME) target/debug/hearth image build --if-missing
+
+bench: setup-demo
+	$(CARGO) build --release --locked --package hearth --package xtask
+	HEARTH_HOME=$(TEST_HOME) $(RELEASE) image build --if-missing
+	HEARTH_HOME=$(TEST_HOME) target/release/xtask bench $(BENCH)
+
+fuzz:
+	cd fuzz && for target in $$($(CARGO) fuzz list); do \
+		$(CARGO) +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; done
+
+setup-demo:
+	@scripts/setup --demo
+
+setup-test:
+	@scripts/setup --test
