@@ -96,6 +96,16 @@ fn parse(arguments: Vec<OsString>) -> Result<Option<Options>, String> {
     Ok(Some(options))
 }
 
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Tcp(host) => write!(f, "tcp:{host}"),
+            Self::Vsock(port) => write!(f, "vsock:{port}"),
+        }
+    }
+}
+
 impl Address {
     fn parse(text: &OsString) -> Result<Self, String> {
         let shown = text.to_string_lossy().into_owned();
@@ -120,11 +130,14 @@ async fn serve(options: Options) -> Result<(), String> {
     let defaults = Defaults { user: options.user, workspace: options.workspace, home: options.home };
     let agent = Agent::new(defaults, trees, false).map_err(|error| format!("watch children: {error}"))?;
     let sessions = Rc::<Sessions>::default();
+    let mut serving = String::new();
     for address in &options.native {
-        listen(address, &agent, &sessions).await.map_err(|error| format!("listen on {address:?}: {error}"))?;
+        let bound =
+            listen(address, &agent, &sessions).await.map_err(|error| format!("listen on {address}: {error}"))?;
+        serving += &format!(" {bound}");
     }
     // For whoever started it: from here on a connection is answered.
-    let _ = writeln!(io::stderr(), "hearth-agent: serving");
+    let _ = writeln!(io::stderr(), "hearth-agent: serving{serving}");
     wait_for_the_end(&agent).await.map_err(|error| format!("watch signals: {error}"))?;
     agent.processes.stop_all().await;
     options.native.iter().for_each(remove_socket);
@@ -176,7 +189,8 @@ fn sweep(directory: &Path) {
     }
 }
 
-async fn listen(address: &Address, agent: &Rc<Agent>, sessions: &Rc<Sessions>) -> io::Result<()> {
+/// Starts to serve, and returns the address: with the port that the system chose, where it was to choose one.
+async fn listen(address: &Address, agent: &Rc<Agent>, sessions: &Rc<Sessions>) -> io::Result<Address> {
     let (agent, sessions) = (Rc::clone(agent), Rc::clone(sessions));
     macro_rules! accept {
         ($listener:expr, $split:expr) => {{
@@ -196,16 +210,24 @@ async fn listen(address: &Address, agent: &Rc<Agent>, sessions: &Rc<Sessions>) -
     }
     match address {
         Address::Unix(path) => accept!(bind_unix(path)?, tokio::net::UnixStream::into_split),
-        Address::Tcp(host) => accept!(TcpListener::bind(host).await?, |stream: tokio::net::TcpStream| {
-            // Latency is what the control lane is for; where it cannot be had, it works all the same.
-            let _ = stream.set_nodelay(true);
-            stream.into_split()
-        }),
+        Address::Tcp(host) => {
+            let listener = TcpListener::bind(host).await?;
+            let bound = listener.local_addr()?;
+            accept!(listener, |stream: tokio::net::TcpStream| {
+                // Latency is what the control lane is for; where it cannot be had, it works all the same.
+                let _ = stream.set_nodelay(true);
+                stream.into_split()
+            });
+            return Ok(Address::Tcp(bound.to_string()));
+        }
         Address::Vsock(port) => {
-            accept!(VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, *port))?, tokio_vsock::VsockStream::into_split)
+            let listener = VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, *port))?;
+            let bound = listener.local_addr()?.port();
+            accept!(listener, tokio_vsock::VsockStream::into_split);
+            return Ok(Address::Vsock(bound));
         }
     }
-    Ok(())
+    Ok(address.clone())
 }
 
 /// Binds a socket for its owner alone. A socket that nobody serves any more is replaced; anything else is left as it is.

@@ -12,6 +12,7 @@ use crate::failure::Failure;
 pub(crate) fn open() -> Result<Engine, Failure> {
     let launcher = Launcher { program: "/proc/self/exe".into(), arguments: vec![crate::JAIL.into()] };
     let qemu = env::var_os("HEARTH_QEMU").filter(|path| !path.is_empty()).map(PathBuf::from);
-    let directories = Directories::of_user(|name| env::var_os(name)).map_err(|error| Failure::invalid(error.to_string()))?;
+    let directories =
+        Directories::of_user(|name| env::var_os(name)).map_err(|error| Failure::invalid(error.to_string()))?;
     Ok(Engine::open(directories, launcher, qemu)?)
 }

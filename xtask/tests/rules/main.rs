@@ -1,5 +1,7 @@
 //! Rules that the compiler does not know: which crate may know which, who owns a technology, what may be depended on at all.
 
+#![allow(clippy::panic, clippy::print_stderr, clippy::unwrap_used)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -42,8 +44,19 @@ const BANNED: &[(&str, &str)] = &[
 
 /// Licences that a program under Apache-2.0 may be made of.
 const LICENCES: &[&str] = &[
-    "Apache-2.0", "Apache-2.0 WITH LLVM-exception", "MIT", "MIT-0", "BSD-2-Clause", "BSD-3-Clause", "ISC", "Zlib", "Unicode-3.0", "Unlicense",
-    "0BSD", "CC0-1.0", "BSL-1.0",
+    "Apache-2.0",
+    "Apache-2.0 WITH LLVM-exception",
+    "MIT",
+    "MIT-0",
+    "BSD-2-Clause",
+    "BSD-3-Clause",
+    "ISC",
+    "Zlib",
+    "Unicode-3.0",
+    "Unlicense",
+    "0BSD",
+    "CC0-1.0",
+    "BSL-1.0",
 ];
 
 const LONGEST_FILE: usize = 600;
@@ -53,7 +66,11 @@ fn root() -> PathBuf {
 }
 
 fn metadata() -> Value {
-    let output = Command::new(env!("CARGO")).args(["metadata", "--format-version", "1", "--locked"]).current_dir(root()).output().unwrap();
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version", "1", "--locked"])
+        .current_dir(root())
+        .output()
+        .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
 }
@@ -77,7 +94,8 @@ fn crates_know_only_those_below_them() {
     let members = members(&metadata());
     let allowed: BTreeMap<&str, &[&str]> = MAY_KNOW.iter().copied().collect();
     for (name, dependencies) in &members {
-        let allowed = allowed.get(name.as_str()).unwrap_or_else(|| panic!("{name} has no place in the table of levels"));
+        let allowed =
+            allowed.get(name.as_str()).unwrap_or_else(|| panic!("{name} has no place in the table of levels"));
         for dependency in dependencies.iter().filter(|dependency| members.contains_key(*dependency)) {
             assert!(allowed.contains(&dependency.as_str()), "{name} must not know {dependency}");
         }
@@ -137,7 +155,8 @@ fn product_sources() -> Vec<PathBuf> {
 #[test]
 fn unsafe_code_lives_in_sys_modules_only() {
     for path in product_sources() {
-        let in_sys = path.file_name().is_some_and(|name| name == "sys.rs") || path.components().any(|part| part.as_os_str() == "sys");
+        let in_sys = path.file_name().is_some_and(|name| name == "sys.rs")
+            || path.components().any(|part| part.as_os_str() == "sys");
         let text = fs::read_to_string(&path).unwrap();
         assert!(in_sys || !text.contains("allow(unsafe_code"), "{} allows unsafe code", path.display());
     }

@@ -1,6 +1,8 @@
 //! The agent as an ordinary process, used through the host's own channel. Numbers in names are those of the behaviours that a
 //! client must be able to rely on.
 
+#![allow(clippy::panic, clippy::print_stderr, clippy::unwrap_used)]
+
 mod behaviours;
 mod support;
 mod wire;

@@ -16,6 +16,8 @@ pub(crate) const HANG: Duration = Duration::from_secs(60);
 pub(crate) struct Agent {
     process: Child,
     directory: tempfile::TempDir,
+    /// The addresses that it serves, as it says them.
+    pub(crate) addresses: Vec<String>,
 }
 
 impl Agent {
@@ -36,8 +38,9 @@ impl Agent {
             .unwrap();
         let mut line = String::new();
         BufReader::new(process.stderr.take().unwrap()).read_line(&mut line).unwrap();
-        assert_eq!(line, "hearth-agent: serving\n");
-        Self { process, directory }
+        let addresses = line.strip_prefix("hearth-agent: serving ").unwrap_or_else(|| panic!("{line:?}"));
+        let addresses = addresses.split_whitespace().map(str::to_owned).collect();
+        Self { process, directory, addresses }
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -54,7 +57,11 @@ impl Agent {
 
     pub(crate) async fn connect(&self) -> Channel {
         let expected_uid = rustix::process::geteuid().as_raw();
-        let endpoints = Endpoints::both(Endpoint::Unix { path: self.socket(), expected_uid });
+        self.connect_to(Endpoint::Unix { path: self.socket(), expected_uid }).await
+    }
+
+    pub(crate) async fn connect_to(&self, endpoint: Endpoint) -> Channel {
+        let endpoints = Endpoints::both(endpoint);
         Channel::connect(
             &endpoints,
             ConnectOptions { timeout: HANG, request_timeout: HANG, ..ConnectOptions::default() },

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 
+use hearth_channel::Endpoint;
 use hearth_protocol::{Epoch, Lane};
 
 use crate::support::{Agent, read_line, run};
@@ -110,4 +111,25 @@ async fn a_request_id_in_use_is_refused() {
     control.write_all(format!("{start}\n{start}\n").as_bytes()).unwrap();
     assert!(read_line(&mut control).contains("started"));
     assert!(read_line(&mut control).contains("duplicate_request"));
+}
+
+#[tokio::test]
+async fn the_same_agent_is_reached_over_tcp() {
+    let agent = Agent::start_with(&["--native", "tcp:127.0.0.1:0"]);
+    let addr = agent.addresses[1].strip_prefix("tcp:").unwrap().parse().unwrap();
+    assert_eq!(run(&agent.connect_to(Endpoint::Tcp { addr }).await, "echo over tcp").await.stdout, b"over tcp\n");
+}
+
+#[tokio::test]
+async fn the_same_agent_is_reached_over_vsock() {
+    const LOOPBACK: u32 = 1;
+    if tokio_vsock::VsockListener::bind(tokio_vsock::VsockAddr::new(LOOPBACK, u32::MAX)).is_err() {
+        return eprintln!("skipped: this kernel has no vsock loopback (module vsock_loopback)");
+    }
+    let agent = Agent::start_with(&["--native", "vsock:4294967295"]);
+    let port = agent.addresses[1].strip_prefix("vsock:").unwrap().parse().unwrap();
+    assert_eq!(
+        run(&agent.connect_to(Endpoint::Vsock { cid: LOOPBACK, port }).await, "echo over vsock").await.stdout,
+        b"over vsock\n"
+    );
 }
