@@ -203,10 +203,11 @@ impl EngineError {
         })
     }
 
-    /// What the guest's console last said, where the guest did not come up.
-    pub fn console(&self) -> Option<&str> {
+    /// What somebody else said of it, in many lines: the console of a guest that did not come up, the output of a tool that failed.
+    pub fn detail(&self) -> Option<&str> {
         match self {
             Self::Boot { console, .. } => Some(console),
+            Self::Image(error) => error.detail(),
             _ => None,
         }
     }

@@ -152,7 +152,7 @@ pub(crate) struct BuildOptions {
     /// Debian mirror
     #[arg(long, value_name = "URL")]
     pub(crate) mirror: Option<String>,
-    /// Do nothing if an image of this name is there
+    /// Do nothing if the image of this name is just this one already
     #[arg(long)]
     pub(crate) if_missing: bool,
     /// Print the image as JSON

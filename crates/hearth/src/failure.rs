@@ -16,8 +16,8 @@ pub(crate) const OWN: i32 = 125;
 const NOT_EXECUTABLE: i32 = 126;
 /// The exit code when there is no such command, as in a shell.
 const NOT_FOUND: i32 = 127;
-/// The lines of a dead guest's console that are shown.
-const CONSOLE_LINES: usize = 20;
+/// The lines that are shown of a dead guest's console or a failed tool's output: the last.
+const DETAIL_LINES: usize = 20;
 
 /// A failure, ready to be told.
 #[derive(Debug)]
@@ -26,13 +26,13 @@ pub(crate) struct Failure {
     message: String,
     hint: Option<String>,
     outcome: Option<Outcome>,
-    console: Option<String>,
+    detail: Option<String>,
     code: i32,
 }
 
 impl Failure {
     fn new(kind: Kind, message: String) -> Self {
-        Self { kind: kind.name(), message, hint: None, outcome: None, console: None, code: OWN }
+        Self { kind: kind.name(), message, hint: None, outcome: None, detail: None, code: OWN }
     }
 
     /// Something that was given cannot be.
@@ -60,7 +60,7 @@ impl Failure {
     pub(crate) fn report(&self, json: bool) -> i32 {
         if json {
             let error = json!({
-                "kind": self.kind, "message": self.message, "hint": self.hint, "outcome": self.outcome, "console": self.console,
+                "kind": self.kind, "message": self.message, "hint": self.hint, "outcome": self.outcome, "detail": self.detail,
             });
             output::print_json(&json!({ "error": error }));
         } else {
@@ -70,10 +70,10 @@ impl Failure {
     }
 
     fn tell(&self) {
-        if let Some(console) = &self.console {
-            let lines: Vec<&str> = console.lines().collect();
-            let last = &lines[lines.len().saturating_sub(CONSOLE_LINES)..];
-            output::say(&format!("the guest's console ends:\n  {}", last.join("\n  ")));
+        if let Some(detail) = &self.detail {
+            let lines: Vec<&str> = detail.lines().collect();
+            let last = &lines[lines.len().saturating_sub(DETAIL_LINES)..];
+            output::say(&format!("  {}", last.join("\n  ")));
         }
         output::say(&format!("hearth: {} error: {}", self.kind, self.message));
         if let Some(hint) = &self.hint {
@@ -93,7 +93,7 @@ impl From<EngineError> for Failure {
     fn from(error: EngineError) -> Self {
         let mut failure = Self::new(error.kind(), chain(&error));
         failure.hint = error.hint();
-        failure.console = error.console().map(str::to_owned);
+        failure.detail = error.detail().map(str::to_owned);
         failure
     }
 }

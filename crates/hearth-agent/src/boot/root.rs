@@ -80,6 +80,7 @@ pub(super) fn enter() -> Result<(), BootError> {
 /// Mounts what a running system expects.
 pub(super) fn mount_runtime_filesystems(options: &BootOptions) -> Result<(), BootError> {
     attach("run", "/run", "tmpfs", NO_DEVICES, "mode=0755")?;
+    attach("lock", "/run/lock", "tmpfs", NO_PROGRAMS, "mode=1777")?;
     if !options.scratch {
         // With a scratch disk /tmp stays on it, where there is more room.
         attach("tmp", "/tmp", "tmpfs", NO_DEVICES, "mode=1777")?;

@@ -32,7 +32,7 @@ use tokio::sync::Notify;
 
 use crate::sys::{self, Reaped};
 pub(crate) use input::{Input, Piece};
-pub(crate) use output::{Cursor, Output};
+pub(crate) use output::{Cursor, OUTPUT_PIECE, Output};
 pub(crate) use spawn::Defaults;
 pub(crate) use tree::Trees;
 use tree::{Group, Tree};

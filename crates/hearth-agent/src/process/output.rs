@@ -11,12 +11,13 @@ use tokio::sync::Notify;
 
 use super::ring::Ring;
 
-/// The most that is read from a pipe at a time: what a pipe holds.
-const READ: usize = 64 * 1024;
+/// The most that is read from a pipe at a time, and sent in one chunk, in bytes. With its header a chunk is then two messages of a
+/// virtio-serial port, which takes 32 KiB each, and not two and a bit.
+pub(crate) const OUTPUT_PIECE: usize = 64 * 1024 - 256;
 
 thread_local! {
     /// One buffer for all pumps: what is read is in a ring before anything else runs.
-    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ].into_boxed_slice());
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; OUTPUT_PIECE].into_boxed_slice());
 }
 
 /// An output stream.
@@ -103,7 +104,7 @@ impl Output {
     /// Reads once; 0 is the end. A terminal whose last user has left says EIO instead.
     fn read_once(&self, pipe: &OwnedFd, room: usize) -> io::Result<usize> {
         SCRATCH.with_borrow_mut(|scratch| {
-            let count = rustix::io::read(pipe, &mut scratch[..READ.min(room)])?;
+            let count = rustix::io::read(pipe, &mut scratch[..OUTPUT_PIECE.min(room)])?;
             self.append(&scratch[..count]);
             Ok(count)
         })

@@ -3,11 +3,11 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use hearth_protocol::{ChunkHeader, Delivery, ReplyBody, RequestId, SendWindow, StreamName, encode_line, limits};
+use hearth_protocol::{ChunkHeader, Delivery, ReplyBody, RequestId, SendWindow, StreamName, encode_line};
 use tokio::sync::{Notify, mpsc};
 
 use super::{Outgoing, send_reply};
-use crate::process::{Cursor, Process};
+use crate::process::{Cursor, OUTPUT_PIECE, Process};
 
 /// What the host allows a request's two output streams.
 #[derive(Default)]
@@ -91,7 +91,7 @@ async fn send_stream(
         if cursor.output().end().is_some_and(|end| cursor.position() >= end) {
             return;
         }
-        let allowed = credit.window.borrow().available().min(limits::CHUNK as u64) as usize;
+        let allowed = credit.window.borrow().available().min(OUTPUT_PIECE as u64) as usize;
         let chunk = if allowed == 0 { None } else { cursor.read(allowed, |at, bytes| encode(id, stream, at, bytes)) };
         match chunk {
             Some((chunk, length)) => {

@@ -2,8 +2,9 @@
 //!
 //! The kernel reports a port whose host is not connected as hung up, reads nothing from it, and takes that back when a host
 //! comes. A runtime that remembers "hung up" for good would spin, so the port sits in an epoll set of its own, edge-triggered, and
-//! the runtime waits for that set: each change at the port, a host that comes or goes included, is one event.
+//! the runtime waits for that set: each change at the port, a host that goes included, is one event.
 
+use std::cell::Cell;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -25,19 +26,36 @@ use crate::sys;
 pub(crate) struct Port {
     file: File,
     readable: Edge,
+    /// Watched only while a write finds no room: the kernel has an event for every message that the host has taken.
     writable: Edge,
 }
 
-/// Half of a port, each with an epoll set of its own, so that reader and writer do not take each other's events.
+/// One kind of event at a port, in an epoll set of its own, so that reader and writer do not take each other's.
 struct Edge {
     set: AsyncFd<OwnedFd>,
+    interest: epoll::EventFlags,
+    watching: Cell<bool>,
 }
 
 impl Edge {
-    fn new(file: &File, interest: epoll::EventFlags) -> io::Result<Self> {
-        let set = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        epoll::add(&set, file, epoll::EventData::new_u64(0), interest | epoll::EventFlags::ET)?;
-        Ok(Self { set: sys::watch(set)? })
+    fn new(interest: epoll::EventFlags) -> io::Result<Self> {
+        let set = sys::watch(epoll::create(epoll::CreateFlags::CLOEXEC)?)?;
+        Ok(Self { set, interest: interest | epoll::EventFlags::ET, watching: Cell::new(false) })
+    }
+
+    /// Begins to watch, unless it does already. What is so at this moment counts as a change.
+    fn watch(&self, file: &File) -> io::Result<()> {
+        if !self.watching.replace(true) {
+            epoll::add(self.set.get_ref(), file, epoll::EventData::new_u64(0), self.interest)?;
+        }
+        Ok(())
+    }
+
+    fn unwatch(&self, file: &File) -> io::Result<()> {
+        if self.watching.replace(false) {
+            epoll::delete(self.set.get_ref(), file)?;
+        }
+        Ok(())
     }
 
     /// Waits until something has changed since the last call. May report a change that was seen already, never misses one.
@@ -66,8 +84,10 @@ impl Port {
         let Some(device) = find(Path::new("/sys/class/virtio-ports"), name) else { return Ok(None) };
         let nonblocking = OFlags::NONBLOCK.bits() as i32;
         let file = OpenOptions::new().read(true).write(true).custom_flags(nonblocking).open(device)?;
-        let readable = Edge::new(&file, epoll::EventFlags::IN | epoll::EventFlags::OUT)?;
-        let writable = Edge::new(&file, epoll::EventFlags::OUT)?;
+        // A host that comes speaks first, and one that leaves is always reported, so data is all that a reader waits for.
+        let readable = Edge::new(epoll::EventFlags::IN)?;
+        readable.watch(&file)?;
+        let writable = Edge::new(epoll::EventFlags::OUT)?;
         Ok(Some(Rc::new(Self { file, readable, writable })))
     }
 
@@ -76,7 +96,7 @@ impl Port {
         (Box::new(PortReader(Rc::clone(self))), Box::new(PortWriter(Rc::clone(self))))
     }
 
-    /// Waits for a change: after an end of file, for a host to connect.
+    /// Waits for a change: after an end of file, for a host that speaks.
     pub(crate) async fn changed(&self) -> io::Result<()> {
         std::future::poll_fn(|context| self.readable.poll_changed(context)).await
     }
@@ -112,8 +132,14 @@ impl AsyncWrite for PortWriter {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         loop {
             match rustix::io::write(&self.0.file, bytes) {
-                Ok(count) => return Poll::Ready(Ok(count)),
-                Err(Errno::AGAIN) => ready!(self.0.writable.poll_changed(context))?,
+                Ok(count) => {
+                    self.0.writable.unwatch(&self.0.file)?;
+                    return Poll::Ready(Ok(count));
+                }
+                Err(Errno::AGAIN) => {
+                    self.0.writable.watch(&self.0.file)?;
+                    ready!(self.0.writable.poll_changed(context))?;
+                }
                 Err(Errno::INTR) => {}
                 Err(error) => return Poll::Ready(Err(error.into())),
             }

@@ -2,7 +2,7 @@
 //! is Hearth's and packs the result, all in one namespace, where owners and capabilities are what they should be.
 
 use std::{
-    fs,
+    fs, io,
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
 };
@@ -30,8 +30,10 @@ const FILESYSTEM_ID: &str = "68656172-7468-4000-8000-000000000001";
 pub(super) const ROOTFS: &str = "rootfs.erofs";
 const PACKAGES: &str = "packages";
 
-/// Documentation and translations, which nobody reads in a sandbox; licences stay.
-const PATHS_LEFT_OUT: [&str; 7] = [
+/// dpkg's settings, for the build and in the image: no syncing of each file, because neither outlives a power cut, and
+/// no documentation and translations, which nobody reads in a sandbox; licences stay.
+const DPKG_OPTIONS: [&str; 8] = [
+    "force-unsafe-io",
     "path-exclude=/usr/share/doc/*",
     "path-include=/usr/share/doc/*/copyright",
     "path-exclude=/usr/share/info/*",
@@ -93,7 +95,7 @@ fn tool(spec: &BuildSpec, debs: &Path, to: &Path, scratch: &Scratch) -> Tool {
         .args(["--verbose", "--variant=apt", "--format=null"])
         .arg(format!("--mode={mode}"))
         .arg(format!("--include={}", spec.all_packages().join(",")))
-        .args(PATHS_LEFT_OUT.map(|path| format!("--dpkgopt={path}")))
+        .args(DPKG_OPTIONS.map(|option| format!("--dpkgopt={option}")))
         // customize.sh tidies up before it packs; what mmdebstrap would tidy afterwards is thrown away.
         .arg("--skip=cleanup/apt,cleanup/mmdebstrap,cleanup/reproducible,cleanup/run,cleanup/tmp")
         .arg("--setup-hook=mkdir -p \"$1/var/cache/apt/archives\"")
@@ -186,18 +188,18 @@ pub(super) fn sweep_scratch(context: &Context<'_>) -> Result<(), ImageError> {
 fn remove_tree(context: &Context<'_>, tree: &Path) -> Result<(), ImageError> {
     let owner = fs::symlink_metadata(tree).map(|found| found.uid());
     if owner.is_ok_and(|uid| uid != rustix::process::geteuid().as_raw()) {
-        return Err(ImageError::Incomplete {
-            doing: "cleaning up",
-            missing: format!("right to remove {}", tree.display()),
-        });
+        return Err(io::ErrorKind::PermissionDenied.into()).writing(tree);
     }
     let Err(error) = files::remove(tree) else { return Ok(()) };
     if rustix::process::geteuid().is_root() {
         return Err(error);
     }
     let runner = Runner { cancel: &Cancel::default(), lock: context.runner.lock.clone() };
-    let tool = Tool::new("mmdebstrap", "cleaning up").args(["--unshare-helper", "rm", "-rf"]);
-    runner.run_well(&tool.args(files::entries(tree)?), &mut |_| {})?;
+    // Inside the namespace the tree's upper two levels cannot be removed, and outside it nothing else can. What the
+    // first leaves for any other reason, the second reports.
+    let tool = Tool::new("mmdebstrap", "cleaning up").args(["--unshare-helper", "find"]);
+    let tool = tool.arg(tree).args(["-mindepth", "2", "-delete"]);
+    runner.run(&tool, &mut |_| {})?;
     files::remove(tree)
 }
 

@@ -127,7 +127,7 @@ fn build(
     progress: Box<dyn FnMut(Progress) + Send>,
 ) -> Result<Image, ImageError> {
     preflight::check(layout, spec)?;
-    let key = spec.key()?;
+    let key = spec.digest()?;
     let staging = layout.staging().join(key.as_str());
     let lock_path = |kind| layout.locks().join(format!("{kind}-{key}"));
     let context = Context {

@@ -9,11 +9,12 @@ use super::{BuildSpec, KernelSource, apt::KEYRING, assemble::scratch_parent, run
 use crate::{ImageError, KernelError, error::At, kernel, store::Layout};
 
 /// Programs that a build runs, and the packages that have them.
-const TOOLS: [(&str, &str); 6] = [
+const TOOLS: [(&str, &str); 7] = [
     ("apt-get", "apt"),
     ("dpkg-deb", "dpkg"),
     ("flock", "util-linux"),
     ("unshare", "util-linux"),
+    ("mount", "mount"),
     ("mmdebstrap", "mmdebstrap"),
     ("mkfs.erofs", "erofs-utils"),
 ];

@@ -45,8 +45,13 @@ impl BuildSpec {
         all
     }
 
-    /// Computes the digest of all that decides what is built; the name is no part of it.
-    pub(super) fn key(&self) -> Result<Digest, ImageError> {
+    /// Computes the digest of all that decides what is built: the wishes but for the name, and this version's rules of
+    /// building. An image whose [`Manifest::spec`](crate::Manifest::spec) is another was built from other wishes, or by
+    /// another version.
+    ///
+    /// # Errors
+    /// [`ImageError::Read`] when the kernel is a file that cannot be read.
+    pub fn digest(&self) -> Result<Digest, ImageError> {
         #[derive(Serialize)]
         struct Key<'a> {
             format: u32,
@@ -157,8 +162,8 @@ mod tests {
     #[test]
     fn the_same_wish_has_the_same_key_whatever_its_name_and_order() {
         let named = BuildSpec { name: ImageName::new("y").unwrap(), ..spec(&["jq", "curl"]) };
-        assert_eq!(named.key().unwrap(), spec(&["curl", "jq", "git"]).key().unwrap());
-        assert_ne!(named.key().unwrap(), spec(&["curl"]).key().unwrap());
+        assert_eq!(named.digest().unwrap(), spec(&["curl", "jq", "git"]).digest().unwrap());
+        assert_ne!(named.digest().unwrap(), spec(&["curl"]).digest().unwrap());
     }
 
     #[test]

@@ -197,6 +197,51 @@ fn a_kernel_of_ones_own_is_checked_before_anything_is_fetched() {
     assert_eq!(fs::read_dir(root.path().join("cache")).unwrap().count(), 0);
 }
 
+/// Runs a build in a process whose view of the machine has been changed by some shell commands.
+fn build_after(commands: &str, root: &Path) -> Option<String> {
+    if !rustix::process::geteuid().is_root() {
+        skip("only root may change what a process sees of the machine");
+        return None;
+    }
+    let script = format!("set -e; {commands}; exec \"$1\" \"$2\"");
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", &script, "sh"]).arg(example("build_image")).arg(root);
+    let output = command.output().unwrap();
+    assert!(!output.status.success());
+    Some(String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn a_missing_tool_or_key_is_named_before_anything_is_made() {
+    if default_image().is_none() {
+        return;
+    }
+    let root = tempfile::tempdir().unwrap();
+    let hidden = [
+        ("mount --bind /dev/null /usr/bin/mmdebstrap", "ToolMissing { tool: \"mmdebstrap\", package: \"mmdebstrap\" }"),
+        (
+            "mount --bind /dev/null /usr/bin/mkfs.erofs",
+            "ToolMissing { tool: \"mkfs.erofs\", package: \"erofs-utils\" }",
+        ),
+        ("mount -t tmpfs none /usr/share/keyrings", "KeyringMissing"),
+    ];
+    for (commands, expected) in hidden {
+        let Some(said) = build_after(commands, root.path()) else { return };
+        assert!(said.contains(expected), "{said}");
+    }
+    for made in ["cache", "staging", "images", "names"] {
+        assert_eq!(fs::read_dir(root.path().join(made)).unwrap().count(), 0, "{made}");
+    }
+}
+
+#[test]
+fn a_disk_with_too_little_room_is_refused_before_anything_is_made() {
+    let root = tempfile::tempdir().unwrap();
+    let small = format!("mount -t tmpfs -o size=64m none {}", root.path().display());
+    let Some(said) = build_after(&small, root.path()) else { return };
+    assert!(said.contains("TooLittleSpace") && said.contains("free_mib: 6"), "{said}");
+}
+
 #[test]
 fn an_ordinary_user_builds_the_same_image() {
     let Some(default) = default_image() else { return };

@@ -28,10 +28,11 @@ pub(crate) fn default_image() -> Option<Image> {
 /// One process per test is how nextest runs, so the store has to outlive them; a build there waits for another.
 fn find_or_build() -> Result<Image, String> {
     let store = ImageStore::open(&shared_store()).unwrap();
-    if let Ok(image) = store.inspect("debian") {
-        return Ok(image);
+    let spec = BuildSpec::new(ImageName::new("debian").unwrap());
+    match store.inspect("debian") {
+        Ok(image) if image.manifest.spec == spec.digest().unwrap() => Ok(image),
+        _ => build(&store, spec),
     }
-    build(&store, BuildSpec::new(ImageName::new("debian").unwrap()))
 }
 
 fn shared_store() -> PathBuf {

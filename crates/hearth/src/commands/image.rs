@@ -37,8 +37,11 @@ async fn build(engine: &Engine, options: BuildOptions) -> Result<i32, Failure> {
     let spec = build_spec(&options)?;
     if options.if_missing {
         match engine.images().inspect(&options.name) {
-            Ok(image) => return Ok(report(&image, "is there already", options.json)),
-            Err(ImageError::NotFound { .. }) => {}
+            // One that was built for something else, or by the rules of another version, is not what is asked for.
+            Ok(image) if image.manifest.spec == spec.digest()? => {
+                return Ok(report(&image, "is there already", options.json));
+            }
+            Ok(_) | Err(ImageError::NotFound { .. }) => {}
             Err(error) => return Err(error.into()),
         }
     }

@@ -57,7 +57,7 @@ fn a_boot_that_fails_shows_the_end_of_the_console() {
     let output = home.hearth(&["run", "--accel", "tcg", "--json", "--", "true"]);
     assert_code(&output, 125);
     let error: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let console = error["error"]["console"].as_str().unwrap();
+    let console = error["error"]["detail"].as_str().unwrap();
     assert!(console.contains("3/7 mount the root filesystem") && console.contains("boot failed"), "{console}");
     home.assert_nothing_left();
 }
@@ -81,7 +81,7 @@ fn copy_store(from: &std::path::Path, to: &std::path::Path) {
 fn an_image_in_use_is_not_removed() {
     let Some(home) = Home::with_images() else { return };
     let mut running = Running::start(
-        &mut home.command(&["run", "--", "sh", "-c", "echo ready; read x"]).stdin(std::process::Stdio::piped()),
+        home.command(&["run", "--", "sh", "-c", "echo ready; read x"]).stdin(std::process::Stdio::piped()),
     );
     running.read_until("ready\n");
     let image = text(&home.hearth(&["image", "inspect", "debian"]).stdout);
