@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags, openat};
+use rustix::fs::{Mode, OFlags, openat, stat};
 use rustix::io::write;
 use rustix::process::{
     DumpableBehavior, Gid, Resource, Rlimit, Uid, getegid, geteuid, set_dumpable_behavior, setrlimit,
@@ -16,7 +16,7 @@ use rustix::thread::{
 };
 
 use super::plan::{JailFailure as Failure, JailGap, JailLevel, Plan, Step};
-use crate::sys;
+use crate::{kvm, sys};
 
 /// The user that QEMU is inside its own user namespace: nobody.
 const INNER_ID: u32 = 65_534;
@@ -46,7 +46,7 @@ pub(super) fn renounce(plan: &Plan, own_proc: &OwnedFd) -> Result<Vec<JailGap>, 
     let mut gaps = Vec::new();
     empty_bounding_set();
     if let Some(user) = plan.user
-        && let Err(error) = become_user(user)
+        && let Err(error) = become_user(user, &device_groups(plan))
     {
         gaps.push(JailGap::User { reason: error.to_string() });
     }
@@ -71,9 +71,17 @@ fn empty_bounding_set() {
     known.take_while(|capability| remove_capability_from_bounding_set(*capability).is_ok()).for_each(drop);
 }
 
-fn become_user(id: u32) -> io::Result<()> {
+/// Without a root of its own QEMU opens the host's `/dev/kvm`, by the group that the node belongs to.
+fn device_groups(plan: &Plan) -> Vec<Gid> {
+    if !plan.kvm || plan.level == JailLevel::Namespaces {
+        return Vec::new();
+    }
+    stat(kvm::DEVICE).map(|node| Gid::from_raw(node.st_gid)).into_iter().filter(|group| !group.is_root()).collect()
+}
+
+fn become_user(id: u32, groups: &[Gid]) -> io::Result<()> {
     let (user, group) = (Uid::from_raw(id), Gid::from_raw(id));
-    set_thread_groups(&[])?;
+    set_thread_groups(groups)?;
     set_thread_res_gid(group, group, group)?;
     set_thread_res_uid(user, user, user)?;
     Ok(())

@@ -1,17 +1,17 @@
 //! The jail around QEMU, built as if the guest had already broken out of it.
 //!
-//! [`main`] is the launcher: the owner starts it in new namespaces with a [`Plan`] on one descriptor, it builds what
+//! [`main`] is the launcher: the owner starts it in new namespaces with a plan on one descriptor, it builds what
 //! the plan says, reports on another, and becomes QEMU. It is one process from beginning to end, so QEMU is process 1
 //! of its own process namespace, and nothing is left when it ends. In order:
 //!
-//! 1. a control group with limits on memory and tasks, where one may be made ([`cgroup`]);
-//! 2. a root of its own ([`root`]): `/usr` and QEMU's own directory read-only, `/dev/null`, `/dev/kvm` when it is used,
+//! 1. a control group with limits on memory and tasks, where one may be made (`cgroup.rs`);
+//! 2. a root of its own (`root.rs`): `/usr` and QEMU's own directory read-only, `/dev/null`, `/dev/kvm` when it is used,
 //!    its own entry of `/proc`, and nothing else. There is no writable directory at all: the kernel, disks, memory and
 //!    sockets are descriptors that the owner has opened;
-//! 3. an identity of its own ([`identity`]): for an owner that is root, an unprivileged user id made from the machine's
+//! 3. an identity of its own (`identity.rs`): for an owner that is root, an unprivileged user id made from the machine's
 //!    directory, 0x70000000 to 0x7fffffff, a range that distributions leave free; then a user namespace in which it is
 //!    nobody; no capabilities, no new privileges, resource limits;
-//! 4. Landlock over files, TCP, abstract sockets and signals, and a filter of system calls ([`rules`]), to which QEMU adds
+//! 4. Landlock over files, TCP, abstract sockets and signals, and a filter of system calls (`rules.rs`), to which QEMU adds
 //!    its own (`-sandbox`).
 //!
 //! Where namespaces are refused (Ubuntu 24.04 without a profile, most containers), steps 2 and the namespaces of 3 are

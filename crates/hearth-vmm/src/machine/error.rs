@@ -56,8 +56,8 @@ pub enum MachineError {
         /// Why.
         source: io::Error,
     },
-    /// QEMU ended before the guest ran.
-    #[error("QEMU ended while starting{}{}", status(.0), said(&.0.stderr))]
+    /// The machine ended before it was ready: QEMU refused what it was given, or its guest panicked.
+    #[error("the machine ended before it was ready{}{}", status(.0), last_words(.0))]
     Died(Box<Exit>),
     /// QEMU could not be controlled.
     #[error("QEMU cannot be controlled")]
@@ -74,6 +74,12 @@ pub enum MachineError {
 
 fn status(exit: &Exit) -> String {
     exit.status.map(|status| format!(" ({status})")).unwrap_or_default()
+}
+
+/// QEMU's, or else those of the guest that it ended with.
+fn last_words(exit: &Exit) -> String {
+    let qemu = said(&exit.stderr);
+    if qemu.is_empty() { said(&exit.console) } else { qemu }
 }
 
 fn silence(stall: &Stall) -> &'static str {

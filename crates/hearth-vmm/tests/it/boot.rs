@@ -1,8 +1,9 @@
 //! Machines that run, from start to stop.
 
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 
-use hearth_vmm::{Disk, HostFlush, Lifetime, Machine, PortName};
+use hearth_vmm::{Accelerator, Disk, HostFlush, Lifetime, Machine, PortName};
 
 use crate::guest::{self, Then};
 use crate::support::*;
@@ -66,9 +67,16 @@ async fn passed_descriptor_takes_the_machines_state() {
     let (read, write) = rustix::pipe::pipe().unwrap();
     let reader = std::thread::spawn(move || std::io::copy(&mut std::fs::File::from(read), &mut std::io::sink()));
     let mut events = machine.qmp().events();
-    machine.qmp().execute("migrate-set-capabilities", Some(serde_json::json!({
-        "capabilities": [{ "capability": "events", "state": true }]
-    }))).await.unwrap();
+    machine
+        .qmp()
+        .execute(
+            "migrate-set-capabilities",
+            Some(serde_json::json!({
+                "capabilities": [{ "capability": "events", "state": true }]
+            })),
+        )
+        .await
+        .unwrap();
     machine.qmp().pass_fd("state", write).await.unwrap();
     machine.qmp().execute("migrate", Some(serde_json::json!({ "uri": "fd:state" }))).await.unwrap();
     loop {
@@ -126,15 +134,37 @@ async fn guest_that_never_speaks_is_reported_by_the_watchdog() {
     machine.kill().await;
 }
 
+/// That KVM then runs the guest is another matter, which the engine finds out.
+#[tokio::test]
+async fn kvm_can_be_opened_in_the_jail_by_whoever_can_open_it_outside() {
+    let status = hearth_vmm::kvm_status();
+    if !status.usable() {
+        return println!("skipped: {status:?}");
+    }
+    // Without a root of its own QEMU has the host's node, and as a user of its own only by its group.
+    let closed = is_root() && std::fs::metadata("/dev/kvm").unwrap().permissions().mode() & 0o066 == 0;
+    for confinement in CONFINEMENTS.into_iter().take(if closed { 1 } else { 2 }) {
+        let home = Home::new();
+        let mut spec = home.spec(KINDS[0]);
+        (spec.accelerator, spec.confinement) = (Accelerator::Kvm, confinement);
+        match Machine::start(spec).await {
+            Ok(machine) => drop(machine.kill().await),
+            Err(error) => {
+                let text = full_text(&error);
+                assert!(!text.contains("Could not access KVM kernel module"), "{confinement:?}: {text}");
+                println!("this host's KVM does not start QEMU: {text}");
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn dropped_machine_is_killed() {
     let home = Home::new();
     let machine = Machine::start(home.spec(KINDS[0])).await.unwrap();
-    let pid = rustix::process::Pid::from_raw(machine.pid() as i32).unwrap();
-    let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();
+    let process = handle(machine.pid());
     drop(machine);
-    let mut ended = [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)];
-    rustix::event::poll(&mut ended, None).unwrap();
+    wait_for_end(&process);
     assert_eq!(home.leftovers(), Vec::<String>::new());
 }
 

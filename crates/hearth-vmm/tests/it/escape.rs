@@ -11,7 +11,7 @@ use crate::support::*;
 /// Runs shell lines in QEMU's place and returns what they printed.
 async fn from_inside(confinement: Confinement, home: &Home, lines: &str) -> String {
     let version = "case \"$1\" in --version) echo 'QEMU emulator version 9.9.9'; exit;; esac";
-    let script = home.file("qemu", format!("#!/bin/sh\n{version}\n{lines}\n").as_bytes());
+    let script = home.program(format!("#!/bin/sh\n{version}\n{lines}\n").as_bytes());
     let mut spec = home.spec(KINDS[0]);
     spec.confinement = confinement;
     spec.qemu = Qemu::find(Some(&script)).unwrap();
@@ -25,7 +25,8 @@ async fn from_inside(confinement: Confinement, home: &Home, lines: &str) -> Stri
 async fn cannot(what: &str, line: &str) {
     for confinement in CONFINEMENTS {
         let home = Home::new();
-        let said = from_inside(confinement, &home, &format!("if {line}; then echo DID IT; else echo could not; fi")).await;
+        let said =
+            from_inside(confinement, &home, &format!("if {line}; then echo DID IT; else echo could not; fi")).await;
         assert!(said.contains("could not") && !said.contains("DID IT"), "{what}, {confinement:?}: {said}");
     }
 }
@@ -44,9 +45,11 @@ async fn files_of_the_host_cannot_be_read() {
     for path in ["/etc/shadow", "/etc/passwd", "/etc/hostname", "/proc/1/environ", "/proc/version", "/proc/cpuinfo"] {
         cannot(path, &format!("cat {path} >/dev/null 2>&1")).await;
     }
-    for path in ["/root", "/home", "/tmp", "/var", "/etc", "/proc", "/sys", "/run", "/dev/shm", env!("CARGO_MANIFEST_DIR")] {
-        // `/proc` and `/etc` are there in a root of its own, and hold nothing of the host's.
-        let listing = format!("ls -A {path} 2>/dev/null | grep -vx -e self -e ld.so.cache | grep -q .");
+    for path in
+        ["/root", "/home", "/tmp", "/var", "/etc", "/proc", "/sys", "/run", "/dev/shm", env!("CARGO_MANIFEST_DIR")]
+    {
+        // A root of its own has some of these, with what QEMU needs and nothing else of the host's.
+        let listing = format!("ls -A {path} 2>/dev/null | grep -v -e ^self$ -e ^ld.so.cache$ -e ^{PREFIX} | grep -q .");
         cannot(path, &listing).await;
     }
 }
@@ -59,7 +62,8 @@ async fn other_machines_and_its_own_directory_are_absent() {
     for confinement in CONFINEMENTS {
         let home = Home::new();
         let own = home.machine().display().to_string();
-        let said = from_inside(confinement, &home, &format!("ls -A {own}/ 2>/dev/null; touch {own}/x 2>&1; echo end")).await;
+        let said =
+            from_inside(confinement, &home, &format!("ls -A {own}/ 2>/dev/null; touch {own}/x 2>&1; echo end")).await;
         assert!(said.contains("end") && !said.contains(".sock"), "{confinement:?}: {said}");
         assert_eq!(home.leftovers(), Vec::<String>::new());
     }
@@ -70,9 +74,12 @@ async fn nothing_can_be_written_anywhere() {
     let open_to_all = tempfile::tempdir().unwrap();
     std::fs::set_permissions(open_to_all.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
     let open_to_all = open_to_all.path().display().to_string();
-    for directory in ["/", "/usr", "/usr/bin", "/etc", "/tmp", "/var/tmp", "/dev", "/dev/shm", "/proc/self", &open_to_all] {
-        cannot(directory, &format!("(: > {directory}/hearth-escape) 2>/dev/null")).await;
-        assert!(!Path::new(directory).join("hearth-escape").exists());
+    let name = format!("{PREFIX}escape-{}", std::process::id());
+    for directory in
+        ["/", "/usr", "/usr/bin", "/etc", "/tmp", "/var/tmp", "/dev", "/dev/shm", "/proc/self", &open_to_all]
+    {
+        cannot(directory, &format!("(: > {directory}/{name}) 2>/dev/null")).await;
+        assert!(!Path::new(directory).join(&name).exists());
     }
 }
 

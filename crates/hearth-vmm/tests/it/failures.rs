@@ -83,7 +83,9 @@ async fn qemu_that_dies_at_its_start_is_reported_with_its_words() {
 #[tokio::test]
 async fn launcher_that_is_none_is_named() {
     let home = Home::new();
-    for (program, expected) in [("/bin/true", "did not act as the jail launcher"), ("/nonexistent", "run the jail launcher")] {
+    for (program, expected) in
+        [("/bin/true", "did not act as the jail launcher"), ("/nonexistent", "run the jail launcher")]
+    {
         let mut spec = home.spec(KINDS[0]);
         spec.launcher.program = program.into();
         let error = start_error(spec).await;

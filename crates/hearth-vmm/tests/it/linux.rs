@@ -1,1 +1,141 @@
-//! x
+//! A real kernel, under both boards: it reaches a port, and its panic is told.
+//!
+//! `HEARTH_TEST_KERNEL` is a Debian kernel's file and `HEARTH_TEST_MODULES` the directory of its modules; the initramfs is
+//! made here, of the host's static busybox.
+
+use std::path::{Path, PathBuf};
+
+use hearth_vmm::{Machine, MachineError, MachineKind, MachineSpec, MemoryMib, PortName};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+
+use crate::support::*;
+
+const MODULES: [&str; 7] = [
+    "virtio_ring",
+    "virtio",
+    "virtio_pci_legacy_dev",
+    "virtio_pci_modern_dev",
+    "virtio_pci",
+    "virtio_mmio",
+    "virtio_console",
+];
+
+/// Answers each line that comes on the first port. The port's node is there before it can be opened; its name is not. Until a host has connected, reading
+/// finds the end of a file.
+const ECHO: &str = "\
+B=/bin/busybox
+$B mount -t devtmpfs dev /dev
+$B mount -t sysfs sys /sys
+for m in $($B ls /modules); do $B insmod /modules/$m 2>/dev/null; done
+until $B cat /sys/class/virtio-ports/vport0p1/name 2>/dev/null; do :; done
+exec 3<>/dev/vport0p1
+echo LISTENING
+while :; do read -r line <&3 && echo \"guest read: $line\" >&3; done
+";
+
+const PANIC: &str = "echo last words; exit 3\n";
+
+struct Linux {
+    kernel: PathBuf,
+    modules: PathBuf,
+    busybox: PathBuf,
+}
+
+/// What is needed, or why it is not there.
+fn linux() -> Result<Linux, String> {
+    let variable = |name: &str| std::env::var_os(name).map(PathBuf::from).ok_or(format!("{name} is not set"));
+    let busybox = PathBuf::from("/bin/busybox");
+    if !busybox.exists() {
+        return Err("there is no /bin/busybox (install busybox-static)".into());
+    }
+    Ok(Linux { kernel: variable("HEARTH_TEST_KERNEL")?, modules: variable("HEARTH_TEST_MODULES")?, busybox })
+}
+
+impl Linux {
+    fn spec(&self, home: &Home, kind: MachineKind, init: &str) -> MachineSpec {
+        let mut spec = home.spec(kind);
+        spec.kernel = self.kernel.clone();
+        spec.initramfs = home.file("initramfs", &self.initramfs(init));
+        spec.memory = MemoryMib::new(192).unwrap();
+        spec.ports = vec![PortName::new("echo").unwrap()];
+        spec
+    }
+
+    fn initramfs(&self, init: &str) -> Vec<u8> {
+        let mut archive = Vec::new();
+        for directory in ["bin", "dev", "sys", "modules"] {
+            member(&mut archive, directory, 0o040_755, &[]);
+        }
+        member(&mut archive, "bin/busybox", 0o100_755, &std::fs::read(&self.busybox).unwrap());
+        for (index, name) in MODULES.iter().enumerate() {
+            let Some(path) = find(&self.modules, &format!("{name}.ko")) else { continue };
+            // In the order in which they need each other.
+            member(&mut archive, &format!("modules/{index}.ko"), 0o100_644, &std::fs::read(path).unwrap());
+        }
+        member(&mut archive, "init", 0o100_755, format!("#!/bin/busybox sh\n{init}").as_bytes());
+        member(&mut archive, "TRAILER!!!", 0, &[]);
+        archive
+    }
+}
+
+/// One member of a cpio archive in the "newc" form.
+fn member(archive: &mut Vec<u8>, name: &str, mode: u32, content: &[u8]) {
+    archive.extend(b"070701");
+    let fields = [0, mode, 0, 0, 1, 0, content.len() as u32, 0, 0, 0, 0, name.len() as u32 + 1, 0];
+    archive.extend(fields.iter().flat_map(|field| format!("{field:08x}").into_bytes()));
+    archive.extend(name.as_bytes());
+    archive.push(0);
+    archive.resize(archive.len().next_multiple_of(4), 0);
+    archive.extend(content);
+    archive.resize(archive.len().next_multiple_of(4), 0);
+}
+
+fn find(directory: &Path, name: &str) -> Option<PathBuf> {
+    let entries = std::fs::read_dir(directory).ok()?.flatten();
+    entries.map(|entry| entry.path()).find_map(|path| match path.is_dir() {
+        true => find(&path, name),
+        false => path.ends_with(name).then_some(path),
+    })
+}
+
+async fn check_port(linux: &Linux, kind: MachineKind) {
+    let home = Home::new();
+    let machine = Machine::start(linux.spec(&home, kind, ECHO)).await.unwrap();
+    console_says(&machine, "LISTENING").await;
+    let stream = UnixStream::connect(machine.port_path(&PortName::new("echo").unwrap()).unwrap()).await.unwrap();
+    let mut stream = BufReader::new(stream);
+    stream.write_all(b"one line\n").await.unwrap();
+    let mut answer = String::new();
+    stream.read_line(&mut answer).await.unwrap();
+    assert_eq!(answer, "guest read: one line\n", "{kind:?}");
+    machine.stop().await;
+}
+
+#[tokio::test]
+async fn linux_reaches_a_port_under_every_board() {
+    let linux = match linux() {
+        Ok(linux) => linux,
+        Err(reason) => return println!("skipped: {reason}"),
+    };
+    for kind in KINDS {
+        check_port(&linux, kind).await;
+    }
+}
+
+#[tokio::test]
+async fn guest_that_panics_ends_its_machine_with_the_console_in_hand() {
+    let linux = match linux() {
+        Ok(linux) => linux,
+        Err(reason) => return println!("skipped: {reason}"),
+    };
+    for kind in KINDS {
+        let home = Home::new();
+        let machine = Machine::start(linux.spec(&home, kind, PANIC)).await.unwrap();
+        let exit = machine.exited().await;
+        let console = String::from_utf8_lossy(&exit.console).into_owned();
+        assert!(console.contains("last words") && console.contains("Kernel panic"), "{kind:?}: {console}");
+        let error = MachineError::Died(Box::new(exit)).to_string();
+        assert!(error.contains("end Kernel panic") || error.contains("Kernel Offset"), "{error}");
+    }
+}

@@ -6,9 +6,6 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
-
 use crate::guest::{self, Then};
 use crate::support::*;
 
@@ -44,10 +41,10 @@ impl Owner {
 
     /// Kills it without warning and waits until its machine has ended.
     fn kill_and_wait_for_machine(mut self) -> Home {
-        let machine = pidfd_open(Pid::from_raw(self.pid as i32).unwrap(), PidfdFlags::empty()).unwrap();
+        let machine = handle(self.pid);
         self.process.kill().unwrap();
         self.process.wait().unwrap();
-        poll(&mut [PollFd::new(&machine, PollFlags::IN)], None).unwrap();
+        wait_for_end(&machine);
         self.home
     }
 }

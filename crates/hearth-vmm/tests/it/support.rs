@@ -1,6 +1,7 @@
 //! What the tests share: a directory for a machine, a spec to start from, and ways to look at processes.
 
 use std::fs::Permissions;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,12 +10,16 @@ use hearth_vmm::{
     Accelerator, Confinement, CpuCount, Launcher, Lifetime, Machine, MachineError, MachineKind, MachineSpec, MemoryMib,
     Qemu,
 };
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tempfile::TempDir;
 
 use crate::guest::{self, Then};
 
 pub(crate) const LAUNCHER: &str = env!("CARGO_BIN_EXE_hearth-jail");
 pub(crate) const LINE: &str = "hello from the guest\n";
+/// What the names of the tests' own directories begin with.
+pub(crate) const PREFIX: &str = "hearth-vmm-test-";
 /// Nobody; a user who owns nothing.
 pub(crate) const OTHER_USER: u32 = 65_534;
 
@@ -28,7 +33,8 @@ pub(crate) struct Home {
 
 impl Home {
     pub(crate) fn new() -> Self {
-        let root = tempfile::Builder::new().permissions(Permissions::from_mode(0o755)).tempdir().unwrap();
+        let root =
+            tempfile::Builder::new().prefix(PREFIX).permissions(Permissions::from_mode(0o755)).tempdir().unwrap();
         let home = Self { root };
         std::fs::create_dir(home.machine()).unwrap();
         std::fs::set_permissions(home.machine(), Permissions::from_mode(0o700)).unwrap();
@@ -44,6 +50,12 @@ impl Home {
         std::fs::write(&path, content).unwrap();
         std::fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
         path
+    }
+
+    /// A program in QEMU's place, alone in its directory: what lies beside an installed QEMU may be read in its jail.
+    pub(crate) fn program(&self, content: &[u8]) -> PathBuf {
+        std::fs::create_dir_all(self.root.path().join("programs")).unwrap();
+        self.file("programs/qemu", content)
     }
 
     /// A spec of a guest that says [`LINE`] and goes on.
@@ -79,12 +91,14 @@ pub(crate) async fn console_says(machine: &Machine, text: &str) {
     let mut progress = machine.console().progress();
     let seen = async {
         while !String::from_utf8_lossy(&machine.console().tail()).contains(text) {
-            progress.changed().await.unwrap();
+            if progress.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
         }
     };
     tokio::select! {
         () = seen => {}
-        exit = machine.exited() => panic!("ended with {exit:?}"),
+        exit = machine.exited() => panic!("ended: {}", String::from_utf8_lossy(&exit.console)),
         stall = machine.boot_stalled(PATIENCE, PATIENCE) => panic!("{stall}"),
     }
 }
@@ -112,6 +126,18 @@ pub(crate) fn full_text(error: &dyn std::error::Error) -> String {
 
 pub(crate) fn process_exists(pid: u32) -> bool {
     Path::new(&format!("/proc/{pid}")).exists()
+}
+
+/// A handle to a process, taken while it is known to live.
+pub(crate) fn handle(pid: u32) -> OwnedFd {
+    pidfd_open(Pid::from_raw(pid as i32).unwrap(), PidfdFlags::empty()).unwrap()
+}
+
+/// Waits until a process has ended.
+pub(crate) fn wait_for_end(process: &OwnedFd) {
+    let limit = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
+    let ended = poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&limit)).unwrap();
+    assert_eq!(ended, 1, "the process lives on");
 }
 
 pub(crate) fn is_root() -> bool {
