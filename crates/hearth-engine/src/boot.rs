@@ -12,9 +12,9 @@ use crate::initramfs::{self, Contents};
 use crate::sandbox::SandboxDirectory;
 use crate::{Engine, EngineError, SandboxSpec, chain};
 
-/// How long a guest may be silent before its first line. A guest that cannot run at all spins before it: on a processor that runs
-/// guests directly a second is long; an emulated one on a busy host may take its time.
-const FIRST_LINE: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(60));
+/// How long a guest may be silent before its kernel's first line, under KVM and under software emulation. A guest that cannot run at
+/// all spins before it: on a processor that runs guests directly a second is long; an emulated one on a busy host may take its time.
+const FIRST_LINE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(60));
 /// How long it may be silent between two lines, or before its agent answers.
 const BETWEEN_LINES: Duration = Duration::from_secs(60);
 /// A bound on a boot that goes on saying things and never arrives.
@@ -84,6 +84,8 @@ pub(crate) struct Booted {
     pub(crate) machine: Machine,
     pub(crate) channel: Channel,
     pub(crate) way: Way,
+    /// What did not work before it.
+    pub(crate) failed: Vec<String>,
 }
 
 impl Engine {
@@ -96,11 +98,12 @@ impl Engine {
         for way in ways {
             match boot_once(self.machine_spec(plan, way)?, plan.directory, phases).await {
                 Ok((machine, channel)) => {
-                    for (way, error) in failed {
-                        Findings::keep(&findings, way, &host, Finding::Fails { reason: chain(&error) });
+                    for (way, error) in &failed {
+                        Findings::keep(&findings, *way, &host, Finding::Fails { reason: chain(error) });
                     }
                     Findings::keep(&findings, way, &host, Finding::Works);
-                    return Ok(Booted { machine, channel, way });
+                    let failed = failed.iter().map(|(_, error)| chain(error)).collect();
+                    return Ok(Booted { machine, channel, way, failed });
                 }
                 Err(error) if error.speaks_against_the_way() => failed.push((way, error)),
                 Err(error) => return Err(error),

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use hearth_image::{Image, Initramfs, ModuleFile};
@@ -46,6 +47,8 @@ pub(crate) fn prepare(cache: &Path, image: &Image, contents: Contents) -> Result
     let failed = |source| EngineError::Initramfs { path: path.clone(), source };
     let mut file = tempfile::NamedTempFile::new_in(cache).map_err(failed)?;
     file.write_all(&archive).map_err(failed)?;
+    // QEMU runs as a user of its own: what that one cannot read would be copied into memory for each machine. Nothing in it is secret.
+    file.as_file().set_permissions(fs::Permissions::from_mode(0o644)).map_err(failed)?;
     file.persist(&path).map_err(|error| failed(error.error))?;
     Ok(path)
 }

@@ -78,13 +78,14 @@ pub struct Sandbox {
     directory: SandboxDirectory,
     _in_use: InUse,
     way: Way,
+    failed: Vec<String>,
     phases: Phases,
 }
 
 impl Sandbox {
     pub(crate) fn new(directory: SandboxDirectory, booted: Booted, in_use: InUse, phases: Phases) -> Self {
-        let Booted { machine, channel, way } = booted;
-        Self { channel, machine, directory, _in_use: in_use, way, phases }
+        let Booted { machine, channel, way, failed } = booted;
+        Self { channel, machine, directory, _in_use: in_use, way, failed, phases }
     }
 
     /// Its name.
@@ -105,6 +106,11 @@ impl Sandbox {
     /// What runs its guest: `kvm` or `tcg`.
     pub fn accelerator(&self) -> &'static str {
         name(self.way.accelerator)
+    }
+
+    /// What was tried first and did not run the guest, and is not going to be tried again on this host; mostly nothing.
+    pub fn failed_before(&self) -> &[String] {
+        &self.failed
     }
 
     /// The board: `microvm` or `pc`.

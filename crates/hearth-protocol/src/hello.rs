@@ -171,37 +171,53 @@ pub fn negotiate(min: u32, max: u32) -> Result<u32, Fault> {
 #[derive(Debug)]
 pub struct HelloScanner {
     mark: Vec<u8>,
+    /// With a mark at the buffer's front: how many of its bytes are known to hold no newline. Else 0.
+    searched: usize,
 }
 
 impl HelloScanner {
     /// Makes a scanner for the hello of `epoch`.
     pub fn new(epoch: Epoch) -> Self {
-        Self { mark: format!("{{\"hello\":{{\"epoch\":\"{epoch}\"").into_bytes() }
+        Self { mark: format!("{{\"hello\":{{\"epoch\":\"{epoch}\"").into_bytes(), searched: 0 }
     }
 
     /// Discards from the front of `buffer` what cannot belong to the hello, and takes the hello's line, without its newline, when it
     /// is whole. `None` when more bytes are needed; a marked line that grows past [`limits::HEADER`] is discarded too.
     pub fn scan(&mut self, buffer: &mut BytesMut) -> Option<Bytes> {
         loop {
-            let Some(start) = find(buffer, &self.mark) else {
-                let keep = buffer.len().min(self.mark.len() - 1);
-                let _ = buffer.split_to(buffer.len() - keep);
+            if !self.at_mark(buffer) {
                 return None;
-            };
-            let _ = buffer.split_to(start);
-            let end = buffer.iter().take(limits::HEADER).position(|&byte| byte == b'\n');
-            match end {
-                Some(end) => {
-                    let line = buffer.split_to(end).freeze();
+            }
+            let fresh = buffer.iter().take(limits::HEADER).skip(self.searched);
+            match fresh.copied().position(|byte| byte == b'\n') {
+                Some(offset) => {
+                    let line = buffer.split_to(self.searched + offset).freeze();
                     let _ = buffer.split_to(1);
+                    self.searched = 0;
                     return Some(line);
                 }
-                None if buffer.len() < limits::HEADER => return None,
+                None if buffer.len() < limits::HEADER => {
+                    self.searched = buffer.len();
+                    return None;
+                }
                 None => {
                     let _ = buffer.split_to(self.mark.len());
+                    self.searched = 0;
                 }
             }
         }
+    }
+
+    /// Discards what is before the mark; `false` when there is none, and all is discarded that cannot be a part of one.
+    fn at_mark(&mut self, buffer: &mut BytesMut) -> bool {
+        if self.searched > 0 && buffer.starts_with(&self.mark) {
+            return true;
+        }
+        self.searched = 0;
+        let found = find(buffer, &self.mark);
+        let discard = found.unwrap_or_else(|| buffer.len().saturating_sub(self.mark.len() - 1));
+        let _ = buffer.split_to(discard);
+        found.is_some()
     }
 }
 

@@ -9,7 +9,7 @@
 //!   [`limits::PAYLOAD`]. Program output is never decoded, escaped or base64'd.
 //!
 //! A virtio-serial port may still hold bytes meant for an earlier host, and the guest sees no end of file when one host
-//! dies and the next connects at once. So every session opens with a [`Hello`] that carries a random [`Epoch`]:
+//! dies and the next connects at once. So every session opens with a hello ([`HostHello`], [`AgentHello`]) that carries a random [`Epoch`]:
 //!
 //! ```text
 //! host   control  \n{"hello":{"epoch":E,"lane":"control","min":1,"max":1}}     anything before it is void

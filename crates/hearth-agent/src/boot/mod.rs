@@ -4,6 +4,7 @@
 //! on the console first, so that the last line of a dead boot tells where it died.
 
 mod root;
+mod uevents;
 
 use std::fs;
 use std::io::{self, Write};
@@ -13,6 +14,8 @@ use std::rc::Rc;
 
 use hearth_protocol::{BULK_PORT, CONTROL_PORT};
 use rustix::system::RebootCommand;
+
+use uevents::Uevents;
 
 use crate::agent::Agent;
 use crate::process::{Defaults, Trees};
@@ -58,6 +61,7 @@ fn boot_and_serve() -> Result<(), BootError> {
     root::mount_kernel_filesystems()?;
     let options = BootOptions::from_command_line(&fs::read_to_string("/proc/cmdline").unwrap_or_default());
     step(2, "load modules");
+    let devices = Uevents::listen()?;
     load_modules(Path::new(MODULES))?;
     step(3, "mount the root filesystem");
     root::mount_root(&options)?;
@@ -69,11 +73,12 @@ fn boot_and_serve() -> Result<(), BootError> {
     rustix::system::sethostname(b"hearth").map_err(|error| BootError::new("set the host name", error))?;
     crate::sys::loopback_up().map_err(|error| BootError::new("bring up the loopback interface", error))?;
     step(7, "open the channel and serve");
-    crate::block_on(serve()).map_err(|error| BootError::new("start the runtime", error))?
+    crate::block_on(serve(devices)).map_err(|error| BootError::new("start the runtime", error))?
 }
 
-async fn serve() -> Result<(), BootError> {
-    let (control, bulk) = (open_port(CONTROL_PORT)?, open_port(BULK_PORT)?);
+async fn serve(devices: Uevents) -> Result<(), BootError> {
+    let (control, bulk) = (open_port(CONTROL_PORT, &devices)?, open_port(BULK_PORT, &devices)?);
+    drop(devices);
     let user = fs::read_to_string("/etc/passwd")
         .is_ok_and(|text| text.lines().any(|line| line.starts_with(&format!("{DEFAULT_USER}:"))));
     let defaults = Defaults {
@@ -89,10 +94,16 @@ async fn serve() -> Result<(), BootError> {
     Ok(())
 }
 
-fn open_port(name: &str) -> Result<Rc<Port>, BootError> {
-    let what = || format!("open the virtio-serial port {name}");
-    let port = Port::open(name).map_err(|error| BootError::new(what(), error))?;
-    port.ok_or_else(|| BootError::new(what(), io::Error::from(io::ErrorKind::NotFound)))
+/// Opens a port, which the host may announce a moment after its driver is there. Without it the agent is of no use, so it waits for as
+/// long as it takes; the host bounds the boot.
+fn open_port(name: &str, devices: &Uevents) -> Result<Rc<Port>, BootError> {
+    loop {
+        match Port::open(name) {
+            Ok(Some(port)) => return Ok(port),
+            Ok(None) => devices.wait()?,
+            Err(error) => return Err(BootError::new(format!("open the virtio-serial port {name}"), error)),
+        }
+    }
 }
 
 /// What the host says on the kernel's command line.

@@ -189,6 +189,8 @@ impl Session {
             }
         };
         if let Some(message) = fault {
+            // An error is a request's last reply.
+            self.detach(header.id);
             let fault = Fault::never_started(ErrorCode::InvalidField, message);
             self.reply(Some(header.id), ReplyBody::Error(fault)).await;
         }
@@ -310,7 +312,10 @@ impl Session {
         let Some(credits) = self.active.borrow().get(&id).map(|active| Rc::clone(&active.credits)) else {
             return Ok(());
         };
-        credits.grant(stream, bytes).map_err(|message| Fault::never_started(ErrorCode::InvalidField, message))
+        credits.grant(stream, bytes).map_err(|message| {
+            self.detach(id);
+            Fault::never_started(ErrorCode::InvalidField, message)
+        })
     }
 
     /// Waits until every reply so far is written, or the lane is gone.

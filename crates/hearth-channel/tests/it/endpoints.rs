@@ -2,7 +2,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use hearth_channel::{Channel, ChannelError, ConnectError, ConnectOptions, Endpoint, Endpoints, SOCKET_PATH_LIMIT};
+use hearth_channel::{
+    Channel, ChannelError, ConnectError, ConnectOptions, Endpoint, Endpoints, SOCKET_PATH_LIMIT, reconnecting,
+};
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener};
@@ -54,6 +56,29 @@ async fn a_session_runs_over_two_unix_sockets() {
         serve(control.0, bulk.0).await
     };
     tokio::join!(ping(endpoints), script);
+}
+
+#[tokio::test]
+async fn reconnecting_closes_connects_and_has_nothing_of_the_earlier_session() {
+    let (control, bulk) = (socket(), socket());
+    let unix = |path: &PathBuf| Endpoint::Unix { path: path.clone(), expected_uid: own_uid() };
+    let endpoints = Endpoints { control: unix(&control.path), bulk: unix(&bulk.path) };
+    let accept = async || {
+        let (control, bulk) = tokio::try_join!(control.listener.accept(), bulk.listener.accept()).unwrap();
+        serve(control.0, bulk.0).await
+    };
+    let (channel, mut old) = tokio::join!(ping(endpoints.clone()), accept());
+    old.control.send(b"{\"id\":1,\"type\":\"done\"}\n").await;
+    let host = async {
+        let channel = reconnecting(Some(channel), &endpoints, ConnectOptions::default()).await.unwrap();
+        channel.ping().await.unwrap();
+        channel
+    };
+    let script = async {
+        assert_eq!(old.control.rest().await, b"", "the earlier session is closed first");
+        accept().await
+    };
+    tokio::join!(host, script);
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use hearth_protocol::{
     AgentHello, Epoch, ErrorCode, Fault, HelloAnswer, Lane, Outcome, ReplyBody, RequestId, StreamName,
 };
 
-use crate::peer::{Peer, answer, chunk, connected, pair};
+use crate::peer::{Peer, answer, chunk, pair};
 
 /// Connects to a peer that answers the control hello with these bytes, and tells why it failed.
 async fn refused(bytes: impl FnOnce(Epoch) -> Vec<u8>) -> ConnectError {
@@ -169,14 +169,4 @@ async fn a_second_hello_ends_the_channel_on_either_lane() {
         assert_eq!(*found, lane);
         assert!(matches!(source, Violation::SecondHello | Violation::Framing { .. }), "{source:?}");
     }
-}
-
-#[tokio::test(start_paused = true)]
-async fn reconnecting_closes_connects_and_has_nothing_of_the_earlier_session() {
-    let (channel, mut old) = connected().await;
-    channel.close().await;
-    assert_eq!(old.control.rest().await, b"");
-    let (channel, mut peer) = connected().await;
-    let (pinged, ()) = tokio::join!(channel.ping(), peer.pong());
-    pinged.unwrap();
 }

@@ -174,10 +174,24 @@ pub(crate) fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// This process's resident memory in bytes.
-pub(crate) fn resident() -> u64 {
-    let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
-    pages.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+/// This process's resident memory, to be compared with later.
+pub(crate) struct Memory(u64);
+
+impl Memory {
+    /// Measures it now.
+    pub(crate) fn now() -> Self {
+        let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+        Self(statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096)
+    }
+
+    /// Checks that it has grown by less than `mebibytes`, where no other test runs in this process.
+    pub(crate) fn check_growth(&self, mebibytes: u64) {
+        let grown = Self::now().0.saturating_sub(self.0) >> 20;
+        if std::env::var_os("NEXTEST").is_none() {
+            return println!("skipped: memory is only measured under nextest, which gives each test a process");
+        }
+        assert!(grown < mebibytes, "memory grew by {grown} MiB");
+    }
 }
 
 /// The user that serves the sockets this process makes.

@@ -16,6 +16,7 @@ use crate::{golden, invariants};
 fn hostile() -> impl Strategy<Value = Vec<u8>> {
     let piece = prop_oneof![
         prop::collection::vec(any::<u8>(), 0..200),
+        near_a_limit().prop_map(|length| [vec![b'x'; length], b"\n".to_vec()].concat()),
         prop::sample::select(golden::messages()).prop_map(String::into_bytes),
         prop::sample::select(golden::messages()).prop_map(|text| format!("{text}\n").into_bytes()),
         (prop::sample::select(golden::messages()), any::<prop::sample::Index>(), any::<u8>()).prop_map(
@@ -31,6 +32,12 @@ fn hostile() -> impl Strategy<Value = Vec<u8>> {
         ),
     ];
     prop::collection::vec(piece, 0..8).prop_map(|pieces| pieces.concat())
+}
+
+/// Lengths of lines around the limits that the invariants use, the newline not counted.
+fn near_a_limit() -> impl Strategy<Value = usize> {
+    let limits = vec![0, 1, 8, 100, limits::HEADER];
+    (prop::sample::select(limits), 0..3usize).prop_map(|(limit, more)| (limit + more).saturating_sub(2))
 }
 
 /// What may stand before a hello: anything, and what comes close to its mark.
@@ -107,9 +114,14 @@ proptest! {
     }
 
     #[test]
-    fn a_hello_scanner_holds_less_than_a_line_of_anything(data in hostile(), hellos in prop::collection::vec(any::<bool>(), 0..4)) {
+    fn a_hello_scanner_holds_less_than_a_line_of_anything(data in hostile(), hellos in prop::collection::vec(0..3u8, 0..4)) {
         let hello = HostHello::new(invariants::epoch(), Lane::Bulk).to_bytes();
-        let hello = hellos.into_iter().flat_map(|whole| hello[..if whole { hello.len() } else { 60 }].to_vec());
+        let hello = hellos.into_iter().flat_map(|kind| match kind {
+            0 => hello.clone(),
+            1 => hello[..60].to_vec(),
+            // A marked line without end.
+            _ => [&hello[..60], &[b'x'; limits::HEADER]].concat(),
+        });
         invariants::hello_scanner(&hello.chain(data).collect::<Vec<_>>());
     }
 

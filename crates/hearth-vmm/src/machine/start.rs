@@ -11,14 +11,13 @@ use tokio::sync::watch;
 use super::exit::{Followed, STDERR_TAIL, supervise};
 use super::files::Files;
 use super::{Exit, Machine, MachineError, Sockets};
-use crate::command_line::{self, Descriptors, TRANSLATION_CACHE_MIB};
+use crate::command_line::{self, Descriptors, Host, TRANSLATION_CACHE_MIB};
 use crate::console::{CONSOLE_TAIL, Console};
 use crate::jail::{self, CgroupLimits, FIRST_QEMU_FD, JailLevel, JailReport, Plan};
 use crate::launch::{Launch, Launched, launch};
 use crate::qmp::{Qmp, QmpError};
 use crate::sockets::{self, Listener, SocketError, connect_checked};
 use crate::spec::{Accelerator, Lifetime, MachineSpec, PortName};
-use crate::tsc::host_tsc_khz;
 
 /// QEMU's own memory beyond the guest's and the translation cache, with room to spare: it has some 60 MiB.
 const OVERHEAD_MIB: u64 = 512;
@@ -28,7 +27,7 @@ pub(super) async fn start(spec: &MachineSpec) -> Result<Machine, MachineError> {
     sockets::check_directory(&spec.directory)?;
     let user = geteuid().is_root().then(|| jail::dedicated_user(&spec.directory));
     let numbers = Descriptors::numbered(FIRST_QEMU_FD, spec.ports.len(), spec.disks.len());
-    let arguments = command_line::arguments(spec, &numbers, host_tsc_khz())?;
+    let arguments = command_line::arguments(spec, &numbers, &Host::this())?;
     let files = Files::open(spec, user.is_some())?;
     let plan = plan(spec, user, &numbers, &files, arguments);
     let listeners = Listeners::bind(spec)?;

@@ -50,6 +50,9 @@ pub(crate) async fn run(options: RunOptions) -> Result<i32, Failure> {
         created = engine.create(&spec) => created?,
         code = signals.first() => return Ok(code),
     };
+    for failed in sandbox.failed_before() {
+        output::say(&format!("hearth: {failed}; using {} from now on", sandbox.accelerator()));
+    }
     // A JSON report has the warning in it.
     if let Some(warning) = sandbox.jail().warning().filter(|_| !options.json) {
         output::say(&format!("hearth: warning: {warning}"));
