@@ -18,16 +18,17 @@ demo: setup-demo
 	$(RELEASE) run -- python3 -c 'import platform; print("Hello from Linux", platform.release(), "in a microVM")'
 
 test: setup-test lint test-image
-	HEARTH_TEST_STORE=$(TEST_HOME)/store scripts/run-tests
+	HEARTH_TEST_HOME=$(TEST_HOME) scripts/run-tests
 
 lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- --deny warnings
 
-# The default image, built by the very program that is tested; kept from run to run.
+# The default image, built by the very program that is tested, and what this host's first run finds out; kept from run to run.
 test-image: setup-test
 	$(CARGO) build --locked --package hearth
 	HEARTH_HOME=$(TEST_HOME) target/debug/hearth image build --if-missing
+	HEARTH_HOME=$(TEST_HOME) target/debug/hearth run -- true
 
 bench: setup-demo
 	$(CARGO) build --release --locked --package hearth --package xtask

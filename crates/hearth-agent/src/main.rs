@@ -15,6 +15,7 @@ use std::process::ExitCode;
 use tokio::task::LocalSet;
 
 fn main() -> ExitCode {
+    sys::keep_freed_memory();
     if rustix::process::getpid().as_raw_nonzero().get() == 1 {
         return boot::run_machine();
     }

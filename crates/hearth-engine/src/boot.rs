@@ -12,16 +12,19 @@ use crate::initramfs::{self, Contents};
 use crate::sandbox::SandboxDirectory;
 use crate::{Engine, EngineError, SandboxSpec, chain};
 
-/// How long a guest may be silent before its kernel's first line, under KVM and under software emulation. A guest that cannot run at
-/// all spins before it: on a processor that runs guests directly a second is long; an emulated one on a busy host may take its time.
-const FIRST_LINE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(60));
-/// How long it may be silent between two lines, or before its agent answers.
-const BETWEEN_LINES: Duration = Duration::from_secs(60);
+/// How long a booting guest's console may be silent. A guest that cannot run at all spins before its kernel's first line (its
+/// firmware may have spoken): on a processor that runs guests directly a second is long.
+const KVM_SILENCE: Duration = Duration::from_secs(10);
+/// The same under software emulation, on a busy host.
+const TCG_SILENCE: Duration = Duration::from_secs(60);
 /// A bound on a boot that goes on saying things and never arrives.
 const BOOT: Duration = Duration::from_secs(300);
 
 /// How long the exit of a QEMU whose socket has broken may take to be seen.
 const EXIT_AFTER_HANG_UP: Duration = Duration::from_secs(2);
+
+/// How long the death of a killed QEMU is waited for before the next way is tried.
+const DEATH: Duration = Duration::from_secs(2);
 
 /// A point on the way to a sandbox that takes requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -160,7 +163,7 @@ async fn boot_once(
     let accelerator = spec.accelerator;
     let machine = Machine::start(spec).await.map_err(|source| EngineError::Machine { source })?;
     phases.note(Phase::Started);
-    let first_line = if accelerator == Accelerator::Kvm { FIRST_LINE.0 } else { FIRST_LINE.1 };
+    let silence = if accelerator == Accelerator::Kvm { KVM_SILENCE } else { TCG_SILENCE };
     let ended = |exit: &Exit| {
         let said = printable(&exit.stderr);
         let what = match exit.status.is_some_and(|status| status.success()) {
@@ -178,7 +181,7 @@ async fn boot_once(
             },
             connected => connected,
         },
-        stall = machine.console().stalled(first_line, BETWEEN_LINES) => {
+        stall = machine.console().stalled(silence, silence) => {
             let silence = stall.silent_for.as_secs();
             let what = match stall.bytes_seen {
                 0 => format!("it said nothing at all for {silence} s"),
@@ -191,7 +194,8 @@ async fn boot_once(
     let channel = match reached {
         Ok(channel) => channel,
         Err(error) => {
-            machine.stop().await;
+            // Killed it is in any case; a guest that spins in a broken KVM has been seen to take a minute to die of it.
+            let _ = tokio::time::timeout(DEATH, machine.kill()).await;
             return Err(error);
         }
     };

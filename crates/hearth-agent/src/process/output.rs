@@ -16,7 +16,7 @@ use super::ring::Ring;
 pub(crate) const OUTPUT_PIECE: usize = 64 * 1024 - 256;
 
 thread_local! {
-    /// One buffer for all pumps: what is read is in a ring before anything else runs.
+    /// One buffer for the beginnings of all streams, most of which are short: what is read is in a ring before anything else runs.
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; OUTPUT_PIECE].into_boxed_slice());
 }
 
@@ -103,17 +103,21 @@ impl Output {
 
     /// Reads once; 0 is the end. A terminal whose last user has left says EIO instead.
     fn read_once(&self, pipe: &OwnedFd, room: usize) -> io::Result<usize> {
-        SCRATCH.with_borrow_mut(|scratch| {
-            let count = rustix::io::read(pipe, &mut scratch[..OUTPUT_PIECE.min(room)])?;
-            self.append(&scratch[..count]);
-            Ok(count)
-        })
-    }
-
-    fn append(&self, bytes: &[u8]) {
-        self.ring.borrow_mut().write(bytes);
+        let mut ring = self.ring.borrow_mut();
+        let limit = OUTPUT_PIECE.min(room);
+        let count = if ring.is_past_head() {
+            ring.fill(limit, |place| rustix::io::read(pipe, place))?
+        } else {
+            SCRATCH.with_borrow_mut(|scratch| {
+                let count = rustix::io::read(pipe, &mut scratch[..limit])?;
+                ring.write(&scratch[..count]);
+                io::Result::Ok(count)
+            })?
+        };
+        drop(ring);
         self.note_drained();
         self.changed.notify_waiters();
+        Ok(count)
     }
 
     fn close(&self) {
@@ -134,7 +138,8 @@ impl Output {
         loop {
             let moved = self.room.notified();
             let room = self.room_now();
-            if room > 0 {
+            // Not less: a nearly full ring would be filled byte by byte, with a switch to the process and back each time.
+            if room >= OUTPUT_PIECE {
                 return room;
             }
             moved.await;

@@ -1,17 +1,20 @@
 //! What is kept of a stream: its head, its tail, and the count of what lies between.
 
-use std::collections::VecDeque;
+use std::ops::Range;
 
 /// The bytes kept from the start of a stream.
 const HEAD: usize = 128 * 1024;
 /// The bytes kept from its end. At least a session's window, so that a lossless follower can be a whole window behind.
 const TAIL: usize = 1024 * 1024;
+/// The most that one [`Ring::fill`] takes: so much more than the tail has room, so that what is kept is not what is written over.
+pub(super) const FILL: usize = 64 * 1024;
 
 /// A bounded record of an unbounded stream, addressed by byte positions that never shift. Grows with what is written.
 #[derive(Debug, Default)]
 pub(crate) struct Ring {
     head: Vec<u8>,
-    tail: VecDeque<u8>,
+    /// Byte `n` behind the head is at `n % (TAIL + FILL)`.
+    tail: Vec<u8>,
     total: u64,
 }
 
@@ -32,16 +35,53 @@ impl Ring {
         TAIL.saturating_sub(behind)
     }
 
+    /// Whether the head is full, so that [`Self::fill`] can take what comes.
+    pub(crate) fn is_past_head(&self) -> bool {
+        self.head.len() == HEAD
+    }
+
     /// Appends `bytes`; the oldest of the tail make room.
     pub(crate) fn write(&mut self, bytes: &[u8]) {
-        self.total += bytes.len() as u64;
-        let to_head = bytes.len().min(HEAD - self.head.len());
-        let (first, rest) = bytes.split_at(to_head);
-        self.head.extend_from_slice(first);
-        let rest = &rest[rest.len().saturating_sub(TAIL)..];
-        let excess = (self.tail.len() + rest.len()).saturating_sub(TAIL);
-        self.tail.drain(..excess);
-        self.tail.extend(rest);
+        let (to_head, mut rest) = bytes.split_at(bytes.len().min(HEAD - self.head.len()));
+        self.head.extend_from_slice(to_head);
+        self.total += to_head.len() as u64;
+        while !rest.is_empty() {
+            let copied = self.fill(rest.len(), |place| {
+                place.copy_from_slice(&rest[..place.len()]);
+                Ok::<_, std::convert::Infallible>(place.len())
+            });
+            rest = &rest[copied.unwrap_or_default()..];
+        }
+    }
+
+    /// Has `source` write at most `limit` bytes behind the others, in one piece, and say how many: output that need not be copied
+    /// again. Only past the head.
+    ///
+    /// # Errors
+    /// What `source` fails with; nothing is appended then.
+    pub(crate) fn fill<E>(
+        &mut self,
+        limit: usize,
+        source: impl FnOnce(&mut [u8]) -> Result<usize, E>,
+    ) -> Result<usize, E> {
+        let place = self.place(limit.min(FILL));
+        let count = source(&mut self.tail[place])?;
+        self.total += count as u64;
+        Ok(count)
+    }
+
+    /// Where the next bytes of the tail go, up to its wrap. The tail is grown to hold them.
+    fn place(&mut self, limit: usize) -> Range<usize> {
+        let start = self.index(self.total);
+        let end = (start + limit).min(TAIL + FILL);
+        if end > self.tail.len() {
+            self.tail.resize(end.max(self.tail.len() * 2).min(TAIL + FILL), 0);
+        }
+        start..end
+    }
+
+    fn index(&self, position: u64) -> usize {
+        ((position - HEAD as u64) % (TAIL + FILL) as u64) as usize
     }
 
     /// The first bytes kept at or after `cursor`, at most `limit` of them in one piece, and the position of the first.
@@ -55,12 +95,10 @@ impl Ring {
         {
             return Some((cursor, &piece[..piece.len().min(limit)]));
         }
-        let tail_start = self.total - self.tail.len() as u64;
-        let at = cursor.max(tail_start);
-        let (front, back) = self.tail.as_slices();
-        let offset = (at - tail_start) as usize;
-        let piece = if offset < front.len() { &front[offset..] } else { &back[offset - front.len()..] };
-        Some((at, &piece[..piece.len().min(limit)]))
+        let at = cursor.max(self.total.saturating_sub(TAIL as u64)).max(HEAD as u64);
+        let start = self.index(at);
+        let length = ((self.total - at) as usize).min(limit).min(TAIL + FILL - start);
+        Some((at, &self.tail[start..start + length]))
     }
 }
 
@@ -100,6 +138,39 @@ mod tests {
         assert_eq!(bytes[HEAD..], data[data.len() - TAIL..]);
         assert_eq!(gap as usize, data.len() - HEAD - TAIL);
         assert!(ring.memory() <= 2 * (HEAD + TAIL));
+    }
+
+    #[test]
+    fn filling_and_writing_make_the_same_record() {
+        let data: Vec<u8> = (0..3 * (HEAD + TAIL)).map(|i| (i * 13 % 239) as u8).collect();
+        let (mut written, mut filled) = (Ring::default(), Ring::default());
+        written.write(&data);
+        filled.write(&data[..HEAD]);
+        let mut rest = &data[HEAD..];
+        while !rest.is_empty() {
+            let take = |place: &mut [u8]| {
+                // As a pipe does: sometimes less than there is room for.
+                let count = place.len().min(rest.len()).min(50_021);
+                place[..count].copy_from_slice(&rest[..count]);
+                Ok::<_, ()>(count)
+            };
+            rest = &rest[filled.fill(FILL, take).unwrap()..];
+        }
+        assert_eq!(read_all(&filled, 0, 4096), read_all(&written, 0, 65_536));
+    }
+
+    #[test]
+    fn a_fill_that_fails_or_falls_short_loses_nothing_that_was_kept() {
+        let mut ring = Ring::default();
+        ring.write(&vec![1; HEAD + 3 * TAIL]);
+        let spoil = |place: &mut [u8]| {
+            place.fill(9);
+            Err::<usize, ()>(())
+        };
+        assert_eq!(ring.fill(FILL, spoil), Err(()));
+        let cursor = ring.total() - TAIL as u64;
+        let (kept, gap) = read_all(&ring, cursor, usize::MAX);
+        assert_eq!((kept, gap), (vec![1; TAIL], 0));
     }
 
     #[test]

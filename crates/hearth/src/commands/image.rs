@@ -111,6 +111,7 @@ fn describe(image: &Image) -> Value {
         "name": image.name.as_ref().map(ToString::to_string),
         "digest": image.digest.as_str(),
         "bytes": image.manifest.total_bytes(),
+        "files": { "rootfs": image.rootfs(), "kernel": image.kernel(), "modules": image.modules_directory() },
         "manifest": image.manifest,
     })
 }

@@ -9,7 +9,7 @@ use crate::support::{Home, Running, assert_code, said, text};
 
 #[test]
 fn b49_a_run_finds_an_accelerator_that_works_and_remembers_it() {
-    let Some(home) = Home::with_images() else { return };
+    let Some(home) = Home::fresh_with_images() else { return };
     let output = home.hearth(&["run", "--json", "--", "true"]);
     assert_code(&output, 0);
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();

@@ -1,8 +1,8 @@
 //! The `hearth` command as its users run it, on real machines. Numbers in names are those of the behaviours that a user must be
 //! able to rely on.
 //!
-//! `HEARTH_TEST_STORE` names an image store with the default image; `make test` prepares one. Without it the tests that boot
-//! something say that they were skipped.
+//! `HEARTH_TEST_HOME` names a home with the default image; `make test` prepares one. Without it the tests that boot something
+//! say that they were skipped.
 
 #![allow(clippy::panic, clippy::print_stderr, clippy::unwrap_used)]
 

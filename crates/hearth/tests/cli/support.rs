@@ -13,6 +13,10 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 /// A bound on everything that a test waits for: reached only by a hang.
 pub(crate) const HANG: Duration = Duration::from_secs(180);
 
+fn prepared() -> Option<PathBuf> {
+    std::env::var_os("HEARTH_TEST_HOME").filter(|home| !home.is_empty()).map(PathBuf::from)
+}
+
 /// A home of its own over the shared image store.
 pub(crate) struct Home {
     directory: tempfile::TempDir,
@@ -21,12 +25,21 @@ pub(crate) struct Home {
 impl Home {
     /// Makes one with images; `None`, and says so, when there is no store to share.
     pub(crate) fn with_images() -> Option<Self> {
-        let Some(store) = std::env::var_os("HEARTH_TEST_STORE").filter(|store| !store.is_empty()) else {
-            eprintln!("skipped: HEARTH_TEST_STORE names no image store; make test prepares one");
+        let home = Self::fresh_with_images()?;
+        // What the preparing run has found out, so that not every test finds it out again.
+        let findings = prepared().map(|prepared| prepared.join("findings.json"));
+        findings.filter(|path| path.exists()).map(|path| fs::copy(path, home.path().join("findings.json")).unwrap());
+        Some(home)
+    }
+
+    /// The same, with nothing known of this host yet.
+    pub(crate) fn fresh_with_images() -> Option<Self> {
+        let Some(prepared) = prepared() else {
+            eprintln!("skipped: HEARTH_TEST_HOME names no home with images; make test prepares one");
             return None;
         };
         let home = Self::empty();
-        symlink(PathBuf::from(store).canonicalize().unwrap(), home.path().join("store")).unwrap();
+        symlink(prepared.join("store").canonicalize().unwrap(), home.path().join("store")).unwrap();
         Some(home)
     }
 
