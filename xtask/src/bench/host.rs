@@ -1,0 +1,87 @@
+//! The host that is measured: its engine, and the way that runs a guest here.
+
+use std::env;
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, anyhow};
+use hearth_engine::vmm::{Launcher, MachineSpec};
+use hearth_engine::{DEFAULT_IMAGE, Directories, Draft, Engine, EngineError, SandboxSpec, chain};
+
+use super::report;
+
+/// What every group measures on.
+pub(crate) struct Host {
+    engine: Engine,
+    spec: SandboxSpec,
+    quick: bool,
+    about: String,
+}
+
+impl Host {
+    /// Opens the user's engine, as the `hearth` command does, and boots one sandbox of the default image: after that it is known what
+    /// runs a guest here, and the host's caches are warm.
+    pub(crate) async fn open(quick: bool) -> Result<Self> {
+        let launcher = Launcher { program: "/proc/self/exe".into(), arguments: vec![crate::JAIL.into()] };
+        let qemu = env::var_os("HEARTH_QEMU").filter(|path| !path.is_empty()).map(PathBuf::from);
+        let directories = Directories::of_user(|name| env::var_os(name))?;
+        let engine = Engine::open(directories, launcher, qemu).map_err(explained)?;
+        let spec = SandboxSpec::default();
+        report::say("booting a first sandbox");
+        let sandbox = engine.create(&spec).await.map_err(explained)?;
+        let ways = format!("{}, {}", sandbox.accelerator(), sandbox.board());
+        let kernel = sandbox.channel().info().await?.kernel;
+        sandbox.remove().await;
+        let about = format!(
+            "{}\nguest: Linux {kernel}, {} cpu, {} MiB; {}, {ways}",
+            host_line(),
+            spec.cpus.get(),
+            spec.memory.mib(),
+            engine.qemu().map_err(explained)?.build(),
+        );
+        Ok(Self { engine, spec, quick, about })
+    }
+
+    /// A machine like a sandbox's, with a directory of its own, not started.
+    pub(crate) fn draft(&self) -> Result<Draft> {
+        self.engine.draft(&self.spec).map_err(explained)
+    }
+
+    /// How many samples to take.
+    pub(crate) fn samples(&self, thorough: usize, quick: usize) -> usize {
+        if self.quick { quick } else { thorough }
+    }
+
+    /// The host and the guest, in two lines.
+    pub(crate) fn describe(&self) -> String {
+        self.about.clone()
+    }
+}
+
+fn host_line() -> String {
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let count = std::thread::available_parallelism().map_or(0, usize::from);
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    format!("host: {count} × {}, Linux {}", model.map_or("unknown", |(_, name)| name), release.trim_end())
+}
+
+/// The engine's error with its hint; without an image, what makes one from a checkout.
+fn explained(error: EngineError) -> anyhow::Error {
+    let hint = match &error {
+        EngineError::NoImage { .. } => {
+            Some(format!("make it with: cargo run --release -p hearth -- image build {DEFAULT_IMAGE}"))
+        }
+        _ => error.hint(),
+    };
+    let detail = error.detail().map(|detail| format!("\n{detail}")).unwrap_or_default();
+    let hint = hint.map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
+    anyhow!("{}{detail}{hint}", chain(&error))
+}
+
+/// Where a machine keeps a file that only the bench needs.
+pub(crate) fn write_file(machine: &MachineSpec, name: &str, content: &[u8]) -> Result<PathBuf> {
+    let path = machine.directory.join(name);
+    fs::write(&path, content).with_context(|| format!("write {}", path.display()))?;
+    Ok(path)
+}

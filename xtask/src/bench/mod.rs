@@ -1,0 +1,123 @@
+//! The bench: what Hearth costs, each figure beside the least that the same thing could cost on this machine.
+//!
+//! A machine is noisy and another one is faster, so no figure stands alone: its samples are taken in turn with those of its baseline, and
+//! what counts is the ratio. To add a figure, give its group's file a [`Figure`] and samples, or write a file with a
+//! [`Group`] and list it in [`GROUPS`].
+
+mod bare;
+mod boot;
+mod exec;
+mod figure;
+mod host;
+mod live;
+mod memory;
+mod output;
+mod ping;
+mod report;
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use figure::{Figure, Row};
+use host::Host;
+
+/// Every group there is, in the order of the report.
+const GROUPS: &[Group] = &[boot::GROUP, exec::GROUP, ping::GROUP, output::GROUP, memory::GROUP];
+/// A bound on one group, so that a guest that hangs ends the bench and not the day.
+const PATIENCE: Duration = Duration::from_secs(20 * 60);
+/// Rounds whose samples are dropped: under emulation code is translated when it first runs.
+const WARM_UP: usize = 20;
+
+/// Figures that are measured together.
+struct Group {
+    figures: &'static [Figure],
+    /// Yields a row for each figure.
+    measure: for<'a> fn(&'a Host) -> Measuring<'a>,
+}
+
+type Measuring<'a> = Pin<Box<dyn Future<Output = Result<Vec<Row>>> + 'a>>;
+
+/// What to measure, and how thoroughly.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Measure these figures only, by name or by the part before the dot
+    #[arg(long, value_name = "NAME", num_args = 1..)]
+    only: Vec<String>,
+    /// Take few samples: to see that it works, not to quote
+    #[arg(long)]
+    quick: bool,
+}
+
+/// Measures, prints the table and writes the list.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    check_names(&options.only)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
+    let (host, rows) = runtime.block_on(measure(options))?;
+    report::print(&host, &rows)?;
+    report::write(&rows)
+}
+
+async fn measure(options: &Options) -> Result<(Host, Vec<Row>)> {
+    let host = Host::open(options.quick).await?;
+    let mut rows = Vec::new();
+    for group in GROUPS.iter().filter(|group| group.figures.iter().any(|figure| options.wants(figure.name))) {
+        let names: Vec<_> = group.figures.iter().map(|figure| figure.name).collect();
+        let names = names.join(", ");
+        report::say(&format!("measuring {names}"));
+        let measured = tokio::time::timeout(PATIENCE, (group.measure)(&host)).await;
+        let measured = measured.with_context(|| format!("{names}: no end after {} s", PATIENCE.as_secs()))?;
+        rows.extend(measured.with_context(|| names)?.into_iter().filter(|row| options.wants(row.name)));
+    }
+    Ok((host, rows))
+}
+
+impl Options {
+    fn wants(&self, name: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|wanted| covers(wanted, name))
+    }
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
+}
+
+fn covers(wanted: &str, name: &str) -> bool {
+    name.strip_prefix(wanted).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
+fn check_names(only: &[String]) -> Result<()> {
+    let names: Vec<_> = GROUPS.iter().flat_map(|group| group.figures).map(|figure| figure.name).collect();
+    match only.iter().find(|wanted| !names.iter().any(|name| covers(wanted, name))) {
+        Some(unknown) => bail!("there is no figure {unknown:?}; there are {}", names.join(", ")),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_chosen_by_name_or_by_group() {
+        assert!(covers("boot", "boot.cold") && covers("boot.cold", "boot.cold"));
+        assert!(!covers("boo", "boot.cold") && !covers("boot.cold.x", "boot.cold"));
+        assert!(covers("ping", "ping") && covers("ping", "ping.loaded"));
+    }
+
+    #[test]
+    fn an_unknown_figure_is_refused_with_those_there_are() {
+        let error = check_names(&["exec".into(), "exec.flase".into()]).unwrap_err().to_string();
+        assert!(error.contains("exec.flase") && error.contains("exec.true"), "{error}");
+    }
+
+    #[test]
+    fn no_two_figures_have_one_name() {
+        let mut names: Vec<_> = GROUPS.iter().flat_map(|group| group.figures).map(|figure| figure.name).collect();
+        let count = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
+}
