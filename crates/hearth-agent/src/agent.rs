@@ -3,7 +3,7 @@
 use std::fs;
 use std::rc::Rc;
 
-use hearth_protocol::{ErrorCode, Fault, Info, Renew};
+use hearth_protocol::{ErrorCode, Fault, Info, Renew, hex};
 use rustix::time::{ClockId, Timespec};
 use tokio::sync::watch;
 
@@ -51,11 +51,7 @@ impl Agent {
     /// [`ErrorCode::InvalidField`] before anything has changed, [`ErrorCode::Io`] for what the kernel refuses.
     pub(crate) fn renew(&self, renew: &Renew) -> Result<(), Fault> {
         let invalid = |message: &str| Fault::never_started(ErrorCode::InvalidField, message);
-        let seed = renew
-            .seed
-            .as_deref()
-            .map(|seed| unhex(seed).ok_or_else(|| invalid("seed must be 64 to 1024 hexadecimal digits")));
-        let seed = seed.transpose()?;
+        let seed = renew.seed.as_deref().map(read_seed).transpose()?;
         if renew.hostname.as_deref().is_some_and(|name| !is_host_name(name)) {
             return Err(invalid("hostname must be 1 to 63 letters, digits and '-'"));
         }
@@ -98,13 +94,12 @@ fn resident_bytes() -> u64 {
     pages * rustix::param::page_size() as u64
 }
 
-fn is_host_name(name: &str) -> bool {
-    (1..=63).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+/// Reads 32 to 512 bytes of seed.
+fn read_seed(text: &str) -> Result<Vec<u8>, Fault> {
+    let seed = hex::decode(text).filter(|seed| (32..=512).contains(&seed.len()));
+    seed.ok_or_else(|| Fault::never_started(ErrorCode::InvalidField, "seed must be 64 to 1024 hexadecimal digits"))
 }
 
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let pair =
-        |pair: &[u8]| Some((char::from(pair[0]).to_digit(16)? * 16 + char::from(*pair.get(1)?).to_digit(16)?) as u8);
-    let fits = (64..=1024).contains(&text.len());
-    if fits { text.as_bytes().chunks(2).map(pair).collect() } else { None }
+fn is_host_name(name: &str) -> bool {
+    (1..=63).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }

@@ -1,15 +1,16 @@
 //! From a prepared sandbox to a machine whose agent takes requests, by the best way that works on this host.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use hearth_channel::{Channel, ConnectOptions, Endpoint, Endpoints};
 use hearth_image::Image;
-use hearth_protocol::{BULK_PORT, CONTROL_PORT, Renew};
+use hearth_protocol::{BULK_PORT, CONTROL_PORT};
 use hearth_vmm::{Accelerator, Confinement, Disk, Exit, Lifetime, Machine, MachineSpec, PortName, Qemu};
 
 use crate::accelerator::{Finding, Findings, Way, name};
+use crate::guest::{describe, printable};
+use crate::identity::SandboxDirectory;
 use crate::initramfs::{self, Contents};
-use crate::sandbox::SandboxDirectory;
 use crate::{Engine, EngineError, SandboxSpec, chain};
 
 /// How long a booting guest's console may be silent. A guest that cannot run at all spins before its kernel's first line (its
@@ -137,20 +138,6 @@ impl Engine {
     }
 }
 
-/// How a QEMU ended, in a word.
-pub(crate) fn describe(exit: &Exit) -> String {
-    exit.status.map_or_else(|| "its end was not seen".to_owned(), |status| status.to_string())
-}
-
-/// What a guest or a QEMU said, safe for a terminal: control characters but line ends are escaped.
-pub(crate) fn printable(bytes: &[u8]) -> String {
-    let keep = |c: char| !c.is_control() || matches!(c, '\n' | '\t');
-    let text = String::from_utf8_lossy(bytes).replace("\r\n", "\n");
-    text.chars()
-        .flat_map(|c| if keep(c) { c.to_string() } else { c.escape_default().to_string() }.chars().collect::<Vec<_>>())
-        .collect()
-}
-
 fn port_name(name: &str) -> PortName {
     PortName::new(name).expect("the protocol's port names are well-formed")
 }
@@ -201,7 +188,7 @@ async fn boot_once(
     };
     phases.note(Phase::Connected);
     channel
-        .renew(identity(directory))
+        .renew(directory.id().renew())
         .await
         .map_err(|source| EngineError::Channel { what: "make the guest its own", source })?;
     phases.note(Phase::Ready);
@@ -218,27 +205,4 @@ pub(crate) async fn connect(machine: &Machine) -> Result<Channel, EngineError> {
     Channel::connect(&endpoints, options)
         .await
         .map_err(|source| EngineError::Channel { what: "reach the agent", source })
-}
-
-/// The time, fresh entropy and the sandbox's name.
-fn identity(directory: &SandboxDirectory) -> Renew {
-    let mut seed = [0; 32];
-    fill_random(&mut seed);
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Renew {
-        unix_nanoseconds: Some(now.as_nanos() as u64),
-        seed: Some(seed.iter().map(|byte| format!("{byte:02x}")).collect()),
-        hostname: Some(directory.id().as_str().to_owned()),
-    }
-}
-
-/// Fills `bytes` from the host's generator, which by now has long been seeded and then never fails.
-pub(crate) fn fill_random(bytes: &mut [u8]) {
-    let mut filled = 0;
-    while filled < bytes.len() {
-        match rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty()) {
-            Ok(count) => filled += count,
-            Err(error) => assert_eq!(error, rustix::io::Errno::INTR, "the kernel has a random generator"),
-        }
-    }
 }

@@ -13,7 +13,8 @@ use rustix::fs::{FlockOperation, flock};
 
 use crate::accelerator::{AcceleratorChoice, Findings, host_key, ways};
 use crate::boot::{Phase, Phases, Plan, connect};
-use crate::sandbox::{Sandbox, SandboxDirectory, SandboxId};
+use crate::identity::{SandboxDirectory, SandboxId};
+use crate::sandbox::Sandbox;
 use crate::{DEFAULT_IMAGE, Engine, EngineError, sweep};
 
 /// What a QEMU needs beside its guest's memory, in bytes: its own, with TCG's translation cache.

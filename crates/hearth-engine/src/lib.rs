@@ -14,6 +14,8 @@ mod create;
 mod directories;
 mod doctor;
 mod error;
+mod guest;
+mod identity;
 mod initramfs;
 mod sandbox;
 mod sweep;
@@ -24,7 +26,8 @@ pub use create::{DiskMib, Draft, SandboxSpec};
 pub use directories::{Directories, NoHome};
 pub use doctor::{Check, Need, Report};
 pub use error::{EngineError, Kind, chain};
-pub use sandbox::{Sandbox, SandboxId};
+pub use identity::SandboxId;
+pub use sandbox::Sandbox;
 
 pub use hearth_channel as channel;
 pub use hearth_image as image;

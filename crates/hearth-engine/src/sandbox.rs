@@ -1,8 +1,5 @@
-//! A sandbox that takes requests, and its directory.
+//! A sandbox that takes requests.
 
-use std::fmt;
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hearth_channel::Channel;
@@ -10,64 +7,9 @@ use hearth_image::InUse;
 use hearth_vmm::{Machine, MachineKind, jail::JailReport};
 
 use crate::accelerator::{Way, name};
-use crate::boot::{Booted, Phase, Phases, describe, fill_random, printable};
-
-/// Names a sandbox: `sb-` and 12 hexadecimal digits.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct SandboxId(String);
-
-impl SandboxId {
-    pub(crate) fn random() -> Self {
-        let mut bytes = [0; 6];
-        fill_random(&mut bytes);
-        Self(bytes.iter().fold("sb-".to_owned(), |id, byte| id + &format!("{byte:02x}")))
-    }
-
-    /// The name.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for SandboxId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// All that a sandbox has on the host. Removed when it is dropped; found and removed by the next start if it cannot be.
-#[derive(Debug)]
-pub(crate) struct SandboxDirectory {
-    id: SandboxId,
-    path: PathBuf,
-    /// Held for its lock, and longer than the directory is there.
-    _owner: Option<File>,
-}
-
-impl SandboxDirectory {
-    pub(crate) fn new(id: SandboxId, path: PathBuf) -> Self {
-        Self { id, path, _owner: None }
-    }
-
-    pub(crate) fn owned_by(mut self, owner: File) -> Self {
-        self._owner = Some(owner);
-        self
-    }
-
-    pub(crate) fn id(&self) -> &SandboxId {
-        &self.id
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-}
-
-impl Drop for SandboxDirectory {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.path);
-    }
-}
+use crate::boot::{Booted, Phase, Phases};
+use crate::guest::{describe, printable};
+use crate::identity::{SandboxDirectory, SandboxId};
 
 /// A sandbox. Dropping it ends its machine and removes its directory at once; [`Self::remove`] also waits until all is gone.
 #[derive(Debug)]

@@ -26,6 +26,7 @@ mod chunk;
 mod error;
 mod flow;
 mod hello;
+pub mod hex;
 pub mod limits;
 mod line;
 mod message;

@@ -5,6 +5,8 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
+use crate::hex;
+
 /// An argument, a path or a value of the environment: bytes that are mostly, but need not be, UTF-8.
 ///
 /// On the wire a JSON string where the bytes are UTF-8, else `{"hex": "..."}`, so that every name of a Linux file round-trips.
@@ -47,7 +49,7 @@ impl Serialize for RawString {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match std::str::from_utf8(&self.0) {
             Ok(text) => Form::Text(Cow::Borrowed(text)),
-            Err(_) => Form::Hex { hex: self.0.iter().map(|byte| format!("{byte:02x}")).collect() },
+            Err(_) => Form::Hex { hex: hex::encode(&self.0) },
         }
         .serialize(serializer)
     }
@@ -60,7 +62,7 @@ impl<'de> Deserialize<'de> for RawString {
         let bytes = match form {
             Form::Text(text) => text.into_owned().into_bytes(),
             Form::Hex { hex } => {
-                unhex(&hex).ok_or_else(|| D::Error::custom("hex is not pairs of hexadecimal digits"))?
+                hex::decode(&hex).ok_or_else(|| D::Error::custom("hex is not pairs of hexadecimal digits"))?
             }
         };
         if bytes.contains(&0) {
@@ -68,10 +70,4 @@ impl<'de> Deserialize<'de> for RawString {
         }
         Ok(Self(bytes))
     }
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digit = |byte: u8| char::from(byte).to_digit(16);
-    let pairs = text.as_bytes().chunks(2);
-    pairs.map(|pair| Some((digit(*pair.first()?)? * 16 + digit(*pair.get(1)?)?) as u8)).collect()
 }

@@ -1,0 +1,88 @@
+//! What makes a sandbox itself: its name, its directory, and what its guest is told of both.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use hearth_protocol::{Renew, hex};
+
+/// Names a sandbox: `sb-` and 12 hexadecimal digits.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct SandboxId(String);
+
+impl SandboxId {
+    pub(crate) fn random() -> Self {
+        let mut bytes = [0; 6];
+        fill_random(&mut bytes);
+        Self(format!("sb-{}", hex::encode(&bytes)))
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// What makes a guest this sandbox's: the time, fresh entropy and the name.
+    pub(crate) fn renew(&self) -> Renew {
+        let mut seed = [0; 32];
+        fill_random(&mut seed);
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Renew {
+            unix_nanoseconds: Some(now.as_nanos() as u64),
+            seed: Some(hex::encode(&seed)),
+            hostname: Some(self.0.clone()),
+        }
+    }
+}
+
+impl fmt::Display for SandboxId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// All that a sandbox has on the host. Removed when it is dropped; found and removed by the next start if it cannot be.
+#[derive(Debug)]
+pub(crate) struct SandboxDirectory {
+    id: SandboxId,
+    path: PathBuf,
+    /// Held for its lock, and longer than the directory is there.
+    _owner: Option<File>,
+}
+
+impl SandboxDirectory {
+    pub(crate) fn new(id: SandboxId, path: PathBuf) -> Self {
+        Self { id, path, _owner: None }
+    }
+
+    pub(crate) fn owned_by(mut self, owner: File) -> Self {
+        self._owner = Some(owner);
+        self
+    }
+
+    pub(crate) fn id(&self) -> &SandboxId {
+        &self.id
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for SandboxDirectory {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+/// Fills `bytes` from the host's generator, which by now has long been seeded and then never fails.
+fn fill_random(bytes: &mut [u8]) {
+    let mut filled = 0;
+    while filled < bytes.len() {
+        match rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty()) {
+            Ok(count) => filled += count,
+            Err(error) => assert_eq!(error, rustix::io::Errno::INTR, "the kernel has a random generator"),
+        }
+    }
+}
