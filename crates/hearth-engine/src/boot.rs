@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use hearth_channel::{Channel, ConnectOptions, Endpoint, Endpoints};
 use hearth_image::Image;
 use hearth_protocol::{BULK_PORT, CONTROL_PORT};
-use hearth_vmm::{Accelerator, Confinement, Disk, Exit, Lifetime, Machine, MachineSpec, PortName, Qemu};
+use hearth_vmm::{Accelerator, Confinement, Disk, Exit, Lifetime, Machine, MachineSpec, PortName, Qemu, Stall};
 
 use crate::accelerator::{Finding, Findings, Way, name};
 use crate::guest::{describe, printable};
@@ -102,7 +102,7 @@ impl Engine {
         for way in ways {
             match boot_once(self.machine_spec(plan, way)?, plan.directory, phases).await {
                 Ok((machine, channel)) => {
-                    for (way, error) in &failed {
+                    for (way, error) in failed.iter().filter(|(_, error)| error.is_the_ways_fault()) {
                         Findings::keep(&findings, *way, &host, Finding::Fails { reason: chain(error) });
                     }
                     Findings::keep(&findings, way, &host, Finding::Works);
@@ -149,36 +149,9 @@ async fn boot_once(
 ) -> Result<(Machine, Channel), EngineError> {
     let accelerator = spec.accelerator;
     let machine = Machine::start(spec).await.map_err(|source| EngineError::Machine { source })?;
+    directory.note_groups(machine.cgroups());
     phases.note(Phase::Started);
-    let silence = if accelerator == Accelerator::Kvm { KVM_SILENCE } else { TCG_SILENCE };
-    let ended = |exit: &Exit| {
-        let said = printable(&exit.stderr);
-        let what = match exit.status.is_some_and(|status| status.success()) {
-            true => "it restarted before its agent answered".to_owned(),
-            false => format!("QEMU ended ({}) {}", describe(exit), said.trim_end()),
-        };
-        Err(EngineError::Boot { accelerator: name(accelerator), what, console: printable(&exit.console) })
-    };
-    let reached = tokio::select! {
-        connected = connect(&machine) => match connected {
-            // The first sign of a QEMU that ends may be its end of the connection; its exit then says more.
-            Err(error) => match tokio::time::timeout(EXIT_AFTER_HANG_UP, machine.exited()).await {
-                Ok(exit) => ended(&exit),
-                Err(_) => Err(error),
-            },
-            connected => connected,
-        },
-        stall = machine.console().stalled(silence, silence) => {
-            let silence = stall.silent_for.as_secs();
-            let what = match stall.bytes_seen {
-                0 => format!("it said nothing at all for {silence} s"),
-                _ => format!("it fell silent for {silence} s"),
-            };
-            Err(EngineError::Boot { accelerator: name(accelerator), what, console: printable(&machine.console().tail()) })
-        }
-        exit = machine.exited() => ended(&exit),
-    };
-    let channel = match reached {
+    let channel = match reach(&machine, accelerator).await {
         Ok(channel) => channel,
         Err(error) => {
             // Killed it is in any case; a guest that spins in a broken KVM has been seen to take a minute to die of it.
@@ -187,12 +160,46 @@ async fn boot_once(
         }
     };
     phases.note(Phase::Connected);
-    channel
-        .renew(directory.id().renew())
-        .await
-        .map_err(|source| EngineError::Channel { what: "make the guest its own", source })?;
+    let renewed = channel.renew(directory.id().renew()).await;
+    renewed.map_err(|source| EngineError::Channel { what: "make the guest its own", source })?;
     phases.note(Phase::Ready);
     Ok((machine, channel))
+}
+
+/// Waits until the agent has answered, the guest has fallen silent, or QEMU has ended.
+async fn reach(machine: &Machine, accelerator: Accelerator) -> Result<Channel, EngineError> {
+    let silence = if accelerator == Accelerator::Kvm { KVM_SILENCE } else { TCG_SILENCE };
+    tokio::select! {
+        connected = connect(machine) => match connected {
+            // The first sign of a QEMU that ends may be its end of the connection; its exit then says more.
+            Err(error) => match tokio::time::timeout(EXIT_AFTER_HANG_UP, machine.exited()).await {
+                Ok(exit) => Err(ended(accelerator, &exit)),
+                Err(_) => Err(error),
+            },
+            connected => connected,
+        },
+        stall = machine.console().stalled(silence, silence) => {
+            Err(fell_silent(accelerator, stall, &machine.console().tail()))
+        }
+        exit = machine.exited() => Err(ended(accelerator, &exit)),
+    }
+}
+
+fn ended(accelerator: Accelerator, exit: &Exit) -> EngineError {
+    let what = match exit.status.is_some_and(|status| status.success()) {
+        true => "it restarted before its agent answered".to_owned(),
+        false => format!("QEMU ended ({}) {}", describe(exit), printable(&exit.stderr).trim_end()),
+    };
+    EngineError::Boot { accelerator: name(accelerator), what, console: printable(&exit.console), silent: false }
+}
+
+fn fell_silent(accelerator: Accelerator, stall: Stall, console: &[u8]) -> EngineError {
+    let silence = stall.silent_for.as_secs();
+    let what = match stall.bytes_seen {
+        0 => format!("it said nothing at all for {silence} s"),
+        _ => format!("it fell silent for {silence} s"),
+    };
+    EngineError::Boot { accelerator: name(accelerator), what, console: printable(console), silent: true }
 }
 
 pub(crate) async fn connect(machine: &Machine) -> Result<Channel, EngineError> {

@@ -8,7 +8,8 @@ use std::time::Instant;
 
 use hearth_channel::Channel;
 use hearth_image::{Image, InUse};
-use hearth_vmm::{CpuCount, Disk, HostFlush, Machine, MachineSpec, MemoryMib, Qemu};
+use hearth_protocol::CONTROL_PORT;
+use hearth_vmm::{CpuCount, Disk, HostFlush, MAX_SOCKET_PATH, Machine, MachineSpec, MemoryMib, Qemu};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::accelerator::{AcceleratorChoice, Findings, host_key, ways};
@@ -139,6 +140,7 @@ impl Engine {
         let image = self.find_image(&spec.image)?;
         let in_use = image.in_use()?;
         self.check_room(spec)?;
+        self.check_paths()?;
         let directory = self.make_directory()?;
         let disks = disks(&image, directory.path(), spec)?;
         Ok(Prepared { qemu, image, in_use, directory, disks })
@@ -160,6 +162,18 @@ impl Engine {
         self.check_disk().map(drop)
     }
 
+    /// Checks that the paths of sockets fit the kernel's bound.
+    pub(crate) fn check_paths(&self) -> Result<(), EngineError> {
+        let longest = format!("sb-0123456789ab/{CONTROL_PORT}.sock");
+        let path = self.directories.sandboxes().join(longest);
+        let length = path.as_os_str().len();
+        if length <= MAX_SOCKET_PATH {
+            Ok(())
+        } else {
+            Err(EngineError::HomeTooLong { home: self.directories.home().to_owned(), excess: length - MAX_SOCKET_PATH })
+        }
+    }
+
     /// Returns the bytes that are free for sandboxes, if they are enough for one.
     pub(crate) fn check_disk(&self) -> Result<u64, EngineError> {
         let path = self.directories.sandboxes();
@@ -173,11 +187,10 @@ impl Engine {
         let id = SandboxId::random();
         let path = self.directories.sandboxes().join(id.as_str());
         let failed = |source| EngineError::Directory { path: path.clone(), source };
+        // Until the owner's file is locked nothing but this says that the directory has an owner.
+        let _being_made = sweep::hold_off(&self.directories.births()).map_err(failed)?;
         DirBuilder::new().mode(0o700).create(&path).map_err(failed)?;
-        // From here on the directory goes when this does; until the owner's file is locked, its own lock says that it has an owner.
         let made = SandboxDirectory::new(id, path.clone());
-        let being_born = File::open(&path).map_err(failed)?;
-        flock(&being_born, FlockOperation::LockExclusive).map_err(|error| failed(error.into()))?;
         let owner = File::create(path.join(sweep::OWNER)).map_err(failed)?;
         flock(&owner, FlockOperation::LockExclusive).map_err(|error| failed(error.into()))?;
         Ok(made.owned_by(owner))

@@ -75,8 +75,13 @@ impl Directories {
         self.home.join("logs")
     }
 
+    /// The file whose lock keeps sweeping and making sandboxes apart.
+    pub(crate) fn births(&self) -> PathBuf {
+        self.home.join("births.lock")
+    }
+
     /// What was found out about this host.
-    pub(crate) fn findings(&self) -> PathBuf {
+    pub fn findings(&self) -> PathBuf {
         self.home.join("findings.json")
     }
 

@@ -72,7 +72,7 @@ fn lacks(found: impl Into<String>, fix: impl Into<String>) -> Looked {
 }
 
 impl Engine {
-    /// Looks at everything that runs and builds need. Changes nothing.
+    /// Looks at everything that runs and builds need.
     pub async fn doctor(&self) -> Report {
         let mut checks = vec![
             Check::new("platform", Need::Run, "Linux on x86_64", platform()),
@@ -80,6 +80,7 @@ impl Engine {
             Check::new("image", Need::Run, "an image to start from", self.look_at_image()),
             Check::new("memory", Need::Run, "608 MiB available for a sandbox of 512 MiB", memory()),
             Check::new("disk", Need::Run, "64 MiB free", self.look_at_disk()),
+            Check::new("home", Need::Run, "a path short enough for sockets", self.look_at_home()),
             Check::new(
                 "kvm",
                 Need::Advice,
@@ -125,9 +126,19 @@ impl Engine {
         }
     }
 
+    fn look_at_home(&self) -> Looked {
+        match self.check_paths() {
+            Ok(()) => Ok(self.directories.home().display().to_string()),
+            Err(error) => Err((error.to_string(), error.hint())),
+        }
+    }
+
     /// What opening says, and what was found when a guest was last tried.
     fn look_at_kvm(&self) -> Looked {
-        let tcg = "hearth uses software emulation by itself; for KVM use a host with hardware virtualisation";
+        let tcg = format!(
+            "hearth uses software emulation by itself; for KVM use a host with hardware virtualisation; to try again: rm {}",
+            self.directories.findings().display()
+        );
         match kvm_status() {
             KvmStatus::Usable { hypervisor } => {
                 let nested = hypervisor.map(|name| format!(" (this host runs under {name})")).unwrap_or_default();

@@ -80,6 +80,14 @@ pub enum EngineError {
         /// Which.
         path: PathBuf,
     },
+    /// The home's path leaves no room for the names of sockets in it.
+    #[error("the path {} is {excess} bytes too long for the sockets in it", home.display())]
+    HomeTooLong {
+        /// The home.
+        home: PathBuf,
+        /// By how many bytes.
+        excess: usize,
+    },
     /// The program that formats scratch disks cannot be run.
     #[error("cannot run mke2fs, which formats scratch disks")]
     FormatTool {
@@ -129,6 +137,8 @@ pub enum EngineError {
         what: String,
         /// What its console last said, escaped.
         console: String,
+        /// Whether it fell silent, or never spoke: the mark of an accelerator that does not run it.
+        silent: bool,
     },
     /// The agent could not be reached, or a request to it failed.
     #[error("cannot {what}")]
@@ -172,10 +182,11 @@ impl EngineError {
     /// The kind.
     pub fn kind(&self) -> Kind {
         match self {
-            Self::Invalid(_) | Self::DiskSize { .. } => Kind::Invalid,
+            Self::Invalid(_) | Self::DiskSize { .. } | Self::HomeTooLong { .. } => Kind::Invalid,
+            Self::Image(error) => kind_of_image(error),
             Self::Qemu(_) | Self::NoImage { .. } | Self::FormatTool { .. } | Self::Modules { .. } => Kind::Missing,
             Self::MemoryShort { .. } | Self::DiskShort { .. } => Kind::Resources,
-            Self::Image(_) | Self::Directory { .. } | Self::NotOurs { .. } | Self::Format { .. } => Kind::Host,
+            Self::Directory { .. } | Self::NotOurs { .. } | Self::Format { .. } => Kind::Host,
             Self::Initramfs { .. } | Self::InitramfsEntry { .. } => Kind::Host,
             Self::Machine { .. } | Self::Boot { .. } | Self::Channel { .. } => Kind::Machine,
         }
@@ -191,6 +202,7 @@ impl EngineError {
             Self::Image(error) => return error.fix(),
             Self::MemoryShort { .. } => "ask for less with --memory, or end other programs".to_owned(),
             Self::DiskShort { .. } => "free some space, or set HEARTH_HOME to a directory on another disk".to_owned(),
+            Self::HomeTooLong { .. } => "set HEARTH_HOME to a shorter path".to_owned(),
             Self::NotOurs { .. } => "set HEARTH_HOME to a directory of your own".to_owned(),
             Self::Directory { .. } => "check the directory's permissions, or set HEARTH_HOME to another".to_owned(),
             Self::FormatTool { .. } => "install e2fsprogs".to_owned(),
@@ -198,6 +210,7 @@ impl EngineError {
             Self::Boot { accelerator: "kvm", .. } => {
                 "this host's /dev/kvm does not run the image's kernel; --accel tcg uses software emulation".to_owned()
             }
+            Self::Boot { .. } => "if its console tells of memory, give it more with --memory".to_owned(),
             Self::Machine { .. } => "hearth doctor checks what a machine needs".to_owned(),
             _ => return None,
         })
@@ -212,8 +225,31 @@ impl EngineError {
         }
     }
 
+    /// Whether it is the accelerator's or the board's fault, and not that of the image or of too little memory.
+    pub(crate) fn is_the_ways_fault(&self) -> bool {
+        matches!(self, Self::Boot { silent: true, .. } | Self::Machine { source: MachineError::Died(_) })
+    }
+
     /// Whether another accelerator or board might do better.
     pub(crate) fn speaks_against_the_way(&self) -> bool {
         matches!(self, Self::Boot { .. } | Self::Machine { source: MachineError::Died(_) })
+    }
+}
+
+fn kind_of_image(error: &ImageError) -> Kind {
+    match error {
+        ImageError::NotFound { .. } | ImageError::ToolMissing { .. } | ImageError::KeyringMissing { .. } => {
+            Kind::Missing
+        }
+        ImageError::NoSubordinateIds { .. } => Kind::Missing,
+        ImageError::BadMirror { .. }
+        | ImageError::BadReference { .. }
+        | ImageError::Ambiguous { .. }
+        | ImageError::Kernel(_) => Kind::Invalid,
+        ImageError::UnknownPackage { .. } | ImageError::UnknownSuite { .. } | ImageError::Unsatisfiable { .. } => {
+            Kind::Invalid
+        }
+        ImageError::TooLittleSpace { .. } | ImageError::DiskFull { .. } => Kind::Resources,
+        _ => Kind::Host,
     }
 }

@@ -7,6 +7,8 @@ use std::time::SystemTime;
 
 use hearth_protocol::{Renew, hex};
 
+use crate::sweep::GROUPS;
+
 /// Names a sandbox: `sb-` and 12 hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct SandboxId(String);
@@ -63,6 +65,12 @@ impl SandboxDirectory {
 
     pub(crate) fn id(&self) -> &SandboxId {
         &self.id
+    }
+
+    /// Notes the control groups of the machine, for whoever cleans up after a killed owner. Without the note an empty group is left.
+    pub(crate) fn note_groups(&self, groups: &[PathBuf]) {
+        let lines: String = groups.iter().map(|group| format!("{}\n", group.display())).collect();
+        let _ = fs::write(self.path.join(GROUPS), lines);
     }
 
     pub(crate) fn path(&self) -> &Path {

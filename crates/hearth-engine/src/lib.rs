@@ -59,7 +59,7 @@ impl Engine {
     /// [`EngineError::Directory`], [`EngineError::Image`].
     pub fn open(directories: Directories, launcher: Launcher, qemu: Option<PathBuf>) -> Result<Self, EngineError> {
         directories.make()?;
-        sweep::sweep(&directories.sandboxes());
+        sweep::sweep(&directories.sandboxes(), &directories.births());
         let images = ImageStore::open(&directories.images())?;
         Ok(Self { directories, launcher, qemu, images })
     }

@@ -1,33 +1,48 @@
 //! What a killed owner leaves: its sandboxes' directories. (Its QEMUs die with it: the kernel sees to that.)
 
-use std::fs;
+use std::fs::{self, File};
+use std::io;
 use std::path::Path;
 
-use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
+use rustix::fs::{FlockOperation, flock};
 
 /// The file in a sandbox's directory that its owner holds locked for as long as it lives.
 pub(crate) const OWNER: &str = "owner";
+/// The file in it that names the control groups of its machine, one a line.
+pub(crate) const GROUPS: &str = "cgroups";
 
-/// Removes the directories in `sandboxes` that nobody owns. What cannot be removed now is tried again at the next start.
-pub(crate) fn sweep(sandboxes: &Path) {
+/// Keeps sweeps away for as long as it lives: held from before a directory is made until its owner's file is locked.
+pub(crate) fn hold_off(lock: &Path) -> io::Result<File> {
+    let file = File::options().create(true).truncate(false).write(true).open(lock)?;
+    flock(&file, FlockOperation::LockShared)?;
+    Ok(file)
+}
+
+/// Removes the directories in `sandboxes` that nobody owns, unless one is just being made: then the next start does. What cannot be
+/// removed now is tried again as well.
+pub(crate) fn sweep(sandboxes: &Path, lock: &Path) {
+    let Ok(file) = File::options().create(true).truncate(false).write(true).open(lock) else { return };
+    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        return;
+    }
     for entry in fs::read_dir(sandboxes).into_iter().flatten().flatten() {
         let directory = entry.path();
-        if is_abandoned(&directory) {
+        // The lock is kept until the directory is gone. Without an owner's file there never was an owner that finished making it.
+        let owner = File::options().write(true).open(directory.join(OWNER));
+        let abandoned =
+            owner.as_ref().map_or(true, |owner| flock(owner, FlockOperation::NonBlockingLockExclusive).is_ok());
+        if abandoned {
+            remove_groups(&directory);
             let _ = fs::remove_dir_all(&directory);
         }
     }
 }
 
-/// An owner locks its directory before it makes anything in it. One that has no lock file is being born, or was
-/// left in that moment: its own lock tells, since it is held until the lock file is.
-fn is_abandoned(directory: &Path) -> bool {
-    let lock = |path: &Path, flags: OFlags| {
-        let file = open(path, flags | OFlags::CLOEXEC, Mode::empty()).ok()?;
-        flock(&file, FlockOperation::NonBlockingLockExclusive).ok()?;
-        Some(file)
-    };
-    lock(&directory.join(OWNER), OFlags::RDWR).is_some()
-        || (!directory.join(OWNER).exists() && lock(directory, OFlags::DIRECTORY).is_some())
+/// Removes the control groups of a machine that was killed together with its owner.
+fn remove_groups(directory: &Path) {
+    let groups = fs::read_to_string(directory.join(GROUPS)).unwrap_or_default();
+    // Only an empty group can be removed, so that nothing but what is left over goes.
+    groups.lines().for_each(|group| drop(fs::remove_dir(group)));
 }
 
 #[cfg(test)]
@@ -37,15 +52,19 @@ mod tests {
     #[test]
     fn only_directories_without_a_living_owner_are_removed() {
         let home = tempfile::tempdir().unwrap();
+        let (run, lock) = (home.path().join("run"), home.path().join("lock"));
         for name in ["owned", "abandoned", "unborn"] {
-            fs::create_dir(home.path().join(name)).unwrap();
+            fs::create_dir_all(run.join(name)).unwrap();
         }
-        fs::write(home.path().join("abandoned").join(OWNER), "").unwrap();
-        fs::write(home.path().join("owned").join(OWNER), "").unwrap();
-        let owner = open(home.path().join("owned").join(OWNER), OFlags::RDWR, Mode::empty()).unwrap();
+        fs::write(run.join("abandoned").join(OWNER), "").unwrap();
+        let owner = File::create(run.join("owned").join(OWNER)).unwrap();
         flock(&owner, FlockOperation::LockExclusive).unwrap();
-        sweep(home.path());
-        let left: Vec<_> = fs::read_dir(home.path()).unwrap().flatten().map(|entry| entry.file_name()).collect();
-        assert_eq!(left, ["owned"]);
+        let names = || fs::read_dir(&run).unwrap().flatten().map(|entry| entry.file_name()).collect::<Vec<_>>();
+        let being_born = hold_off(&lock).unwrap();
+        sweep(&run, &lock);
+        assert_eq!(names().len(), 3, "nothing is removed while a sandbox is being made");
+        drop(being_born);
+        sweep(&run, &lock);
+        assert_eq!(names(), ["owned"]);
     }
 }

@@ -148,7 +148,9 @@ impl Arguments {
             self.option("-blockdev", block_device(disk, index));
             let transport = transport(spec.kind);
             let serial = &disk.serial;
-            self.option("-device", format!("virtio-blk-{transport},drive=disk{index},serial={serial}"));
+            // A host that is full is an I/O error for the guest. QEMU's default would stop the machine until somebody makes room.
+            let errors = "werror=report,rerror=report";
+            self.option("-device", format!("virtio-blk-{transport},drive=disk{index},serial={serial},{errors}"));
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::values::{Disk, EnvVar, Memory, Seconds};
@@ -74,7 +75,7 @@ pub(crate) struct RunOptions {
     #[arg(long, value_name = "TIME")]
     pub(crate) timeout: Option<Seconds>,
     /// Set a variable; NAME alone takes its value from here
-    #[arg(short, long, value_name = "NAME=VALUE")]
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = OsStringValueParser::new().try_map(EnvVar::parse))]
     pub(crate) env: Vec<EnvVar>,
     /// Directory to start in [default: /workspace]
     #[arg(short, long, value_name = "DIR")]

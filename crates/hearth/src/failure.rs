@@ -45,6 +45,17 @@ impl Failure {
         Self::new(Kind::Host, message)
     }
 
+    /// The machine or its guest broke.
+    pub(crate) fn machine(message: String) -> Self {
+        Self::new(Kind::Machine, message)
+    }
+
+    /// Adds what somebody else said of it, in many lines.
+    pub(crate) fn with_detail(mut self, detail: String) -> Self {
+        self.detail = Some(detail);
+        self
+    }
+
     /// The runtime cannot be made.
     pub(crate) fn runtime(error: io::Error) -> Self {
         Self::host(format!("cannot start the runtime: {error}"))
@@ -62,7 +73,9 @@ impl Failure {
             let error = json!({
                 "kind": self.kind, "message": self.message, "hint": self.hint, "outcome": self.outcome, "detail": self.detail,
             });
-            output::print_json(&json!({ "error": error }));
+            if let Err(unwritten) = output::print_json(&json!({ "error": error })) {
+                unwritten.tell();
+            }
         } else {
             self.tell();
         }

@@ -5,6 +5,7 @@ mod commands;
 mod failure;
 mod home;
 mod output;
+mod pipes;
 mod terminal;
 mod values;
 

@@ -6,15 +6,28 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
+use crate::failure::Failure;
+
 /// Prints a line of data. A reader that has left is no error: it has what it wanted.
-pub(crate) fn print(line: &str) {
-    let _ = writeln!(io::stdout(), "{line}");
+///
+/// # Errors
+/// When it cannot be written, such as on a full disk.
+pub(crate) fn print(line: &str) -> Result<(), Failure> {
+    let mut stdout = io::stdout();
+    match writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::host(format!("cannot write standard output: {error}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Prints data as JSON.
-pub(crate) fn print_json(value: &impl Serialize) {
-    let text = serde_json::to_string_pretty(value).expect("plain data always becomes JSON");
-    print(&text);
+///
+/// # Errors
+/// As [`print`].
+pub(crate) fn print_json(value: &impl Serialize) -> Result<(), Failure> {
+    print(&serde_json::to_string_pretty(value).expect("plain data always becomes JSON"))
 }
 
 /// Says something to the person at the terminal.
@@ -23,17 +36,20 @@ pub(crate) fn say(line: &str) {
 }
 
 /// Prints rows in columns as wide as their widest cell.
-pub(crate) fn print_table(header: &[&str], rows: &[Vec<String>]) {
+///
+/// # Errors
+/// As [`print`].
+pub(crate) fn print_table(header: &[&str], rows: &[Vec<String>]) -> Result<(), Failure> {
     let width = |column: usize| {
         rows.iter().map(|row| row[column].chars().count()).chain([header[column].len()]).max().unwrap_or(0)
     };
     let widths: Vec<usize> = (0..header.len()).map(width).collect();
     let line = |cells: Vec<&str>| {
         let padded = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
-        print(padded.collect::<Vec<_>>().join("  ").trim_end());
+        print(padded.collect::<Vec<_>>().join("  ").trim_end())
     };
-    line(header.to_vec());
-    rows.iter().for_each(|row| line(row.iter().map(String::as_str).collect()));
+    line(header.to_vec())?;
+    rows.iter().try_for_each(|row| line(row.iter().map(String::as_str).collect()))
 }
 
 /// Bytes as people read them.

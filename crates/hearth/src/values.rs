@@ -20,8 +20,9 @@ pub(crate) struct Seconds(pub(crate) Duration);
 /// A variable of the environment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct EnvVar {
-    pub(crate) name: String,
-    pub(crate) value: Vec<u8>,
+    name: String,
+    /// `None` takes the value from here.
+    value: Option<Vec<u8>>,
 }
 
 const SIZE: &str = "a size is a whole number of MiB, or has a unit: 512, 512M, 2G";
@@ -73,16 +74,19 @@ impl FromStr for Seconds {
     }
 }
 
-impl From<OsString> for EnvVar {
-    /// Takes the name alone when there is no `=`; its value is then that of this program's own variable, or nothing.
-    fn from(text: OsString) -> Self {
+impl EnvVar {
+    /// Reads `NAME=VALUE`, or `NAME` for this program's own variable.
+    pub(crate) fn parse(text: OsString) -> Result<Self, &'static str> {
         let mut parts = text.as_bytes().splitn(2, |&byte| byte == b'=');
-        let name = String::from_utf8_lossy(parts.next().unwrap_or_default()).into_owned();
-        let value = match parts.next() {
-            Some(value) => value.to_vec(),
-            None => std::env::var_os(&name).unwrap_or_default().into_vec(),
-        };
-        Self { name, value }
+        let name =
+            std::str::from_utf8(parts.next().unwrap_or_default()).map_err(|_| "a variable's name must be UTF-8")?;
+        Ok(Self { name: name.to_owned(), value: parts.next().map(<[u8]>::to_vec) })
+    }
+
+    /// Name and value; `None` for a variable to be passed on that is not set.
+    pub(crate) fn get(&self) -> Option<(String, Vec<u8>)> {
+        let own = || std::env::var_os(&self.name).map(OsStringExt::into_vec);
+        Some((self.name.clone(), self.value.clone().or_else(own)?))
     }
 }
 
@@ -117,8 +121,9 @@ mod tests {
 
     #[test]
     fn variables_keep_their_bytes() {
-        let variable = EnvVar::from(OsString::from_vec(b"A=b=\xff".to_vec()));
-        assert_eq!((variable.name.as_str(), variable.value.as_slice()), ("A", b"b=\xff".as_slice()));
-        assert_eq!(EnvVar::from(OsString::from("HEARTH_SURELY_UNSET")).value, b"");
+        let variable = |text: &[u8]| EnvVar::parse(OsString::from_vec(text.to_vec())).map(|variable| variable.get());
+        assert_eq!(variable(b"A=b=\xff"), Ok(Some(("A".to_owned(), b"b=\xff".to_vec()))));
+        assert_eq!(variable(b"HEARTH_SURELY_UNSET"), Ok(None));
+        assert!(variable(b"\xff=1").is_err());
     }
 }

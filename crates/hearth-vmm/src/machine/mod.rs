@@ -8,7 +8,7 @@ mod exit;
 mod files;
 mod start;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -36,6 +36,7 @@ pub struct Machine {
     qmp: Qmp,
     console: Console,
     sockets: Sockets,
+    cgroups: Vec<PathBuf>,
     killer: Killer,
     ended: watch::Receiver<Option<Exit>>,
     /// Whether QEMU is to be left running when this is dropped.
@@ -86,6 +87,12 @@ impl Machine {
     /// this very process's user (`SO_PEERCRED`), whatever user QEMU runs as.
     pub fn port_path(&self, name: &PortName) -> Option<&Path> {
         self.sockets.ports.iter().find(|(known, _)| known == name).map(|(_, file)| file.path())
+    }
+
+    /// Returns the control groups that were made for QEMU. They go with it, unless the owner is killed at the same moment: then
+    /// whoever cleans up after the owner removes them, once they are empty.
+    pub fn cgroups(&self) -> &[PathBuf] {
+        &self.cgroups
     }
 
     /// Measures what the machine costs the host.

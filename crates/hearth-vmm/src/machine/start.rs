@@ -128,7 +128,8 @@ async fn take_hold(
         }
         Err(error) => (Err(error), None),
     };
-    let mut ended = supervise(child, stderr, followed, prepared.cgroups);
+    let cgroups = prepared.cgroups;
+    let mut ended = supervise(child, stderr, followed, cgroups.clone());
     let going = async { Ok((console?, set_going(&sockets).await?)) };
     let outcome = tokio::select! {
         outcome = going => outcome,
@@ -142,7 +143,7 @@ async fn take_hold(
         }
     };
     let jail = JailReport { level, missing: prepared.gaps, uid: user.unwrap_or(geteuid().as_raw()) };
-    Ok(Machine { pid, jail, lifetime: spec.lifetime, qmp, console, sockets, killer, ended, released: false })
+    Ok(Machine { pid, jail, lifetime: spec.lifetime, qmp, console, sockets, cgroups, killer, ended, released: false })
 }
 
 /// Connects to the control socket and lets the guest's processors run.

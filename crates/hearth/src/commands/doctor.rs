@@ -10,26 +10,27 @@ use crate::{home, output};
 pub(crate) async fn run(options: &DoctorOptions) -> Result<i32, Failure> {
     let report = home::open()?.doctor().await;
     if options.json {
-        output::print_json(&report);
+        output::print_json(&report)?;
     } else {
-        report.checks.iter().for_each(tell);
-        output::print(if report.can_run { "A run can work here." } else { "A run cannot work here." });
+        report.checks.iter().try_for_each(tell)?;
+        output::print(if report.can_run { "A run can work here." } else { "A run cannot work here." })?;
     }
     Ok(if report.can_run { 0 } else { 1 })
 }
 
-fn tell(check: &Check) {
+fn tell(check: &Check) -> Result<(), Failure> {
     let mark = match (check.ok, check.need) {
         (true, _) => "ok  ",
         (false, Need::Run) => "FAIL",
         (false, Need::Build) => "miss",
         (false, Need::Advice) => "note",
     };
-    output::print(&format!("{mark}  {:<12} {}", check.name, check.found));
+    output::print(&format!("{mark}  {:<12} {}", check.name, check.found))?;
     if !check.ok {
-        output::print(&format!("      {:<12} needed: {}", "", check.needed));
+        output::print(&format!("      {:<12} needed: {}", "", check.needed))?;
         if let Some(fix) = &check.fix {
-            output::print(&format!("      {:<12} fix: {fix}", ""));
+            output::print(&format!("      {:<12} fix: {fix}", ""))?;
         }
     }
+    Ok(())
 }

@@ -20,7 +20,7 @@ pub(crate) async fn run(command: ImageCommand) -> Result<i32, Failure> {
         ImageCommand::Build(options) => build(&engine, options).await,
         ImageCommand::List { json } => list(&engine, json),
         ImageCommand::Inspect { image } => {
-            output::print_json(&describe(&engine.images().inspect(&image)?));
+            output::print_json(&describe(&engine.images().inspect(&image)?))?;
             Ok(0)
         }
         ImageCommand::Rm { images } => {
@@ -39,7 +39,7 @@ async fn build(engine: &Engine, options: BuildOptions) -> Result<i32, Failure> {
         match engine.images().inspect(&options.name) {
             // One that was built for something else, or by the rules of another version, is not what is asked for.
             Ok(image) if image.manifest.spec == spec.digest()? => {
-                return Ok(report(&image, "is there already", options.json));
+                return report(&image, "is there already", options.json);
             }
             Ok(_) | Err(ImageError::NotFound { .. }) => {}
             Err(error) => return Err(error.into()),
@@ -56,7 +56,7 @@ async fn build(engine: &Engine, options: BuildOptions) -> Result<i32, Failure> {
         }
     };
     bar.clear();
-    Ok(report(&built?, "is ready", options.json))
+    report(&built?, "is ready", options.json)
 }
 
 fn build_spec(options: &BuildOptions) -> Result<BuildSpec, Failure> {
@@ -72,9 +72,9 @@ fn build_spec(options: &BuildOptions) -> Result<BuildSpec, Failure> {
     Ok(spec)
 }
 
-fn report(image: &Image, what: &str, json: bool) -> i32 {
+fn report(image: &Image, what: &str, json: bool) -> Result<i32, Failure> {
     if json {
-        output::print_json(&describe(image));
+        output::print_json(&describe(image))?;
     } else {
         let name = image.name.as_ref().map_or_else(|| image.digest.short().to_owned(), ToString::to_string);
         let size = output::bytes(image.manifest.total_bytes());
@@ -84,13 +84,13 @@ fn report(image: &Image, what: &str, json: bool) -> i32 {
             image.digest.short()
         ));
     }
-    0
+    Ok(0)
 }
 
 fn list(engine: &Engine, json: bool) -> Result<i32, Failure> {
     let images = engine.images().list()?;
     if json {
-        output::print_json(&images.iter().map(describe).collect::<Vec<_>>());
+        output::print_json(&images.iter().map(describe).collect::<Vec<_>>())?;
         return Ok(0);
     }
     let row = |image: &Image| {
@@ -102,7 +102,7 @@ fn list(engine: &Engine, json: bool) -> Result<i32, Failure> {
             output::bytes(image.manifest.total_bytes()),
         ]
     };
-    output::print_table(&["NAME", "DIGEST", "SUITE", "KERNEL", "SIZE"], &images.iter().map(row).collect::<Vec<_>>());
+    output::print_table(&["NAME", "DIGEST", "SUITE", "KERNEL", "SIZE"], &images.iter().map(row).collect::<Vec<_>>())?;
     Ok(0)
 }
 

@@ -3,35 +3,38 @@
 //! The program's streams are this process's own. Three things go on at once until the program has ended: its output goes
 //! out, input goes in, signals go where they belong.
 
+use std::convert::Infallible;
 use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::time::Duration;
 
 use hearth_engine::channel::{Event, Process, Stdin};
-use hearth_engine::protocol::{Command, Delivery, ExitStatus, RawString, Signal, SignalScope, Start, StreamName};
+use hearth_engine::protocol::{
+    Command, Delivery, ExitStatus, RawString, Request, RequestBody, RequestId, Start, StreamName, encode_line,
+};
 use hearth_engine::vmm::{Accelerator, CpuCount, MemoryMib};
-use hearth_engine::{AcceleratorChoice, DiskMib, EngineError, Sandbox, SandboxSpec};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::signal::unix::{SignalKind, signal};
+use hearth_engine::{AcceleratorChoice, DiskMib, Engine, EngineError, Sandbox, SandboxSpec};
 
 use crate::arguments::{Accel, RunOptions};
 use crate::failure::Failure;
 use crate::terminal::{self, RawMode};
-use crate::{home, output};
+use crate::values::EnvVar;
+use crate::{home, output, pipes};
 
 mod capture;
+mod signals;
 
 use capture::Capture;
+use signals::Signals;
 
 /// The exit code when the deadline passed.
 const TIMED_OUT: i32 = 124;
-/// The exit codes when a signal made this process end the sandbox.
-const INTERRUPTED: i32 = 130;
-const TERMINATED: i32 = 143;
 /// The exit code when nobody reads the output any more, as a program in a pipe has it.
 const BROKEN_PIPE: i32 = 141;
-/// What is read from standard input at a time, in bytes.
-const READ: usize = 64 * 1024;
+/// What the guest may need beyond the deadline, to stop the program and to say so, before it is held to have failed to.
+const DEADLINE_MARGIN: Duration = Duration::from_secs(20);
+/// How long the end of a machine whose channel has ended may take to be seen.
+const END_AFTER_HANG_UP: Duration = Duration::from_secs(2);
 
 /// How the program, or this process, came to its end.
 enum End {
@@ -47,7 +50,10 @@ pub(crate) async fn run(options: RunOptions) -> Result<i32, Failure> {
     let engine = home::open()?;
     let mut signals = Signals::new().map_err(Failure::runtime)?;
     let sandbox = tokio::select! {
-        created = engine.create(&spec) => created?,
+        created = engine.create(&spec) => match created {
+            Ok(sandbox) => sandbox,
+            Err(error) => return Err(boot_failed(&engine, &options, error)),
+        },
         code = signals.first() => return Ok(code),
     };
     for failed in sandbox.failed_before() {
@@ -58,7 +64,7 @@ pub(crate) async fn run(options: RunOptions) -> Result<i32, Failure> {
         output::say(&format!("hearth: warning: {warning}"));
     }
     let result = drive(&sandbox, &options, start, &mut signals).await;
-    let kept = if options.keep_logs { Some(keep_console(&engine, &sandbox)) } else { None };
+    let kept = options.keep_logs.then(|| keep_console(&engine, sandbox.id().as_str(), &sandbox.console_tail()));
     let result = result.map(|end| (end, Summary::of(&sandbox)));
     sandbox.remove().await;
     if let Some(kept) = kept {
@@ -66,8 +72,13 @@ pub(crate) async fn run(options: RunOptions) -> Result<i32, Failure> {
     }
     let ((end, capture), summary) = result?;
     let code = exit_code(&end);
+    if matches!(&end, End::Exited(status) if status.out_of_memory) && !options.json {
+        output::say(
+            "hearth: the guest ran out of memory; give it more with --memory, or a disk for what is written with --disk",
+        );
+    }
     if let (Some(capture), End::Exited(status)) = (capture, &end) {
-        output::print_json(&capture.report(code, status, &summary.into_json()));
+        output::print_json(&capture.report(code, status, &summary.into_json()))?;
     }
     Ok(code)
 }
@@ -100,7 +111,7 @@ fn start_request(options: &RunOptions) -> Result<Start, Failure> {
     let mut start = Start::new(Command::Argv(argv));
     start.cwd = options.workdir.clone().map(|directory| RawString::from(directory.into_vec()));
     start.env =
-        options.env.iter().map(|variable| (variable.name.clone(), RawString::from(variable.value.clone()))).collect();
+        options.env.iter().filter_map(EnvVar::get).map(|(name, value)| (name, RawString::from(value))).collect();
     start.user = options.user.clone();
     start.timeout_ms = options.timeout.map(|time| time.0.as_millis() as u64);
     start.attach = Some(Delivery::Lossless);
@@ -112,7 +123,17 @@ fn start_request(options: &RunOptions) -> Result<Start, Failure> {
         }
     }
     start.validate().map_err(|fault| Failure::invalid(fault.message))?;
+    check_size(&start)?;
     Ok(start)
+}
+
+/// Checks that the request fits a line, with the longest id there can be.
+fn check_size(start: &Start) -> Result<(), Failure> {
+    let request = Request { id: RequestId(u64::MAX), body: RequestBody::Start(start.clone()) };
+    encode_line(&request, &mut Vec::new()).map_err(|error| {
+        Failure::invalid(format!("the command and its variables are too long together: {error}"))
+            .with_hint("pass a long script or data by standard input")
+    })
 }
 
 async fn drive(
@@ -131,16 +152,32 @@ async fn drive(
     let mut sink = if options.json { Sink::Capture(Capture::default()) } else { Sink::Streams };
     let stdin = process.stdin();
     let end = tokio::select! {
-        end = pass_output(&process, &mut sink) => end?,
-        code = pass_signals(&process, signals, terminal) => End::Cut(code),
-        error = pass_input(stdin) => return Err(error),
-        how = sandbox.ended() => return Err(Failure::host(format!("the machine ended under the program: {how}"))),
+        end = pass_output(&process, &mut sink) => end,
+        code = signals.pass_on(&process, terminal) => Ok(End::Cut(code)),
+        never = pass_input(stdin) => match never {},
+        () = pass_deadline(options) => {
+            output::say("hearth: the guest did not keep the deadline");
+            Ok(End::Cut(TIMED_OUT))
+        }
+        how = sandbox.ended() => Err(machine_ended(sandbox, &how)),
+    };
+    let end = match end {
+        // The first sign of a machine that ends may be its end of the channel; how it ended says more.
+        Err(failure) => match tokio::time::timeout(END_AFTER_HANG_UP, sandbox.ended()).await {
+            Ok(how) => return Err(machine_ended(sandbox, &how)),
+            Err(_) => return Err(failure),
+        },
+        Ok(end) => end,
     };
     let capture = match sink {
         Sink::Capture(capture) => Some(capture),
         Sink::Streams => None,
     };
     Ok((end, capture))
+}
+
+fn machine_ended(sandbox: &Sandbox, how: &str) -> Failure {
+    Failure::machine(format!("the machine ended under the program: {how}")).with_detail(sandbox.console_tail())
 }
 
 /// Where output goes.
@@ -154,11 +191,11 @@ async fn pass_output(process: &Process, sink: &mut Sink) -> Result<End, Failure>
         match event {
             Event::Output { stream, bytes, .. } => match sink {
                 Sink::Capture(capture) => capture.take(stream, &bytes),
-                Sink::Streams => {
-                    if write_out(stream, &bytes).await.is_err() {
-                        return Ok(End::Cut(BROKEN_PIPE));
-                    }
-                }
+                Sink::Streams => match pipes::write(stream == StreamName::Stderr, bytes).await {
+                    Ok(()) => {}
+                    Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(End::Cut(BROKEN_PIPE)),
+                    Err(error) => return Err(Failure::host(format!("cannot write the program's {stream:?}: {error}"))),
+                },
             },
             Event::Exit { status, .. } => return Ok(End::Exited(status)),
         }
@@ -166,94 +203,43 @@ async fn pass_output(process: &Process, sink: &mut Sink) -> Result<End, Failure>
     Err(Failure::host("the program's end was not reported".into()))
 }
 
-async fn write_out(stream: StreamName, bytes: &[u8]) -> io::Result<()> {
-    if stream == StreamName::Stderr {
-        let mut stderr = tokio::io::stderr();
-        stderr.write_all(bytes).await?;
-        stderr.flush().await
-    } else {
-        let mut stdout = tokio::io::stdout();
-        stdout.write_all(bytes).await?;
-        stdout.flush().await
-    }
-}
-
-/// Passes standard input on. Returns only when that fails for a reason of the machine's; at its end it waits for ever, since the
-/// program goes on.
-async fn pass_input(stdin: Option<Stdin>) -> Failure {
-    let Some(mut stdin) = stdin else { return std::future::pending().await };
-    let mut source = tokio::io::stdin();
-    let mut buffer = vec![0; READ];
-    loop {
-        match source.read(&mut buffer).await {
-            // What cannot be read is at its end.
-            Ok(0) | Err(_) => break,
-            Ok(count) => {
-                if stdin.write(buffer[..count].to_vec().into()).await.is_err() {
-                    // The program takes no more; how it ends is told by its output.
-                    break;
-                }
+/// Passes standard input on. Never returns: at its end, or when the program takes no more, the program goes on.
+async fn pass_input(stdin: Option<Stdin>) -> Infallible {
+    if let Some(mut stdin) = stdin {
+        // What cannot be read is at its end.
+        while let Some(bytes) = pipes::read_stdin().await.ok().filter(|bytes| !bytes.is_empty()) {
+            if stdin.write(bytes.into()).await.is_err() {
+                break;
             }
         }
+        stdin.close();
     }
-    stdin.close();
     std::future::pending().await
 }
 
-/// The signals that this process gets.
-struct Signals {
-    interrupt: tokio::signal::unix::Signal,
-    terminate: tokio::signal::unix::Signal,
-    hang_up: tokio::signal::unix::Signal,
-    resize: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            hang_up: signal(SignalKind::hangup())?,
-            resize: signal(SignalKind::window_change())?,
-        })
-    }
-
-    /// Waits for the first that ends this process, and returns its exit code.
-    async fn first(&mut self) -> i32 {
-        tokio::select! {
-            _ = self.interrupt.recv() => INTERRUPTED,
-            _ = self.terminate.recv() => TERMINATED,
-            _ = self.hang_up.recv() => 129,
-        }
+/// Waits for longer than the guest can need to keep the deadline itself. One that is frozen or hostile does not.
+async fn pass_deadline(options: &RunOptions) {
+    match options.timeout {
+        Some(timeout) => tokio::time::sleep(timeout.0 + DEADLINE_MARGIN).await,
+        None => std::future::pending().await,
     }
 }
 
-/// Ctrl-C goes to the program, as a terminal would send it to the whole foreground job; the second one ends the sandbox.
-async fn pass_signals(process: &Process, signals: &mut Signals, terminal: bool) -> i32 {
-    let mut interrupted = false;
-    loop {
-        tokio::select! {
-            _ = signals.interrupt.recv() => {
-                if std::mem::replace(&mut interrupted, true) {
-                    return INTERRUPTED;
-                }
-                // A program that has just ended needs no signal; that it ended arrives by its output.
-                let _ = process.signal(Signal::Int, SignalScope::Tree).await;
-            }
-            _ = signals.terminate.recv() => return TERMINATED,
-            _ = signals.hang_up.recv() => return 129,
-            _ = signals.resize.recv(), if terminal => {
-                let _ = process.resize(terminal::size()).await;
-            }
-        }
-    }
-}
-
-fn keep_console(engine: &hearth_engine::Engine, sandbox: &Sandbox) -> Result<String, Failure> {
-    let path = engine.directories().logs().join(format!("{}.console", sandbox.id()));
-    std::fs::write(&path, sandbox.console_tail())
-        .map_err(|error| Failure::host(format!("write {}: {error}", path.display())))?;
+fn keep_console(engine: &Engine, name: &str, console: &str) -> Result<String, Failure> {
+    let path = engine.directories().logs().join(format!("{name}.console"));
+    std::fs::write(&path, console).map_err(|error| Failure::host(format!("write {}: {error}", path.display())))?;
     Ok(path.display().to_string())
+}
+
+/// A boot that failed is when its console is wanted most.
+fn boot_failed(engine: &Engine, options: &RunOptions, error: EngineError) -> Failure {
+    if let (true, Some(console)) = (options.keep_logs, error.detail()) {
+        match keep_console(engine, &format!("failed-{}", std::process::id()), console) {
+            Ok(path) => output::say(&format!("hearth: the guest's console is in {path}")),
+            Err(failure) => drop(failure.report(false)),
+        }
+    }
+    error.into()
 }
 
 /// What a report says of the sandbox.
