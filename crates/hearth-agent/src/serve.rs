@@ -196,14 +196,19 @@ async fn listen(address: &Address, agent: &Rc<Agent>, sessions: &Rc<Sessions>) -
         ($listener:expr, $split:expr) => {{
             let listener = $listener;
             tokio::task::spawn_local(async move {
-                // A failing accept is out of descriptors or memory: the next connection may find some.
                 loop {
+                    let slot = sessions.slot().await;
                     let Ok((stream, _)) = listener.accept().await else {
-                        tokio::task::yield_now().await;
+                        sessions.wait_for_room().await;
                         continue;
                     };
                     let (reader, writer) = $split(stream);
-                    tokio::task::spawn_local(socket::serve(Rc::clone(&agent), Rc::clone(&sessions), reader, writer));
+                    let serve = socket::serve(Rc::clone(&agent), Rc::clone(&sessions), reader, writer);
+                    let sessions = Rc::clone(&sessions);
+                    tokio::task::spawn_local(async move {
+                        serve.await;
+                        sessions.connection_ended(slot);
+                    });
                 }
             });
         }};

@@ -21,6 +21,9 @@ use crate::reader::{read_bulk, read_control};
 use crate::session::{Session, kind};
 use crate::writer::{Message, Writer, writer};
 
+/// The most processes that a list takes from a guest.
+const MOST_LISTED: usize = 100_000;
+
 /// The bounds on waiting.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConnectOptions {
@@ -215,9 +218,20 @@ impl Channel {
     /// # Errors
     /// As [`Self::request`].
     pub async fn list(&self) -> Result<Vec<ProcessInfo>, ChannelError> {
-        match self.request(RequestBody::List {}).await? {
-            ReplyBody::Processes { processes } => Ok(processes),
-            other => Err(unexpected("list", &other)),
+        let mut all: Vec<ProcessInfo> = Vec::new();
+        loop {
+            let after = all.last().map(|process| process.process);
+            match self.request(RequestBody::List { after }).await? {
+                ReplyBody::Processes { processes, more } => {
+                    // What does not go forward would go on for ever.
+                    let forward = processes.first().is_some_and(|first| Some(first.process) > after);
+                    all.extend(processes);
+                    if !(more && forward && all.len() < MOST_LISTED) {
+                        return Ok(all);
+                    }
+                }
+                other => return Err(unexpected("list", &other)),
+            }
         }
     }
 

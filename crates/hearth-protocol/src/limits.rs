@@ -23,3 +23,7 @@ pub const DEFAULT_GRACE_MS: u64 = 250;
 pub const PTY_CELLS: u16 = 4096;
 /// The longest message of a fault, in characters.
 pub const MESSAGE: usize = 1000;
+/// The most processes in one reply to a list: with the next bound they fit a line.
+pub const LISTED: usize = 64;
+/// The most that is shown of a listed process's command, in bytes of JSON.
+pub const LISTED_COMMAND: usize = 512;

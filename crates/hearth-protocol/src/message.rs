@@ -59,8 +59,13 @@ pub enum RequestBody {
         /// To what.
         size: PtySize,
     },
-    /// Lists the processes, the ended ones that are still remembered included. Reply: [`ReplyBody::Processes`].
-    List {},
+    /// Lists the processes, the ended ones that are still remembered included, at most [`limits::LISTED`] at a time. Reply:
+    /// [`ReplyBody::Processes`].
+    List {
+        /// Goes on behind this one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<ProcessId>,
+    },
     /// Allows more bytes of one of this request's output streams. No reply.
     Credit {
         /// Which stream.
@@ -95,6 +100,27 @@ pub enum Command {
     Argv(Vec<RawString>),
     /// Text for `/bin/sh -c`.
     Shell(RawString),
+}
+
+impl Command {
+    /// The command with as much of it as fits `limit` bytes of JSON, in whole arguments; a shell's text is cut to fit.
+    pub fn shortened(&self, limit: usize) -> Self {
+        let size = |text: &RawString| serde_json::to_string(text).map_or(usize::MAX, |json| json.len() + 1);
+        match self {
+            Self::Argv(argv) => {
+                let fits = argv.iter().scan(0_usize, |sum, argument| {
+                    *sum = sum.saturating_add(size(argument));
+                    Some(*sum)
+                });
+                Self::Argv(argv[..fits.take_while(|sum| *sum <= limit).count()].to_vec())
+            }
+            // A byte of text takes at most six of JSON.
+            Self::Shell(text) if size(text) > limit => {
+                Self::Shell(text.as_bytes()[..text.as_bytes().len().min(limit / 6)].into())
+            }
+            Self::Shell(text) => Self::Shell(text.clone()),
+        }
+    }
 }
 
 /// The size of a terminal in character cells.
@@ -281,6 +307,9 @@ pub enum ReplyBody {
     Processes {
         /// In the order of their start.
         processes: Vec<ProcessInfo>,
+        /// Whether there are more behind the last.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        more: bool,
     },
     /// More input may be sent.
     Credit {
@@ -356,7 +385,7 @@ pub struct ProcessInfo {
     pub process: ProcessId,
     /// Its number in the guest, as it was when it ran.
     pub pid: u32,
-    /// What it runs.
+    /// What it runs, cut to [`limits::LISTED_COMMAND`] bytes of JSON.
     pub command: Command,
     /// Whether it runs.
     pub state: ProcessState,
@@ -447,6 +476,19 @@ mod tests {
         ] {
             assert_eq!(code(line), ErrorCode::InvalidField, "{line:?}");
         }
+    }
+
+    #[test]
+    fn commands_in_a_list_are_cut_to_a_bound() {
+        let long: RawString = vec![1; 5000].into();
+        for command in
+            [Command::Shell(long.clone()), Command::Argv(vec![long.clone(); 9]), Command::Argv(vec!["a".into(); 900])]
+        {
+            let cut = serde_json::to_string(&command.shortened(512)).unwrap();
+            assert!(cut.len() < 512 + 20, "{} bytes", cut.len());
+        }
+        let short = Command::Argv(vec!["echo".into(), "hi".into()]);
+        assert_eq!(short.shortened(512), short);
     }
 
     #[test]

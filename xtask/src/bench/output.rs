@@ -27,7 +27,7 @@ async fn measure(host: &Host) -> Result<Vec<Row>> {
     output(&sinking.live, bytes / 8).await?;
     sinking.take(bytes / 8).await?;
     let mut samples = Samples::default();
-    for _ in 0..host.samples(11, 3) {
+    for _ in 0..host.samples(25, 3) {
         let (own, raw) = (output(&sinking.live, bytes).await?, sinking.take(bytes).await?);
         samples.push(rate(bytes, own), rate(bytes, raw));
     }

@@ -19,6 +19,7 @@ mod users;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -153,9 +154,13 @@ impl Processes {
         })
     }
 
-    /// Lists all that are remembered.
-    pub(crate) fn list(&self) -> Vec<ProcessInfo> {
-        self.all.borrow().values().map(|process| process.info()).collect()
+    /// Lists those that are remembered and come behind `after`, as many as one reply may hold; and whether there are more.
+    pub(crate) fn list(&self, after: Option<ProcessId>) -> (Vec<ProcessInfo>, bool) {
+        let all = self.all.borrow();
+        let mut rest =
+            all.range((after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded)).map(|(_, process)| process);
+        let page = rest.by_ref().take(limits::LISTED).map(|process| process.info()).collect();
+        (page, rest.next().is_some())
     }
 
     /// Reaps children until the agent ends: its own, and, as PID 1 or subreaper, every orphan.
@@ -331,7 +336,13 @@ impl Process {
 
     fn info(&self) -> ProcessInfo {
         let state = self.status.borrow().clone().map_or(ProcessState::Running, ProcessState::Exited);
-        ProcessInfo { process: self.id, pid: self.pid, command: self.command.clone(), state, output: self.totals() }
+        ProcessInfo {
+            process: self.id,
+            pid: self.pid,
+            command: self.command.shortened(limits::LISTED_COMMAND),
+            state,
+            output: self.totals(),
+        }
     }
 
     async fn finish(&self, pipes: &Pipes, timed_out: bool) {

@@ -9,15 +9,17 @@ use rustix::io::Errno;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
-use super::ring::Ring;
+use super::ring::{FILL, Ring};
 
-/// The most that is read from a pipe at a time, and sent in one chunk, in bytes. With its header a chunk is then two messages of a
-/// virtio-serial port, which takes 32 KiB each, and not two and a bit.
+/// The most that is sent in one chunk, in bytes. With its header that is two messages of a virtio-serial port, which takes
+/// 32 KiB each, and not two and a bit.
 pub(crate) const OUTPUT_PIECE: usize = 64 * 1024 - 256;
+/// What is read of a stream's beginning at a time, in bytes.
+const FIRST_READS: usize = 64 * 1024;
 
 thread_local! {
     /// One buffer for the beginnings of all streams, most of which are short: what is read is in a ring before anything else runs.
-    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; OUTPUT_PIECE].into_boxed_slice());
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; FIRST_READS].into_boxed_slice());
 }
 
 /// An output stream.
@@ -104,12 +106,11 @@ impl Output {
     /// Reads once; 0 is the end. A terminal whose last user has left says EIO instead.
     fn read_once(&self, pipe: &OwnedFd, room: usize) -> io::Result<usize> {
         let mut ring = self.ring.borrow_mut();
-        let limit = OUTPUT_PIECE.min(room);
         let count = if ring.is_past_head() {
-            ring.fill(limit, |place| rustix::io::read(pipe, place))?
+            ring.fill(room, |place| rustix::io::read(pipe, place))?
         } else {
             SCRATCH.with_borrow_mut(|scratch| {
-                let count = rustix::io::read(pipe, &mut scratch[..limit])?;
+                let count = rustix::io::read(pipe, &mut scratch[..FIRST_READS.min(room)])?;
                 ring.write(&scratch[..count]);
                 io::Result::Ok(count)
             })?
@@ -139,7 +140,7 @@ impl Output {
             let moved = self.room.notified();
             let room = self.room_now();
             // Not less: a nearly full ring would be filled byte by byte, with a switch to the process and back each time.
-            if room >= OUTPUT_PIECE {
+            if room >= FILL {
                 return room;
             }
             moved.await;

@@ -15,6 +15,7 @@ use rustix::termios::Winsize;
 use tokio::io::unix::AsyncFd;
 
 use super::input::Target;
+use super::ring::FILL;
 use super::users::User;
 use crate::sys::{self, Identity, Plan, SpawnError, Step};
 
@@ -172,8 +173,8 @@ fn open_pipes(piped_input: bool) -> io::Result<Descriptors> {
         }
         false => (rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?, None),
     };
-    let (stdout, child_stdout) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
-    let (stderr, child_stderr) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    let (stdout, child_stdout) = output_pipe()?;
+    let (stderr, child_stderr) = output_pipe()?;
     Ok(Descriptors {
         child: [child_stdin, child_stdout, child_stderr],
         stdin,
@@ -181,6 +182,14 @@ fn open_pipes(piped_input: bool) -> io::Result<Descriptors> {
         stderr: Some(Rc::new(sys::watch(nonblocking(stderr)?)?)),
         terminal: None,
     })
+}
+
+/// A pipe that holds as much as is read at a time, where the kernel allows it. A process that fills it and is emptied takes two
+/// switches of process, and under emulation these cost more than the copying.
+fn output_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    let _ = rustix::pipe::fcntl_setpipe_size(&read, FILL);
+    Ok((read, write))
 }
 
 fn open_terminal(size: PtySize, user: Option<&User>) -> io::Result<Descriptors> {

@@ -239,7 +239,10 @@ impl Session {
             RequestBody::Detach {} => Ok(self.detach(request.id)),
             RequestBody::Signal { process, signal, scope } => processes.get(process)?.signal(signal, scope).and(done),
             RequestBody::Resize { process, size } => processes.get(process)?.resize(size).and(done),
-            RequestBody::List {} => Ok(Some(ReplyBody::Processes { processes: processes.list() })),
+            RequestBody::List { after } => {
+                let (processes, more) = processes.list(after);
+                Ok(Some(ReplyBody::Processes { processes, more }))
+            }
             RequestBody::Credit { stream, bytes } => self.credit(request.id, stream, bytes).map(|()| None),
             RequestBody::Shutdown {} => {
                 self.reply(Some(request.id), ReplyBody::Done {}).await;

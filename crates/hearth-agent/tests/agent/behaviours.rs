@@ -350,6 +350,18 @@ async fn processes_are_listed_with_their_state() {
 }
 
 #[tokio::test]
+async fn a_list_is_complete_however_many_and_long_the_commands_are() {
+    let agent = Agent::start();
+    let channel = agent.connect().await;
+    for _ in 0..150 {
+        run(&channel, &format!(": {}", "x".repeat(20_000))).await;
+    }
+    let list = channel.list().await.unwrap();
+    assert_eq!(list.len(), 150);
+    assert!(list.windows(2).all(|pair| pair[0].process < pair[1].process));
+}
+
+#[tokio::test]
 async fn an_agent_that_ends_leaves_no_process_socket_or_group() {
     let agent = Agent::start();
     let channel = agent.connect().await;

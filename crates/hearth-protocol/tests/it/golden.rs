@@ -66,7 +66,8 @@ fn requests() -> Vec<(&'static str, RequestBody)> {
             r#"{"id":9,"type":"resize","process":3,"size":{"columns":100,"rows":30}}"#,
             RequestBody::Resize { process, size: PtySize { columns: 100, rows: 30 } },
         ),
-        (r#"{"id":9,"type":"list"}"#, RequestBody::List {}),
+        (r#"{"id":9,"type":"list"}"#, RequestBody::List { after: None }),
+        (r#"{"id":9,"type":"list","after":7}"#, RequestBody::List { after: Some(ProcessId(7)) }),
         (
             r#"{"id":9,"type":"credit","stream":"stderr","bytes":65536}"#,
             RequestBody::Credit { stream: StreamName::Stderr, bytes: 65536 },
@@ -115,7 +116,7 @@ fn replies() -> Vec<(&'static str, Reply)> {
         ),
         (
             r#"{"id":9,"type":"processes","processes":[{"process":3,"pid":70,"command":{"shell":"true"},"state":"running","output":{"stdout":5,"stderr":0}},{"process":3,"pid":70,"command":{"shell":"true"},"state":{"exited":{"code":0,"timed_out":false,"out_of_memory":false,"duration_us":1,"cpu_us":2,"peak_memory_bytes":3}},"output":{"stdout":5,"stderr":0}}]}"#,
-            reply(ReplyBody::Processes { processes: vec![listed(ProcessState::Running), listed(exited)] }),
+            reply(ReplyBody::Processes { processes: vec![listed(ProcessState::Running), listed(exited)], more: false }),
         ),
         (
             r#"{"id":9,"type":"credit","stream":"stdin","bytes":262144}"#,

@@ -194,7 +194,7 @@ async fn pass_output(process: &Process, sink: &mut Sink) -> Result<End, Failure>
                 Sink::Streams => match pipes::write(stream == StreamName::Stderr, bytes).await {
                     Ok(()) => {}
                     Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(End::Cut(BROKEN_PIPE)),
-                    Err(error) => return Err(Failure::host(format!("cannot write the program's {stream:?}: {error}"))),
+                    Err(error) => return Err(Failure::host(format!("cannot write the program's output: {error}"))),
                 },
             },
             Event::Exit { status, .. } => return Ok(End::Exited(status)),

@@ -1,5 +1,7 @@
 //! Ends that nobody planned: signals, kills, readers that leave. Nothing may be left of any of them.
 
+use std::io::Write;
+use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::process::{Signal, kill_process};
@@ -99,4 +101,76 @@ fn a_reader_that_leaves_ends_the_sandbox() {
     drop(running.child.stdout.take());
     assert_code(&running.finish(), 141);
     home.assert_nothing_left();
+}
+
+#[test]
+fn b03_a_guest_that_is_frozen_does_not_outlive_its_deadline() {
+    let Some(home) = Home::with_images() else { return };
+    let freeze =
+        "mkdir /sys/fs/cgroup/x; echo 1 > /sys/fs/cgroup/x/cgroup.procs; echo 1 > /sys/fs/cgroup/x/cgroup.freeze";
+    let output = home.hearth(&["run", "--timeout", "3", "-u", "root", "--", "bash", "-c", freeze]);
+    assert_code(&output, 124);
+    assert!(text(&output.stderr).contains("did not keep the deadline"), "{}", said(&output));
+    home.assert_nothing_left();
+}
+
+#[test]
+fn b51_ctrl_c_twice_ends_a_guest_that_is_stopped() {
+    let Some(home) = Home::with_images() else { return };
+    let mut running = Running::start(&mut home.command(&["run", "--", "sh", "-c", "echo ready; sleep 300"]));
+    running.read_until("ready\n");
+    let machines = running.children();
+    kill_process(machines[0], Signal::STOP).unwrap();
+    running.signal(Signal::INT);
+    running.wait_until_taken(Signal::INT);
+    running.signal(Signal::INT);
+    assert_code(&running.finish(), 130);
+    machines.into_iter().for_each(wait_until_gone);
+    home.assert_nothing_left();
+}
+
+#[test]
+fn b51_sigquit_leaves_nothing_and_an_ignored_sighup_stays_ignored() {
+    let Some(home) = Home::with_images() else { return };
+    let hearth = env!("CARGO_BIN_EXE_hearth");
+    let mut command = home.command(&[]);
+    let script = "trap '' HUP; exec \"$0\" run -- sh -c 'echo ready; read line; echo $line'";
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", script, hearth]).env("HEARTH_HOME", home.path()).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut ignoring = Running::start(&mut shell);
+    ignoring.read_until("ready\n");
+    ignoring.signal(Signal::HUP);
+    ignoring.child.stdin.take().unwrap().write_all(b"still here\n").unwrap();
+    let output = ignoring.finish();
+    assert_eq!(text(&output.stdout), "still here\n");
+    let mut running = Running::start(command.args(["run", "--", "sh", "-c", "echo ready; sleep 300"]));
+    running.read_until("ready\n");
+    running.signal(Signal::QUIT);
+    assert_code(&running.finish(), 131);
+    home.assert_nothing_left();
+}
+
+#[test]
+fn b50_a_host_disk_that_fills_up_is_an_error_in_the_guest_and_no_hang() {
+    let Some(home) = Home::with_images() else { return };
+    if !rustix::process::geteuid().is_root() {
+        return eprintln!("skipped: only root can mount a small file system");
+    }
+    let store = std::fs::read_link(home.path().join("store")).unwrap();
+    let script = format!(
+        "mount -t tmpfs -o size=90m small {home} && ln -s {store} {home}/store && \
+         exec {hearth} run --accel tcg --disk 1G -- dd if=/dev/zero of=/workspace/f bs=1M count=300 conv=fsync",
+        home = home.path().display(),
+        store = store.display(),
+        hearth = env!("CARGO_BIN_EXE_hearth"),
+    );
+    let mut command = std::process::Command::new("unshare");
+    command
+        .args(["-m", "sh", "-c", &script])
+        .env("HEARTH_HOME", home.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let output = Running::start(&mut command).finish();
+    assert_code(&output, 1);
+    assert!(text(&output.stderr).contains("Input/output error"), "{}", said(&output));
 }

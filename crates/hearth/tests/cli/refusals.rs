@@ -124,6 +124,41 @@ fn what_the_guest_refuses_has_a_shells_exit_code() {
 }
 
 #[test]
+fn a_command_that_no_request_can_hold_is_refused_before_anything_starts() {
+    let home = Home::empty();
+    let output = home.hearth(&["run", "--", "sh", "-c", &"a".repeat(70_000)]);
+    assert_code(&output, 125);
+    assert!(
+        text(&output.stderr).contains("too long together") && text(&output.stderr).contains("standard input"),
+        "{}",
+        said(&output)
+    );
+}
+
+#[test]
+fn data_that_cannot_be_written_is_an_error() {
+    let home = Home::empty();
+    for arguments in [&["doctor"][..], &["image", "list", "--json"], &["run", "--json", "--", "true"]] {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let output = Running::start(home.command(arguments).stdout(full)).finish();
+        assert_code(&output, 125);
+        assert!(text(&output.stderr).contains("No space left"), "{}", said(&output));
+    }
+}
+
+#[test]
+fn a_home_too_deep_for_sockets_is_said_by_run_and_doctor() {
+    let Some(home) = Home::with_images() else { return };
+    let deep = home.path().join("d".repeat(100));
+    std::fs::create_dir(&deep).unwrap();
+    std::os::unix::fs::symlink(std::fs::read_link(home.path().join("store")).unwrap(), deep.join("store")).unwrap();
+    let run = Running::start(home.command(&["run", "--", "true"]).env("HEARTH_HOME", &deep)).finish();
+    assert_code(&run, 125);
+    assert!(text(&run.stderr).contains("too long for the sockets"), "{}", said(&run));
+    assert_code(&Running::start(home.command(&["doctor"]).env("HEARTH_HOME", &deep)).finish(), 1);
+}
+
+#[test]
 fn version_and_help_are_data_and_exit_0() {
     let home = Home::empty();
     let output = home.hearth(&["--version"]);

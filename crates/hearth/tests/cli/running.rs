@@ -45,7 +45,7 @@ fn b03_a_deadline_keeps_what_was_said_and_exits_124() {
 }
 
 #[test]
-fn b05_b11_b12_the_guest_reaps_orphans_and_survives_its_user() {
+fn b11_b12_the_guest_reaps_orphans_and_survives_its_user() {
     let Some(home) = Home::with_images() else { return };
     let script = r#"
         for i in $(seq 50); do (setsid sh -c 'sleep 0.1; echo $PPID >> parents' &); done
@@ -140,4 +140,26 @@ fn with_t_the_program_has_a_terminal_of_the_same_size() {
     assert_code(&running.finish(), 0);
     let after = rustix::termios::tcgetattr(&theirs).unwrap();
     assert_eq!(format!("{:?}", after.local_modes), format!("{:?}", before.local_modes), "the terminal is as it was");
+}
+
+#[test]
+fn input_and_output_that_do_not_block_pass_whole() {
+    let Some(home) = Home::with_images() else { return };
+    let (input, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+    let (reader, output) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+    for end in [&input, &output] {
+        rustix::io::ioctl_fionbio(end, true).unwrap();
+    }
+    let mut command = home.command(&["run", "--", "sh", "-c", "echo ready; wc -c; head -c 1000000 /dev/zero"]);
+    let running = Running::start(command.stdin(input).stdout(output));
+    drop(command);
+    let (mut reader, mut writer) = (File::from(reader), File::from(writer));
+    let mut ready = [0; 6];
+    reader.read_exact(&mut ready).unwrap();
+    writer.write_all(&[b'x'; 1000]).unwrap();
+    drop(writer);
+    let mut all = Vec::new();
+    reader.read_to_end(&mut all).unwrap();
+    assert!(all.starts_with(b"1000\n\0") && all.len() == 1_000_005, "{} bytes", all.len());
+    assert_code(&running.finish(), 0);
 }
