@@ -141,6 +141,7 @@ impl Engine {
         let in_use = image.in_use()?;
         self.check_room(spec)?;
         self.check_paths()?;
+        self.directories.make()?;
         let directory = self.make_directory()?;
         let disks = disks(&image, directory.path(), spec)?;
         Ok(Prepared { qemu, image, in_use, directory, disks })
@@ -176,7 +177,7 @@ impl Engine {
 
     /// Returns the bytes that are free for sandboxes, if they are enough for one.
     pub(crate) fn check_disk(&self) -> Result<u64, EngineError> {
-        let path = self.directories.sandboxes();
+        let path = self.directories.nearest();
         let stat = rustix::fs::statvfs(&path)
             .map_err(|error| EngineError::Directory { path: path.clone(), source: error.into() })?;
         let free = stat.f_bavail * stat.f_frsize;

@@ -85,6 +85,12 @@ impl Directories {
         self.home.join("findings.json")
     }
 
+    /// The home, or the nearest directory above it that is there: where the home will be made.
+    pub(crate) fn nearest(&self) -> PathBuf {
+        let above = self.home.ancestors().find(|path| path.is_dir());
+        above.unwrap_or(Path::new("/")).to_owned()
+    }
+
     /// Makes those that are missing. The sandboxes' are nobody else's business.
     pub(crate) fn make(&self) -> Result<(), EngineError> {
         let failed = |path: &Path| {

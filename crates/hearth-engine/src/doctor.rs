@@ -72,7 +72,7 @@ fn lacks(found: impl Into<String>, fix: impl Into<String>) -> Looked {
 }
 
 impl Engine {
-    /// Looks at everything that runs and builds need.
+    /// Looks at everything that runs and builds need. Makes nothing.
     pub async fn doctor(&self) -> Report {
         let mut checks = vec![
             Check::new("platform", Need::Run, "Linux on x86_64", platform()),
@@ -158,7 +158,7 @@ impl Engine {
     }
 
     async fn look_at_jail(&self) -> Looked {
-        match jail::probe(&self.launcher, &self.directories.sandboxes()).await {
+        match jail::probe(&self.launcher, &self.directories.nearest()).await {
             Err(error) => Err((error.to_string(), None)),
             Ok(support) => {
                 let gaps: Vec<String> = support.missing.iter().map(ToString::to_string).collect();

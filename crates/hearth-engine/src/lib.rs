@@ -51,15 +51,16 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Opens the engine on its directories, makes them where they are missing, and removes what dead owners left.
+    /// Opens the engine on its directories and removes what dead owners left there. Makes nothing: the first sandbox or build does.
     ///
     /// `launcher` is the program that becomes the jail of a machine; `qemu` overrides the QEMU that is found in `PATH`.
     ///
     /// # Errors
     /// [`EngineError::Directory`], [`EngineError::Image`].
     pub fn open(directories: Directories, launcher: Launcher, qemu: Option<PathBuf>) -> Result<Self, EngineError> {
-        directories.make()?;
-        sweep::sweep(&directories.sandboxes(), &directories.births());
+        if directories.sandboxes().is_dir() {
+            sweep::sweep(&directories.sandboxes(), &directories.births());
+        }
         let images = ImageStore::open(&directories.images())?;
         Ok(Self { directories, launcher, qemu, images })
     }

@@ -27,18 +27,17 @@ pub struct ImageStore {
 }
 
 impl ImageStore {
-    /// Opens the store in a directory, which is made where it is missing, and removes what killed builds left there
-    /// more than a day ago.
+    /// Opens the store in a directory and removes what killed builds left there more than a day ago. A directory that is missing is
+    /// an empty store; the first build makes it.
     ///
     /// # Errors
-    /// [`ImageError::Write`] when the directory cannot be made or written.
+    /// [`ImageError::Write`] when the directory cannot be written.
     pub fn open(root: &Path) -> Result<Self, ImageError> {
         let root = std::path::absolute(root).writing(root)?;
         let layout = Layout { root };
-        for directory in [layout.images(), layout.names(), layout.staging(), layout.cache(), layout.locks()] {
-            files::make_directory(&directory)?;
+        if layout.locks().is_dir() {
+            layout.sweep()?;
         }
-        layout.sweep()?;
         Ok(ImageStore { layout })
     }
 
@@ -71,6 +70,8 @@ impl ImageStore {
     /// [`ImageError::InUse`] when the image would go and something runs on it: then nothing has changed. Otherwise as
     /// [`ImageStore::inspect`].
     pub fn rm(&self, reference: &str) -> Result<(), ImageError> {
+        // In a store that nothing was built in yet there is nothing to lock.
+        self.layout.find(reference)?;
         let _locked = self.layout.lock()?;
         let image = self.layout.find(reference)?;
         let names = self.layout.all_names()?;
@@ -122,6 +123,12 @@ impl Layout {
         self.root.join("locks")
     }
 
+    /// Makes the directories that are missing.
+    pub(crate) fn make(&self) -> Result<(), ImageError> {
+        let directories = [self.images(), self.names(), self.staging(), self.cache(), self.locks()];
+        directories.iter().try_for_each(|directory| files::make_directory(directory))
+    }
+
     fn lock(&self) -> Result<lock::Locked, ImageError> {
         lock::brief(&self.locks().join("store"))
     }
@@ -129,6 +136,7 @@ impl Layout {
     /// Puts a finished directory among the images and points a name at it.
     pub(crate) fn publish(&self, name: &ImageName, whole: &Path, manifest: Manifest) -> Result<Image, ImageError> {
         let digest = manifest.digest();
+        self.make()?;
         let locked = self.lock()?;
         let directory = self.images().join(digest.as_str());
         // The same content, built before, stays: somebody may be using it.

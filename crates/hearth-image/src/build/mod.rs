@@ -126,6 +126,7 @@ fn build(
     cancel: &Cancel,
     progress: Box<dyn FnMut(Progress) + Send>,
 ) -> Result<Image, ImageError> {
+    layout.make()?;
     preflight::check(layout, spec)?;
     let key = spec.digest()?;
     let staging = layout.staging().join(key.as_str());

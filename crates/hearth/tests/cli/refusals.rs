@@ -47,7 +47,9 @@ fn b50_no_image_says_how_to_get_one() {
     let error = error_of(&output);
     assert_eq!(error["kind"], "missing");
     assert!(error["hint"].as_str().unwrap().contains("hearth image build"), "{error}");
-    home.assert_nothing_left();
+    home.hearth(&["doctor"]);
+    home.hearth(&["image", "list"]);
+    assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0, "nothing was made");
 }
 
 #[test]
