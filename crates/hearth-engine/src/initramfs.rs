@@ -81,3 +81,22 @@ fn build(modules: &[ModuleFile]) -> Result<Vec<u8>, EngineError> {
     }
     Ok(archive.file("modules/order", 0o644, order.as_bytes()).map_err(invalid)?.finish())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// ELF's program header type for the path of a dynamic linker.
+    const PT_INTERP: u32 = 3;
+
+    #[test]
+    fn the_agent_is_a_static_program() {
+        let number = |at: usize, size: usize| {
+            AGENT[at..at + size].iter().rev().fold(0_usize, |number, byte| number << 8 | usize::from(*byte))
+        };
+        assert_eq!(&AGENT[..4], b"\x7fELF");
+        let (table, size, count) = (number(0x20, 8), number(0x36, 2), number(0x38, 2));
+        let kinds: Vec<u32> = (0..count).map(|index| number(table + index * size, 4) as u32).collect();
+        assert!(!kinds.contains(&PT_INTERP), "{kinds:?}");
+    }
+}

@@ -6,6 +6,7 @@ mod failure;
 mod home;
 mod output;
 mod pipes;
+mod signals;
 mod terminal;
 mod values;
 

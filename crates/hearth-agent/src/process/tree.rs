@@ -91,13 +91,15 @@ impl Trees {
     }
 }
 
+/// What groups can account and limit, to be enabled together or not at all: memory is refused where a group has processes of its own,
+/// and the others alone would then make groups below it that no process can be born into.
+const CONTROLLERS: &str = "+memory +pids +cpu";
+
 /// Makes the root group, and lets its children account what the kernel can: missing controllers are no obstacle.
 fn prepare(mount: &Path, root: &Path) -> io::Result<()> {
     for directory in [mount, root] {
         fs::create_dir_all(directory)?;
-        for controller in ["+memory", "+pids", "+cpu"] {
-            let _ = fs::write(directory.join("cgroup.subtree_control"), controller);
-        }
+        let _ = fs::write(directory.join("cgroup.subtree_control"), CONTROLLERS);
     }
     Ok(())
 }

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::arguments::{BuildOptions, ImageCommand};
 use crate::failure::Failure;
+use crate::signals::Signals;
 use crate::{home, output};
 
 /// Runs an image command.
@@ -45,14 +46,16 @@ async fn build(engine: &Engine, options: BuildOptions) -> Result<i32, Failure> {
             Err(error) => return Err(error.into()),
         }
     }
+    let mut signals = Signals::new().map_err(Failure::runtime)?;
     let bar = Bar::new();
     let drawn = bar.clone();
     let building = engine.images().build(spec, move |progress| drawn.draw(&progress));
     let built = tokio::select! {
         built = building => built,
-        _ = tokio::signal::ctrl_c() => {
+        code = signals.first() => {
             bar.clear();
-            return Err(Failure::host("the build was interrupted".into()).with_hint("build again: downloads are kept"));
+            output::say("hearth: the build was interrupted; the next one goes on where it was");
+            return Ok(code);
         }
     };
     bar.clear();

@@ -17,15 +17,14 @@ use hearth_engine::{AcceleratorChoice, DiskMib, Engine, EngineError, Sandbox, Sa
 
 use crate::arguments::{Accel, RunOptions};
 use crate::failure::Failure;
+use crate::signals::Signals;
 use crate::terminal::{self, RawMode};
 use crate::values::EnvVar;
 use crate::{home, output, pipes};
 
 mod capture;
-mod signals;
 
 use capture::Capture;
-use signals::Signals;
 
 /// The exit code when the deadline passed.
 const TIMED_OUT: i32 = 124;

@@ -1,4 +1,4 @@
-//! The signals that this process gets while a program runs.
+//! The signals that this process gets while a program runs or an image is built.
 
 use std::fs;
 use std::io;
@@ -15,7 +15,7 @@ fn code(signal: protocol::Signal) -> i32 {
 }
 
 /// The handlers. A signal that was ignored when this process started, as `nohup` does it, stays ignored.
-pub(super) struct Signals {
+pub(crate) struct Signals {
     interrupt: Option<Signal>,
     quit: Option<Signal>,
     terminate: Option<Signal>,
@@ -25,7 +25,7 @@ pub(super) struct Signals {
 
 impl Signals {
     /// Installs them.
-    pub(super) fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         let ignored = ignored();
         let handled = |kind: SignalKind| match ignored >> (kind.as_raw_value() - 1) & 1 {
             0 => signal(kind).map(Some),
@@ -41,7 +41,7 @@ impl Signals {
     }
 
     /// Waits for the first that ends this process, and returns its exit code.
-    pub(super) async fn first(&mut self) -> i32 {
+    pub(crate) async fn first(&mut self) -> i32 {
         tokio::select! {
             () = next(&mut self.interrupt) => code(protocol::Signal::Int),
             code = ending(&mut self.quit, &mut self.terminate, &mut self.hang_up) => code,
@@ -51,7 +51,7 @@ impl Signals {
     /// Passes on what is for the program, until one comes that ends this process; returns its exit code. Ctrl-C goes to the
     /// program and all it has started, as a terminal would send it to the whole foreground job; the second one ends the sandbox, even
     /// while the guest has not taken the first.
-    pub(super) async fn pass_on(&mut self, process: &Process, has_terminal: bool) -> i32 {
+    pub(crate) async fn pass_on(&mut self, process: &Process, has_terminal: bool) -> i32 {
         tokio::select! {
             () = async {
                 next(&mut self.interrupt).await;
