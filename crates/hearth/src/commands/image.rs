@@ -54,7 +54,7 @@ async fn build(engine: &Engine, options: BuildOptions) -> Result<i32, Failure> {
         built = building => built,
         code = signals.first() => {
             bar.clear();
-            output::say("hearth: the build was interrupted; the next one goes on where it was");
+            output::say("hearth: the build was interrupted; what it has downloaded is kept");
             return Ok(code);
         }
     };
