@@ -111,17 +111,14 @@ impl Running {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
-    /// Waits until a signal is no longer pending: until its handler has run.
-    pub(crate) fn wait_until_taken(&self, signal: Signal) {
-        let pending = || {
-            let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-            let masks =
-                status.lines().filter_map(|line| line.strip_prefix("SigPnd:").or_else(|| line.strip_prefix("ShdPnd:")));
-            masks.map(|mask| u64::from_str_radix(mask.trim(), 16).unwrap()).fold(0, |all, mask| all | mask)
-        };
-        while pending() >> (signal.as_raw() - 1) & 1 == 1 {
-            std::thread::yield_now();
+    /// Sends Ctrl-C a few times a second until it has ended.
+    pub(crate) fn interrupt_until_it_ends(mut self) -> Output {
+        let begun = std::time::Instant::now();
+        while self.child.try_wait().unwrap().is_none() && begun.elapsed() < HANG {
+            self.signal(Signal::INT);
+            std::thread::sleep(Duration::from_millis(100));
         }
+        self.finish()
     }
 
     /// Reads standard output up to and including `wanted`.
