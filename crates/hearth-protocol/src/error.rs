@@ -38,6 +38,44 @@ pub enum ErrorCode {
     NotATerminal,
     /// The agent is at a limit of its own; try again after something ended.
     Busy,
+    /// A path leaves its root, as it is written or through a symbolic link.
+    OutsideRoot,
+    /// There is nothing at a path.
+    NotFound,
+    /// Something is at a path, or bears a name, that was to be new.
+    AlreadyExists,
+    /// A path, or a part of it, is not a directory.
+    NotADirectory,
+    /// A path is a directory, where that will not do.
+    IsADirectory,
+    /// A path is no regular file, where nothing else will do.
+    NotARegularFile,
+    /// A directory is not empty.
+    NotEmpty,
+    /// A name has more than 255 bytes, or a path more than 4095.
+    NameTooLong,
+    /// The disk, or a quota, is full.
+    NoSpace,
+    /// The guest's system does not allow it.
+    PermissionDenied,
+    /// What was sent is larger than a limit that the message names.
+    TooLarge,
+    /// What was sent is no archive, is damaged or cut off, or holds a member that may not be unpacked. Nothing was changed.
+    BadArchive,
+    /// What was sent is no patch.
+    BadPatch,
+    /// A patch does not fit the files. Nothing was changed.
+    PatchConflict,
+    /// Nothing bears the name: no shell, service, kernel, checkpoint or secret.
+    UnknownName,
+    /// What the request needs is not in the guest: an interpreter, a tool, a way out to the network.
+    Unavailable,
+    /// What was connected to refused, or did not answer in time.
+    ConnectionFailed,
+    /// The time that the request allowed has passed.
+    TimedOut,
+    /// It was given up before its end, because the host wanted no more of it.
+    Cancelled,
     /// The operating system refused; the message says what.
     Io,
     /// The agent broke a rule of its own. A bug: please report it.

@@ -9,10 +9,11 @@ use std::process::Command;
 
 use serde_json::Value;
 
-/// What each crate may know of the others, in the product. Arrows go down only; the agent knows the wire and nothing else.
+/// What each crate may know of the others, in the product. Arrows go down only; the agent knows nothing of the host's end.
 const MAY_KNOW: &[(&str, &[&str])] = &[
     ("hearth-protocol", &[]),
-    ("hearth-agent", &["hearth-protocol"]),
+    ("hearth-files", &["hearth-protocol"]),
+    ("hearth-agent", &["hearth-protocol", "hearth-files"]),
     ("hearth-channel", &["hearth-protocol"]),
     ("hearth-vmm", &[]),
     ("hearth-image", &[]),
