@@ -8,11 +8,13 @@ use rustix::time::{ClockId, Timespec};
 use tokio::sync::watch;
 
 use crate::process::{Defaults, Processes, Trees};
+use crate::roots::Roots;
 use crate::sys;
 
 /// One agent.
 pub(crate) struct Agent {
     pub(crate) processes: Rc<Processes>,
+    pub(crate) roots: Roots,
     /// Whether the whole machine is the agent's: it may then set its clock and name, and turn it off.
     owns_machine: bool,
     shutdown: watch::Sender<bool>,
@@ -24,10 +26,11 @@ impl Agent {
     /// # Errors
     /// When the signal handler for ended children cannot be installed.
     pub(crate) fn new(defaults: Defaults, trees: Rc<Trees>, owns_machine: bool) -> std::io::Result<Rc<Self>> {
+        let roots = Roots::new(&defaults);
         let processes = Processes::new(defaults, trees);
         let child_signals = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::child())?;
         tokio::task::spawn_local(Rc::clone(&processes).reap(child_signals));
-        Ok(Rc::new(Self { processes, owns_machine, shutdown: watch::Sender::new(false) }))
+        Ok(Rc::new(Self { processes, roots, owns_machine, shutdown: watch::Sender::new(false) }))
     }
 
     /// Describes the guest.

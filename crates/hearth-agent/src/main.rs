@@ -5,7 +5,9 @@
 
 mod agent;
 mod boot;
+mod files;
 mod process;
+mod roots;
 mod serve;
 mod session;
 mod sys;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_protocol::{
-    Attach, Epoch, HostHello, Info, Lane, Outcome, OutputTotals, ProcessId, ProcessInfo, PtySize, Renew, ReplyBody,
-    Request, RequestBody, Signal, SignalScope, Start,
+    Attach, Epoch, Finished, HostHello, Info, Lane, Outcome, OutputTotals, ProcessId, ProcessInfo, PtySize, Renew,
+    ReplyBody, Request, RequestBody, Signal, SignalScope, Start,
 };
 use tokio::task::JoinHandle;
 use tokio::time::{self, Instant};
@@ -15,7 +15,9 @@ use tokio::time::{self, Instant};
 use crate::connection::Connection;
 use crate::endpoint::Endpoints;
 use crate::error::{ChannelError, ConnectError, Ended};
+use crate::follower::Kind;
 use crate::handshake::{Incoming, await_hello, draw_epoch, greet};
+use crate::operation::Operation;
 use crate::process::{Following, Process};
 use crate::reader::{read_bulk, read_control};
 use crate::session::{Session, kind};
@@ -151,7 +153,8 @@ impl Channel {
 
     /// Asks for anything that has one reply, within the default bound.
     ///
-    /// For starts and attaches use [`Self::start`] and [`Self::attach`]: their streams would have no reader here.
+    /// For starts and attaches use [`Self::start`] and [`Self::attach`], for operations with streams [`Self::operate`]: streams would have no
+    /// reader here.
     ///
     /// # Errors
     /// Any [`ChannelError`]; [`ChannelError::outcome`] tells whether it may have had an effect.
@@ -258,7 +261,7 @@ impl Channel {
     /// # Errors
     /// As [`Self::request`].
     pub async fn attach(&self, attach: Attach) -> Result<Process, ChannelError> {
-        let from = OutputTotals { stdout: attach.stdout, stderr: attach.stderr };
+        let from = OutputTotals { stdout: attach.stdout, stderr: attach.stderr, data: 0 };
         self.follow(RequestBody::Attach(attach), true, from, true).await
     }
 
@@ -271,14 +274,43 @@ impl Channel {
     ) -> Result<Process, ChannelError> {
         let after = self.options.request_timeout;
         let deadline = Instant::now() + after;
-        let mut following = Following::new(self.session.clone(), self.session.follow(attached, from)?);
-        let request = Request { id: following.follower.id, body };
-        let begun = following.follower.begun.clone();
-        self.session.send_request(request, begun, deadline, after).await?;
-        following.asked = true;
+        let kind = if attached { Kind::Attached } else { Kind::Unattached };
+        let following = self.ask_to_follow(body, kind, from, deadline).await?;
         match time::timeout_at(deadline, following.started()).await {
             Ok(started) => Ok(Process::new(following, started?, takes_input, after)),
             Err(_) => Err(ChannelError::TimedOut { after, outcome: Outcome::MayHaveRun }),
+        }
+    }
+
+    async fn ask_to_follow(
+        &self,
+        body: RequestBody,
+        kind: Kind,
+        from: OutputTotals,
+        deadline: Instant,
+    ) -> Result<Following, ChannelError> {
+        let mut following = Following::new(self.session.clone(), self.session.follow(kind, from)?);
+        let request = Request { id: following.follower.id, body };
+        let begun = following.follower.begun.clone();
+        self.session.send_request(request, begun, deadline, self.options.request_timeout).await?;
+        following.asked = true;
+        Ok(following)
+    }
+
+    /// Asks for an operation with streams. Returns once the request is on its way; what comes of it is the operation's to tell.
+    ///
+    /// # Errors
+    /// As [`Self::request`].
+    pub async fn operate(&self, body: RequestBody) -> Result<Operation, ChannelError> {
+        let deadline = Instant::now() + self.options.request_timeout;
+        self.ask_to_follow(body, Kind::Operation, OutputTotals::default(), deadline).await.map(Operation::new)
+    }
+
+    /// Asks for an operation without streams, within the default bound.
+    pub(crate) async fn finish(&self, body: RequestBody) -> Result<Finished, ChannelError> {
+        match self.request(body).await? {
+            ReplyBody::Finished { result, .. } => Ok(result),
+            other => Err(unexpected("an operation", &other)),
         }
     }
 
@@ -334,6 +366,11 @@ pub(crate) fn done(asked: &'static str, reply: ReplyBody) -> Result<(), ChannelE
     }
 }
 
-fn unexpected(asked: &'static str, reply: &ReplyBody) -> ChannelError {
+/// The error of a result that is of another operation's kind.
+pub(crate) fn wrong_result(asked: &'static str) -> ChannelError {
+    ChannelError::UnexpectedReply { asked, answered: "the result of another operation" }
+}
+
+pub(crate) fn unexpected(asked: &'static str, reply: &ReplyBody) -> ChannelError {
     ChannelError::UnexpectedReply { asked, answered: kind(reply) }
 }

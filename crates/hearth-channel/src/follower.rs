@@ -1,4 +1,4 @@
-//! The state that the reader, the consumer and the input writer of one followed process share.
+//! The state that the reader, the consumer and the input writer of one followed process, or of one operation, share.
 //!
 //! ```text
 //! Starting ── Started ──> Following ── Exit and all output, Done, an error ──> Over
@@ -13,8 +13,7 @@ use hearth_protocol::{ChunkHeader, Fault, OutputTotals, ProcessId, ReplyBody, Re
 use tokio::sync::Notify;
 
 use crate::error::Violation;
-use crate::inbox::{Grant, Inbox};
-use crate::process::Event;
+use crate::inbox::{Grant, Inbox, Last, Taken};
 use crate::writer::Begun;
 
 /// A started process's names.
@@ -38,7 +37,7 @@ enum Over {
 /// What a consumer finds.
 #[derive(Debug)]
 pub(crate) enum Next {
-    Event(Event, Option<Grant>),
+    Taken(Taken, Option<Grant>),
     End,
     Fault(Fault),
     Lost,
@@ -63,26 +62,38 @@ struct State {
     exit_taken: bool,
 }
 
+/// What a request with streams is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A process that is only started: its first reply is the last.
+    Unattached,
+    /// A process whose streams and exit are to come.
+    Attached,
+    /// An operation: streams, and one reply at the end.
+    Operation,
+}
+
 #[derive(Debug)]
 pub(crate) struct Follower {
     pub(crate) id: RequestId,
     pub(crate) begun: Begun,
-    attached: bool,
+    kind: Kind,
     state: Mutex<State>,
     /// Wakes whoever waits for any change of the state.
     pub(crate) changed: Notify,
 }
 
 impl Follower {
-    pub(crate) fn new(id: RequestId, attached: bool, from: OutputTotals) -> Self {
+    pub(crate) fn new(id: RequestId, kind: Kind, from: OutputTotals) -> Self {
         let state = State {
             inbox: Inbox::new(id, from),
             started: None,
-            input: SendWindow::default(),
+            // An operation says when it is there to take its input: the lanes may overtake each other.
+            input: if kind == Kind::Operation { SendWindow::closed() } else { SendWindow::default() },
             over: None,
             exit_taken: false,
         };
-        Self { id, begun: Begun::default(), attached, state: Mutex::new(state), changed: Notify::new() }
+        Self { id, begun: Begun::default(), kind, state: Mutex::new(state), changed: Notify::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -98,14 +109,20 @@ impl Follower {
 
     fn apply(&self, state: &mut State, body: ReplyBody) -> Result<(), Violation> {
         let id = self.id;
-        match (body, state.started.is_some()) {
+        let running = state.started.is_some() || self.kind == Kind::Operation;
+        match (body, running) {
             (ReplyBody::Error(fault), _) => state.over = Some(Over::Failed(fault)),
             (ReplyBody::Done {}, _) => state.over = Some(Over::Complete),
             (ReplyBody::Started { process, pid }, false) => {
                 state.started = Some(Started { process, pid });
-                state.over = (!self.attached).then_some(Over::Complete);
+                state.over = (self.kind == Kind::Unattached).then_some(Over::Complete);
             }
-            (ReplyBody::Exit { status, output }, true) => state.inbox.exit(status, output)?,
+            (ReplyBody::Exit { status, output }, true) if self.kind == Kind::Attached => {
+                state.inbox.last(Last::Exit(status), output)?;
+            }
+            (ReplyBody::Finished { result, output }, true) if self.kind == Kind::Operation => {
+                state.inbox.last(Last::Finished(Box::new(result)), output)?;
+            }
             (ReplyBody::Credit { stream: StreamName::Stdin, bytes }, true) => {
                 let granted = state.input.grant(bytes);
                 granted.map_err(|source| Violation::Credit { id, stream: StreamName::Stdin, source })?;
@@ -118,7 +135,7 @@ impl Follower {
     /// Takes in a chunk; `true` when nothing more is to come.
     pub(crate) fn chunk(&self, header: &ChunkHeader, payload: &Bytes) -> Result<bool, Violation> {
         let mut state = self.lock();
-        if !self.attached {
+        if self.kind == Kind::Unattached {
             return Err(Violation::OutOfPlace { id: self.id, what: "a chunk" });
         }
         state.inbox.chunk(header, payload)?;
@@ -146,7 +163,8 @@ impl Follower {
         let mut state = self.lock();
         state.inbox.clear();
         // An error may be about something the request did on the way, such as input that was not wanted.
-        let failed_later = matches!(state.over, Some(Over::Failed(_))) && state.started.is_some();
+        let failed_later =
+            matches!(state.over, Some(Over::Failed(_))) && state.started.is_some() && self.kind == Kind::Attached;
         let was_open = state.over.is_none() || failed_later;
         state.over.get_or_insert(Over::Complete);
         drop(state);
@@ -170,9 +188,9 @@ impl Follower {
         if state.exit_taken {
             return Next::End;
         }
-        if let Some((event, grant)) = state.inbox.take() {
-            state.exit_taken = matches!(event, Event::Exit { .. });
-            return Next::Event(event, grant);
+        if let Some((taken, grant)) = state.inbox.take() {
+            state.exit_taken = matches!(taken, Taken::Last(..));
+            return Next::Taken(taken, grant);
         }
         match &state.over {
             None => Next::Wait,
@@ -185,13 +203,13 @@ impl Follower {
     /// Whether nothing more will come that is worth waiting for.
     pub(crate) fn is_over(&self) -> bool {
         let state = self.lock();
-        state.over.is_some() || state.inbox.exited()
+        state.over.is_some() || state.inbox.has_last()
     }
 
     /// Tells how many bytes of input may be sent; `None` when input is no longer taken.
     pub(crate) fn input_credit(&self) -> Option<u64> {
         let state = self.lock();
-        (state.over.is_none() && !state.inbox.exited()).then(|| state.input.available())
+        (state.over.is_none() && !state.inbox.has_last()).then(|| state.input.available())
     }
 
     /// Uses up credit for input.

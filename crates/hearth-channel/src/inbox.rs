@@ -1,15 +1,14 @@
-//! What one followed process has sent and its consumer has not taken. Pure: no I/O, no waiting.
+//! What one followed process, or one operation, has sent and its consumer has not taken. Pure: no I/O, no waiting.
 //!
 //! Memory is bounded by the credit granted (a window a stream) whatever the sizes of the chunks: small neighbours are joined, and the
 //! pieces that cannot be (there is a gap between them) are counted.
 
 use std::collections::VecDeque;
 
-use bytes::BytesMut;
-use hearth_protocol::{ChunkHeader, ExitStatus, OutputTotals, ReceiveWindow, RequestId, StreamName, limits};
+use bytes::{Bytes, BytesMut};
+use hearth_protocol::{ChunkHeader, ExitStatus, Finished, OutputTotals, ReceiveWindow, RequestId, StreamName, limits};
 
 use crate::error::Violation;
-use crate::process::Event;
 
 /// From this many pieces on, small ones are joined even where that loses the order between the two streams.
 const CROWDED: usize = 1024;
@@ -58,7 +57,7 @@ impl Stream {
     }
 }
 
-/// The output and the exit of one process.
+/// The output and the end of one process or operation.
 #[derive(Debug)]
 pub(crate) struct Inbox {
     id: RequestId,
@@ -67,7 +66,33 @@ pub(crate) struct Inbox {
     taken: u64,
     stdout: Stream,
     stderr: Stream,
-    exit: Option<(ExitStatus, OutputTotals)>,
+    data: Stream,
+    last: Option<(Last, OutputTotals)>,
+}
+
+/// What a consumer takes.
+#[derive(Debug, Clone)]
+pub(crate) enum Taken {
+    /// A piece of a stream.
+    Output {
+        /// Which stream.
+        stream: StreamName,
+        /// The position of the first byte.
+        at: u64,
+        /// At least one byte.
+        bytes: Bytes,
+    },
+    /// The end, and where the streams end.
+    Last(Last, OutputTotals),
+}
+
+/// What comes behind all streams.
+#[derive(Debug, Clone)]
+pub(crate) enum Last {
+    /// The end of a process.
+    Exit(ExitStatus),
+    /// The end of an operation.
+    Finished(Box<Finished>),
 }
 
 impl Inbox {
@@ -79,7 +104,8 @@ impl Inbox {
             taken: 0,
             stdout: Stream::starting_at(from.stdout),
             stderr: Stream::starting_at(from.stderr),
-            exit: None,
+            data: Stream::starting_at(from.data),
+            last: None,
         }
     }
 
@@ -89,6 +115,7 @@ impl Inbox {
         let stream = match name {
             StreamName::Stdout => &mut self.stdout,
             StreamName::Stderr => &mut self.stderr,
+            StreamName::Data => &mut self.data,
             StreamName::Stdin => return Err(Violation::OutOfPlace { id, what: "a chunk of stdin" }),
         };
         if stream.ended {
@@ -128,39 +155,46 @@ impl Inbox {
     }
 
     fn stream(&mut self, name: StreamName) -> &mut Stream {
-        if name == StreamName::Stderr { &mut self.stderr } else { &mut self.stdout }
+        match name {
+            StreamName::Stderr => &mut self.stderr,
+            StreamName::Data => &mut self.data,
+            StreamName::Stdout | StreamName::Stdin => &mut self.stdout,
+        }
     }
 
-    /// Takes in the exit.
-    pub(crate) fn exit(&mut self, status: ExitStatus, output: OutputTotals) -> Result<(), Violation> {
-        if self.exit.is_some() {
-            return Err(Violation::OutOfPlace { id: self.id, what: "a second exit" });
+    /// Takes in the end.
+    pub(crate) fn last(&mut self, last: Last, output: OutputTotals) -> Result<(), Violation> {
+        if self.last.is_some() {
+            return Err(Violation::OutOfPlace { id: self.id, what: "a second end" });
         }
-        self.exit = Some((status, output));
+        self.last = Some((last, output));
         Ok(())
     }
 
-    /// Whether the exit and all output before it are here: nothing more is to come.
+    /// Whether the end and all output before it are here: nothing more is to come.
     pub(crate) fn complete(&self) -> bool {
-        let totals = self.exit.as_ref().map(|(_, totals)| totals);
-        totals.is_some_and(|totals| self.stdout.complete(totals.stdout) && self.stderr.complete(totals.stderr))
+        let totals = self.last.as_ref().map(|(_, totals)| totals);
+        totals.is_some_and(|totals| {
+            self.stdout.complete(totals.stdout)
+                && self.stderr.complete(totals.stderr)
+                && self.data.complete(totals.data)
+        })
     }
 
-    /// Whether the exit is here.
-    pub(crate) fn exited(&self) -> bool {
-        self.exit.is_some()
+    /// Whether the end is here.
+    pub(crate) fn has_last(&self) -> bool {
+        self.last.is_some()
     }
 
-    /// Takes the oldest piece of output and tells what to grant for it; the exit once there will be no more output.
-    pub(crate) fn take(&mut self) -> Option<(Event, Option<Grant>)> {
+    /// Takes the oldest piece of output and tells what to grant for it; the end once there will be no more output.
+    pub(crate) fn take(&mut self) -> Option<(Taken, Option<Grant>)> {
         if let Some(Piece { stream, at, data }) = self.pieces.pop_front() {
             self.taken += 1;
             let grant = self.consumed(stream, data.len() as u64);
-            return Some((Event::Output { stream, at, bytes: data.freeze() }, grant));
+            return Some((Taken::Output { stream, at, bytes: data.freeze() }, grant));
         }
-        let complete = self.complete();
-        let (status, output) = if complete { self.exit.clone()? } else { return None };
-        Some((Event::Exit { status, output }, None))
+        let (last, output) = if self.complete() { self.last.clone()? } else { return None };
+        Some((Taken::Last(last, output), None))
     }
 
     fn consumed(&mut self, name: StreamName, bytes: u64) -> Option<Grant> {
@@ -252,7 +286,7 @@ mod tests {
             let mut sent: HashMap<StreamName, (u64, Vec<(u64, u8)>)> = HashMap::new();
             let mut received: HashMap<StreamName, Vec<(u64, u8)>> = HashMap::new();
             let mut take = |inbox: &mut Inbox| {
-                while let Some((Event::Output { stream, at, bytes }, _)) = inbox.take() {
+                while let Some((Taken::Output { stream, at, bytes }, _)) = inbox.take() {
                     received.entry(stream).or_default().extend((at..).zip(bytes));
                 }
             };
@@ -282,7 +316,8 @@ mod tests {
             let exit_at = exit_at.min(chunks);
             for at in 0..=chunks {
                 if at == exit_at {
-                    inbox.exit(status.clone(), OutputTotals { stdout: chunks, stderr: 0 }).unwrap();
+                    let totals = OutputTotals { stdout: chunks, ..OutputTotals::default() };
+                    inbox.last(Last::Exit(status.clone()), totals).unwrap();
                 }
                 if at < chunks {
                     inbox.chunk(&header(StreamName::Stdout, at, end && at + 1 == chunks), b"x").unwrap();
@@ -290,7 +325,7 @@ mod tests {
             }
             prop_assert!(inbox.complete());
             let mut total = 0;
-            while let Some((Event::Output { bytes, .. }, _)) = inbox.take() {
+            while let Some((Taken::Output { bytes, .. }, _)) = inbox.take() {
                 total += bytes.len() as u64;
             }
             prop_assert_eq!(total, chunks);

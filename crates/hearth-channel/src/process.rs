@@ -15,6 +15,7 @@ use tokio::time;
 use crate::channel::done;
 use crate::error::ChannelError;
 use crate::follower::{Follower, Next, Start, Started};
+use crate::inbox::{Last, Taken};
 use crate::session::Session;
 use crate::writer::Message;
 
@@ -83,35 +84,18 @@ impl Process {
     /// [`ChannelError::Ended`] when the channel ended before the exit, after all that had come; [`ChannelError::Fault`] when the agent
     /// gave up following.
     pub async fn next_event(&self) -> Result<Option<Event>, ChannelError> {
-        loop {
-            let changed = self.following.follower.changed.notified();
-            match self.following.follower.take() {
-                Next::Event(event, grant) => {
-                    if let Some(grant) = grant {
-                        self.following.session.control.owed.credit(
-                            self.following.follower.id,
-                            grant.stream,
-                            grant.bytes,
-                        );
-                    }
-                    return Ok(Some(event));
-                }
-                Next::End => return Ok(None),
-                Next::Fault(source) => return Err(ChannelError::Fault { source }),
-                Next::Lost => return Err(self.following.session.cut_off(true)),
-                Next::Wait => changed.await,
-            }
-        }
+        Ok(match self.following.next().await? {
+            Some(Taken::Output { stream, at, bytes }) => Some(Event::Output { stream, at, bytes }),
+            Some(Taken::Last(Last::Exit(status), output)) => Some(Event::Exit { status, output }),
+            // The follower lets no operation's end through to a process.
+            Some(Taken::Last(Last::Finished(_), _)) | None => None,
+        })
     }
 
     /// Hands out the writer of the process's input, once; `None` later, or when input was not asked for.
     pub fn stdin(&self) -> Option<Stdin> {
         let available = self.takes_input.swap(false, Ordering::AcqRel);
-        available.then(|| Stdin {
-            session: self.following.session.clone(),
-            follower: self.following.follower.clone(),
-            at: 0,
-        })
+        available.then(|| self.following.stdin())
     }
 
     /// Sends a signal to the process, or to all it has started.
@@ -176,6 +160,29 @@ impl Following {
         }
     }
 
+    /// Waits for what comes next. Cancel-safe.
+    pub(crate) async fn next(&self) -> Result<Option<Taken>, ChannelError> {
+        loop {
+            let changed = self.follower.changed.notified();
+            match self.follower.take() {
+                Next::Taken(taken, grant) => {
+                    if let Some(grant) = grant {
+                        self.session.control.owed.credit(self.follower.id, grant.stream, grant.bytes);
+                    }
+                    return Ok(Some(taken));
+                }
+                Next::End => return Ok(None),
+                Next::Fault(source) => return Err(ChannelError::Fault { source }),
+                Next::Lost => return Err(self.session.cut_off(true)),
+                Next::Wait => changed.await,
+            }
+        }
+    }
+
+    pub(crate) fn stdin(&self) -> Stdin {
+        Stdin { session: self.session.clone(), follower: self.follower.clone(), at: 0, ends_with_drop: true }
+    }
+
     async fn over(&self) {
         loop {
             let changed = self.follower.changed.notified();
@@ -203,6 +210,7 @@ pub struct Stdin {
     session: Arc<Session>,
     follower: Arc<Follower>,
     at: u64,
+    ends_with_drop: bool,
 }
 
 impl fmt::Debug for Stdin {
@@ -240,6 +248,18 @@ impl Stdin {
     /// Ends the input, behind all that was written. Dropping does the same.
     pub fn close(self) {}
 
+    /// Makes it one whose end must be said: dropping it is no end.
+    pub(crate) fn without_end(self) -> Self {
+        let mut this = self;
+        this.ends_with_drop = false;
+        this
+    }
+
+    /// Ends the input of one made by [`Self::without_end`].
+    pub(crate) fn end(mut self) {
+        self.ends_with_drop = true;
+    }
+
     async fn credit(&self) -> Result<(), ChannelError> {
         loop {
             let changed = self.follower.changed.notified();
@@ -268,7 +288,7 @@ impl Stdin {
 
 impl Drop for Stdin {
     fn drop(&mut self) {
-        if self.follower.input_credit().is_some() {
+        if self.ends_with_drop && self.follower.input_credit().is_some() {
             self.session.bulk.owed.end_of_input(self.follower.id, self.at);
         }
     }

@@ -14,12 +14,12 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::{self, Instant};
 
 use crate::error::{ChannelError, Ended, Violation};
-use crate::follower::Follower;
+use crate::follower::{Follower, Kind};
 use crate::text::tame;
 use crate::writer::{Begun, Message, Queue, SendError};
 
-/// What a forgotten request may still receive: two windows and the chunks that end its streams.
-const LATE_CHUNKS: u64 = 2 * limits::WINDOW + 2;
+/// What a forgotten request may still receive: three windows and the chunks that end its streams.
+const LATE_CHUNKS: u64 = 3 * limits::WINDOW + 3;
 /// The replies a forgotten request may still receive: one, but for a process with input.
 const LATE_REPLIES: u64 = 64;
 
@@ -151,11 +151,11 @@ impl Session {
         }
     }
 
-    /// Opens the slot of a process to follow, or only to start.
-    pub(crate) fn follow(&self, attached: bool, from: OutputTotals) -> Result<Arc<Follower>, ChannelError> {
+    /// Opens the slot of a process to follow, or only to start, or of an operation.
+    pub(crate) fn follow(&self, kind: Kind, from: OutputTotals) -> Result<Arc<Follower>, ChannelError> {
         let mut opened = None;
         self.open(|id| {
-            let follower = Arc::new(Follower::new(id, attached, from));
+            let follower = Arc::new(Follower::new(id, kind, from));
             opened = Some(follower.clone());
             Slot::Process(follower)
         })?;
@@ -263,6 +263,7 @@ pub(crate) fn kind(body: &ReplyBody) -> &'static str {
         ReplyBody::Exit { .. } => "exit",
         ReplyBody::Processes { .. } => "processes",
         ReplyBody::Credit { .. } => "credit",
+        ReplyBody::Finished { .. } => "finished",
         ReplyBody::Error(_) => "error",
     }
 }

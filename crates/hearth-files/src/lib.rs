@@ -9,8 +9,12 @@
 //!   takes its place by one rename; what fails or is cut off leaves the old.
 //! - **Memory is bounded** by buffers, not by files; what grows with a tree says so.
 
+mod content;
+mod entry;
 mod error;
 mod root;
 
+pub use content::{Replacement, open_file};
+pub use entry::stat;
 pub use error::{FileError, Reason};
 pub use root::{Name, Owner, Root};

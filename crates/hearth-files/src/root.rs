@@ -42,7 +42,7 @@ pub struct Root {
 pub type Name = CString;
 
 impl Root {
-    /// Opens the directory at `path`, which clients call `name`. What is made in it will belong to `owner`, where the agent may give
+    /// Opens the directory at `path`, absolute and without symbolic links, which clients call `name`. What is made in it will belong to `owner`, where the agent may give
     /// it away.
     ///
     /// # Errors
@@ -51,9 +51,8 @@ impl Root {
         let fail = |error: Reason| FileError::new("open", path.as_os_str().as_bytes(), error);
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = rustix::fs::open(path, flags, Mode::empty()).map_err(|error| fail(error.into()))?;
-        let path = path.canonicalize().map_err(|error| fail(error.into()))?;
         let whole = path == Path::new("/");
-        Ok(Self { directory, path, name: name.to_owned(), owner, whole })
+        Ok(Self { directory, path: path.to_owned(), name: name.to_owned(), owner, whole })
     }
 
     /// The directory.

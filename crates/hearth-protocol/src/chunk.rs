@@ -9,12 +9,15 @@ use crate::{FrameError, LineDecoder, RequestId, limits};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StreamName {
-    /// Host to guest: a process's input, or what is typed at its terminal.
+    /// Host to guest: a process's input, what is typed at its terminal, or the bytes of a file or archive that is sent.
     Stdin,
     /// Guest to host: a process's output, or what its terminal shows.
     Stdout,
     /// Guest to host: a process's error output.
     Stderr,
+    /// Guest to host: what a request returns that no program wrote: a file's bytes, an archive, or entries and events, one JSON object
+    /// a line.
+    Data,
 }
 
 /// The line before a chunk's payload.

@@ -29,6 +29,11 @@ impl Default for SendWindow {
 }
 
 impl SendWindow {
+    /// A window that waits for its first grant.
+    pub fn closed() -> Self {
+        Self { available: 0 }
+    }
+
     /// The bytes that may be sent now.
     pub fn available(&self) -> u64 {
         self.available

@@ -24,6 +24,7 @@
 
 mod chunk;
 mod error;
+pub mod files;
 mod flow;
 mod hello;
 pub mod hex;
@@ -39,8 +40,8 @@ pub use flow::{CreditError, ReceiveWindow, SendWindow};
 pub use hello::{AgentHello, Epoch, HELLO_PREFIX, HelloAnswer, HelloScanner, HostHello, Lane, negotiate};
 pub use line::{LineDecoder, encode_line};
 pub use message::{
-    Attach, Command, Delivery, ExitStatus, Info, OutputTotals, ProcessId, ProcessInfo, ProcessState, PtySize, Renew,
-    Reply, ReplyBody, Request, RequestBody, RequestId, SignalScope, Start, parse_request,
+    Attach, Command, Delivery, ExitStatus, Finished, Info, OutputTotals, ProcessId, ProcessInfo, ProcessState, PtySize,
+    Renew, Reply, ReplyBody, Request, RequestBody, RequestId, SignalScope, Start, parse_request,
 };
 pub use raw::RawString;
 pub use signal::{Signal, UnknownSignal};

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::files::{FileRequest, FileResult};
 use crate::{ErrorCode, Fault, RawString, Signal, StreamName, limits};
 
 /// Names a request within a session, and its streams. Chosen by the host; free again once the request has had its last reply.
@@ -73,6 +74,8 @@ pub enum RequestBody {
         /// How many more.
         bytes: u64,
     },
+    /// Does something with files.
+    File(FileRequest),
     /// Ends everything: stops all processes, writes back disks, powers off (or, outside a VM, exits). Reply: [`ReplyBody::Done`], just before.
     Shutdown {},
 }
@@ -318,8 +321,24 @@ pub enum ReplyBody {
         /// How many more bytes.
         bytes: u64,
     },
+    /// An operation has ended well. The last reply, but stream data up to these totals may still follow on the bulk lane.
+    Finished {
+        /// What came of it.
+        result: Finished,
+        /// Where its streams end.
+        #[serde(default, skip_serializing_if = "OutputTotals::is_zero")]
+        output: OutputTotals,
+    },
     /// It did not succeed. The last reply.
     Error(Fault),
+}
+
+/// What came of an operation, by its group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Finished {
+    /// Of [`RequestBody::File`].
+    File(FileResult),
 }
 
 /// What the guest is.
@@ -376,6 +395,29 @@ pub struct OutputTotals {
     pub stdout: u64,
     /// Bytes written to `stderr`.
     pub stderr: u64,
+    /// Bytes of `data`.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub data: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+impl OutputTotals {
+    fn is_zero(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The length of one stream; `None` for `stdin`, which goes the other way.
+    pub fn get(&self, stream: StreamName) -> Option<u64> {
+        match stream {
+            StreamName::Stdin => None,
+            StreamName::Stdout => Some(self.stdout),
+            StreamName::Stderr => Some(self.stderr),
+            StreamName::Data => Some(self.data),
+        }
+    }
 }
 
 /// A process in a list.
@@ -412,7 +454,7 @@ struct Peek {
 }
 
 const KNOWN: &[&str] =
-    &["ping", "info", "renew", "start", "attach", "detach", "signal", "resize", "list", "credit", "shutdown"];
+    &["ping", "info", "renew", "start", "attach", "detach", "signal", "resize", "list", "credit", "shutdown", "file"];
 
 /// Reads one line of the control lane.
 ///

@@ -1,6 +1,6 @@
 //! The input of a process: bytes that wait for a pipe or terminal to take them.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
@@ -29,6 +29,36 @@ pub(crate) struct Piece {
 /// The input of a process.
 pub(crate) struct Input {
     queue: RefCell<Option<mpsc::UnboundedSender<Piece>>>,
+    ended: Rc<Cell<bool>>,
+}
+
+/// The other end of an input that no process reads: the bytes of an upload.
+pub(crate) struct Intake {
+    queue: mpsc::UnboundedReceiver<Piece>,
+    ended: Rc<Cell<bool>>,
+    /// Tells the sender that it may begin.
+    open: Option<Box<dyn FnOnce()>>,
+}
+
+/// The sender went away before the end of the input.
+#[derive(Debug)]
+pub(crate) struct CutOff;
+
+impl Intake {
+    /// The next bytes; `None` at the end. The first call lets the host begin; taking bytes is what grants the host credit for more. Cancel-safe.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, CutOff> {
+        if let Some(open) = self.open.take() {
+            open();
+        }
+        match self.queue.recv().await {
+            Some(piece) => {
+                (piece.taken)(piece.bytes.len() as u64);
+                Ok(Some(piece.bytes))
+            }
+            None if self.ended.get() => Ok(None),
+            None => Err(CutOff),
+        }
+    }
 }
 
 impl Input {
@@ -36,7 +66,17 @@ impl Input {
     pub(crate) fn new(target: Target) -> Self {
         let (sender, receiver) = mpsc::unbounded_channel();
         tokio::task::spawn_local(feed(target, receiver));
-        Self { queue: RefCell::new(Some(sender)) }
+        Self { queue: RefCell::new(Some(sender)), ended: Rc::default() }
+    }
+
+    /// Makes an input that is read here; `open` is called when that begins.
+    pub(crate) fn taken_in(open: impl FnOnce() + 'static) -> (Self, Intake) {
+        let (sender, queue) = mpsc::unbounded_channel();
+        let ended = Rc::<Cell<bool>>::default();
+        (
+            Self { queue: RefCell::new(Some(sender)), ended: Rc::clone(&ended) },
+            Intake { queue, ended, open: Some(Box::new(open)) },
+        )
     }
 
     /// Queues bytes. After the end they go nowhere, but count as taken.
@@ -53,6 +93,7 @@ impl Input {
 
     /// Ends the input behind what is queued.
     pub(crate) fn close(&self) {
+        self.ended.set(true);
         self.queue.borrow_mut().take();
     }
 }

@@ -32,11 +32,12 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
 use crate::sys::{self, Reaped};
-pub(crate) use input::{Input, Piece};
+pub(crate) use input::{Input, Intake, Piece};
 pub(crate) use output::{Cursor, OUTPUT_PIECE, Output};
-pub(crate) use spawn::Defaults;
+pub(crate) use spawn::{Defaults, home_of};
 pub(crate) use tree::Trees;
 use tree::{Group, Tree};
+pub(crate) use users::User;
 
 /// The ended processes that are remembered.
 const REMEMBERED: usize = 256;
@@ -56,7 +57,7 @@ pub(crate) struct Process {
     tree: Tree,
     pub(crate) stdout: Rc<Output>,
     pub(crate) stderr: Rc<Output>,
-    pub(crate) input: Option<Input>,
+    pub(crate) input: Option<Rc<Input>>,
     terminal: Option<Rc<AsyncFd<OwnedFd>>>,
     started: Instant,
     reaped: Cell<Option<Reaped>>,
@@ -122,7 +123,7 @@ impl Processes {
             tree,
             stdout: Output::new(),
             stderr: if spawned.stderr.is_some() { Output::new() } else { Output::empty() },
-            input: spawned.stdin.map(Input::new),
+            input: spawned.stdin.map(|target| Rc::new(Input::new(target))),
             terminal: spawned.terminal,
             started,
             reaped: Cell::new(None),
@@ -331,7 +332,7 @@ impl Process {
 
     fn totals(&self) -> OutputTotals {
         let position = |output: &Output| output.end().unwrap_or_else(|| output.total());
-        OutputTotals { stdout: position(&self.stdout), stderr: position(&self.stderr) }
+        OutputTotals { stdout: position(&self.stdout), stderr: position(&self.stderr), data: 0 }
     }
 
     fn info(&self) -> ProcessInfo {

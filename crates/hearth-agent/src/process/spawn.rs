@@ -92,7 +92,8 @@ fn effective_user(start: &Start, defaults: &Defaults) -> Result<Option<User>, Fa
     }
 }
 
-fn home_of(user: Option<&User>, defaults: &Defaults) -> PathBuf {
+/// The home of `user`, unless the agent has one for everybody.
+pub(crate) fn home_of(user: Option<&User>, defaults: &Defaults) -> PathBuf {
     let own = || user.map(|user| PathBuf::from(&user.home));
     defaults.home.clone().or_else(own).unwrap_or_else(|| PathBuf::from("/"))
 }

@@ -14,10 +14,11 @@ use crate::process::{Cursor, OUTPUT_PIECE, Process};
 pub(crate) struct Credits {
     stdout: Credit,
     stderr: Credit,
+    data: Credit,
 }
 
 #[derive(Default)]
-struct Credit {
+pub(super) struct Credit {
     window: RefCell<SendWindow>,
     granted: Notify,
 }
@@ -25,14 +26,34 @@ struct Credit {
 impl Credits {
     /// Adds to a stream's credit.
     pub(crate) fn grant(&self, stream: StreamName, bytes: u64) -> Result<(), String> {
-        let credit = match stream {
-            StreamName::Stdout => &self.stdout,
-            StreamName::Stderr => &self.stderr,
-            StreamName::Stdin => return Err("stdin goes to the guest: its credit is the agent's to give".into()),
-        };
+        let credit = self.of(stream).ok_or("stdin goes to the guest: its credit is the agent's to give")?;
         credit.window.borrow_mut().grant(bytes).map_err(|error| error.to_string())?;
         credit.granted.notify_waiters();
         Ok(())
+    }
+
+    /// The credit of a stream that goes to the host.
+    pub(super) fn of(&self, stream: StreamName) -> Option<&Credit> {
+        match stream {
+            StreamName::Stdin => None,
+            StreamName::Stdout => Some(&self.stdout),
+            StreamName::Stderr => Some(&self.stderr),
+            StreamName::Data => Some(&self.data),
+        }
+    }
+}
+
+impl Credit {
+    /// Takes up to `wanted` bytes, at least one, waiting for a grant where there is none.
+    pub(super) async fn take(&self, wanted: u64) -> u64 {
+        loop {
+            let granted = self.granted.notified();
+            let taken = self.window.borrow_mut().take(wanted);
+            if taken > 0 {
+                return taken;
+            }
+            granted.await;
+        }
     }
 }
 
@@ -107,7 +128,7 @@ async fn send_stream(
     }
 }
 
-fn encode(id: RequestId, stream: StreamName, at: u64, bytes: &[u8]) -> (Vec<u8>, u64) {
+pub(super) fn encode(id: RequestId, stream: StreamName, at: u64, bytes: &[u8]) -> (Vec<u8>, u64) {
     let length = bytes.len() as u64;
     let header = ChunkHeader { id, stream, at, end: false, payload: Some(length) };
     let mut chunk = Vec::with_capacity(128 + bytes.len());

@@ -14,6 +14,7 @@
 //! for by its own session alone.
 
 mod follow;
+pub(crate) mod operation;
 pub(crate) mod port;
 pub(crate) mod serial;
 pub(crate) mod socket;
@@ -25,9 +26,9 @@ use std::rc::Rc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use hearth_protocol::{
-    AgentHello, Attach, ChunkDecoder, ChunkHeader, ErrorCode, Fault, FrameError, HelloAnswer, HelloScanner, HostHello,
-    Lane, LineDecoder, Reply, ReplyBody, Request, RequestBody, RequestId, Start, StreamName, encode_line, negotiate,
-    parse_request,
+    AgentHello, Attach, ChunkDecoder, ChunkHeader, ErrorCode, Fault, Finished, FrameError, HelloAnswer, HelloScanner,
+    HostHello, Lane, LineDecoder, Reply, ReplyBody, Request, RequestBody, RequestId, Start, StreamName, encode_line,
+    limits, negotiate, parse_request,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
@@ -36,11 +37,14 @@ use tokio::task::JoinSet;
 use crate::agent::Agent;
 use crate::process::{Input, Piece, Process};
 use follow::{Credits, Follower};
+use operation::Streams;
 
 /// Replies that may wait for the control lane.
 const CONTROL_QUEUE: usize = 64;
 /// Chunks that may wait for the bulk lane. Few: what waits here has been taken from its stream's credit already.
 const BULK_QUEUE: usize = 4;
+/// The requests of one session that may be under way.
+const ACTIVE: usize = 4096;
 /// What is read from a lane at a time, in bytes.
 const READ: usize = 64 * 1024;
 
@@ -77,10 +81,10 @@ pub(crate) struct Session {
 
 /// A request that has streams.
 struct Active {
-    process: Rc<Process>,
+    input: Option<Rc<Input>>,
     credits: Rc<Credits>,
     stdin: Rc<RefCell<hearth_protocol::ReceiveWindow>>,
-    follower: tokio::task::AbortHandle,
+    task: tokio::task::AbortHandle,
 }
 
 /// Answers a hello, for the lane it came on.
@@ -183,7 +187,7 @@ impl Session {
         let fault = {
             let active = self.active.borrow();
             let Some(request) = active.get(&header.id) else { return };
-            match (&request.process.input, header.stream) {
+            match (&request.input, header.stream) {
                 (Some(input), StreamName::Stdin) => self.feed(header, payload, request, input).err(),
                 _ => Some(format!("request {} takes no {:?}", header.id.0, header.stream)),
             }
@@ -202,8 +206,7 @@ impl Session {
             let (window, control, id) = (Rc::clone(&request.stdin), self.control.clone(), header.id);
             let grant = move |taken| {
                 if let Some(bytes) = window.borrow_mut().consume(taken) {
-                    let body = ReplyBody::Credit { stream: StreamName::Stdin, bytes };
-                    tokio::task::spawn_local(async move { send_reply(&control, Some(id), body).await });
+                    grant(control, id, bytes);
                 }
             };
             input.write(Piece { bytes: payload, taken: Box::new(grant) });
@@ -244,6 +247,9 @@ impl Session {
                 Ok(Some(ReplyBody::Processes { processes, more }))
             }
             RequestBody::Credit { stream, bytes } => self.credit(request.id, stream, bytes).map(|()| None),
+            RequestBody::File(file) => {
+                self.operate(request.id, |agent, streams| crate::files::run(agent, file, streams))
+            }
             RequestBody::Shutdown {} => {
                 self.reply(Some(request.id), ReplyBody::Done {}).await;
                 self.flush().await;
@@ -292,21 +298,60 @@ impl Session {
     fn follow(self: &Rc<Self>, id: RequestId, process: Rc<Process>, follower: Follower) {
         let credits = follower.credits();
         let (control, bulk, weak) = (self.control.clone(), self.bulk.clone(), Rc::downgrade(self));
-        let followed = Rc::clone(&process);
+        let input = process.input.clone();
         let task = async move {
-            follower.run(id, &followed, &control, &bulk).await;
+            follower.run(id, &process, &control, &bulk).await;
             if let Some(session) = weak.upgrade() {
                 session.active.borrow_mut().remove(&id);
             }
         };
-        let follower = self.spawn(task);
-        self.active.borrow_mut().insert(id, Active { process, credits, stdin: Rc::default(), follower });
+        let task = self.spawn(task);
+        self.active.borrow_mut().insert(id, Active { input, credits, stdin: Rc::default(), task });
+    }
+
+    /// Runs an operation beside everything else; its end is its reply.
+    fn operate<F>(
+        self: &Rc<Self>,
+        id: RequestId,
+        begin: impl FnOnce(Rc<Agent>, Streams) -> F,
+    ) -> Result<Option<ReplyBody>, Fault>
+    where
+        F: Future<Output = Result<Finished, Fault>> + 'static,
+    {
+        self.refuse_duplicate(id)?;
+        if self.active.borrow().len() >= ACTIVE {
+            let message = format!("{ACTIVE} requests of this session have not ended");
+            return Err(Fault::never_started(ErrorCode::Busy, message));
+        }
+        let (input, intake) = Input::taken_in({
+            let control = self.control.clone();
+            move || grant(control, id, limits::WINDOW)
+        });
+        let credits = Rc::<Credits>::default();
+        let streams = Streams::new(id, intake, Rc::clone(&credits), self.bulk.clone());
+        let output = streams.totals();
+        let work = begin(Rc::clone(&self.agent), streams);
+        let (control, weak) = (self.control.clone(), Rc::downgrade(self));
+        let task = self.spawn(async move {
+            let body = match work.await {
+                Ok(result) => ReplyBody::Finished { result, output: output.get() },
+                Err(fault) => ReplyBody::Error(fault),
+            };
+            if let Some(session) = weak.upgrade() {
+                session.active.borrow_mut().remove(&id);
+            }
+            send_reply(&control, Some(id), body).await;
+        });
+        self.active
+            .borrow_mut()
+            .insert(id, Active { input: Some(Rc::new(input)), credits, stdin: Rc::default(), task });
+        Ok(None)
     }
 
     fn detach(&self, id: RequestId) -> Option<ReplyBody> {
         // One that has ended by itself meanwhile has had its last reply.
         let active = self.active.borrow_mut().remove(&id)?;
-        active.follower.abort();
+        active.task.abort();
         Some(ReplyBody::Done {})
     }
 
@@ -338,6 +383,12 @@ impl Session {
     async fn reply(&self, id: Option<RequestId>, body: ReplyBody) {
         send_reply(&self.control, id, body).await;
     }
+}
+
+/// Allows the host to send more input.
+fn grant(control: mpsc::Sender<Outgoing>, id: RequestId, bytes: u64) {
+    let body = ReplyBody::Credit { stream: StreamName::Stdin, bytes };
+    tokio::task::spawn_local(async move { send_reply(&control, Some(id), body).await });
 }
 
 /// Queues a reply. When the lane has ended, so will the session: nobody is there to tell.

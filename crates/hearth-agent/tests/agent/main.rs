@@ -4,5 +4,6 @@
 #![allow(clippy::panic, clippy::print_stderr, clippy::unwrap_used)]
 
 mod behaviours;
+mod files;
 mod support;
 mod wire;

@@ -85,7 +85,7 @@ fn replies() -> Vec<(&'static str, Reply)> {
     let id = Some(RequestId(9));
     let process = ProcessId(3);
     let reply = |body| Reply { id, body };
-    let output = OutputTotals { stdout: 5, stderr: 0 };
+    let output = OutputTotals { stdout: 5, stderr: 0, data: 0 };
     let info = Info {
         agent: "0.1.0".into(),
         kernel: "6.1.0".into(),

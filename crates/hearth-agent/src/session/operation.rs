@@ -1,0 +1,195 @@
+//! Operations: requests that are answered once, at their end, with streams on the way.
+//!
+//! An operation is a task of its session. What may take long, or block, runs on a worker thread, which shares nothing with the agent
+//! but its two streams; what it makes it must make so that being cut off at any of its reads and writes leaves nothing behind.
+//!
+//! ```text
+//! host ── stdin chunks ──> Intake ──> Upload (Read)  ─┐
+//!                                                     │ worker
+//! host <── data chunks ── Outlet <── Download (Write) ┘
+//! ```
+//!
+//! A detach, or the end of the session, drops the task: the worker's next read or write fails.
+
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::io::{self, Read, Write};
+use std::rc::Rc;
+
+use bytes::{Buf, Bytes};
+use hearth_protocol::{ErrorCode, Fault, OutputTotals, RequestId, StreamName};
+use tokio::sync::{mpsc, oneshot};
+
+use super::Outgoing;
+use super::follow::{Credits, encode};
+use crate::process::{Intake, OUTPUT_PIECE};
+
+/// The pieces that may wait between a worker and its session, each way.
+const PIECES: usize = 4;
+/// What a worker gathers before it hands it on, in bytes.
+const PIECE: usize = 4 * OUTPUT_PIECE;
+
+/// The streams of one operation.
+pub(crate) struct Streams {
+    pub(crate) input: Intake,
+    pub(crate) output: Outlet,
+}
+
+/// The ways to the host: `stdout`, `stderr` and `data`.
+#[derive(Clone)]
+pub(crate) struct Outlet {
+    id: RequestId,
+    credits: Rc<Credits>,
+    bulk: mpsc::Sender<Outgoing>,
+    totals: Rc<Cell<OutputTotals>>,
+}
+
+impl Streams {
+    pub(super) fn new(id: RequestId, input: Intake, credits: Rc<Credits>, bulk: mpsc::Sender<Outgoing>) -> Self {
+        Self { input, output: Outlet { id, credits, bulk, totals: Rc::default() } }
+    }
+
+    pub(super) fn totals(&self) -> Rc<Cell<OutputTotals>> {
+        Rc::clone(&self.output.totals)
+    }
+
+    /// Runs `work` on a worker thread, with the operation's input to read and its `data` to write.
+    ///
+    /// # Errors
+    /// What `work` fails with; [`ErrorCode::Internal`] when it panics.
+    pub(crate) async fn on_worker<T: Send + 'static>(
+        self,
+        work: impl FnOnce(&mut Upload, &mut Download) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, Fault> {
+        let Self { input, output } = self;
+        let (upload_sender, upload) = mpsc::channel(PIECES);
+        let (download, mut download_receiver) = mpsc::channel(PIECES);
+        let (wanted, first_read) = oneshot::channel();
+        let worker = tokio::task::spawn_blocking(move || {
+            let mut upload = Upload { wanted: Some(wanted), queue: upload, piece: Bytes::new(), ended: false };
+            let mut download = Download { queue: download, buffer: Vec::new() };
+            let result = work(&mut upload, &mut download)?;
+            download.flush().map_err(|error| cancelled(&error))?;
+            Ok(result)
+        });
+        let receive = async {
+            while let Some(piece) = download_receiver.recv().await {
+                output.send(StreamName::Data, piece).await;
+            }
+        };
+        let (result, ()) = tokio::select! {
+            ended = async { tokio::join!(worker, receive) } => ended,
+            never = feed(input, first_read, upload_sender) => match never {},
+        };
+        result.unwrap_or_else(|error| {
+            Err(Fault::failed(ErrorCode::Internal, format!("a worker of the agent's failed: {error}")))
+        })
+    }
+}
+
+/// Passes the input on to a worker, from its first read on. One that is cut off leaves the worker's queue closed without an end.
+async fn feed(mut input: Intake, first_read: oneshot::Receiver<()>, queue: mpsc::Sender<Option<Bytes>>) -> Infallible {
+    if first_read.await.is_ok() {
+        loop {
+            let Ok(piece) = input.next().await else { break };
+            let end = piece.is_none();
+            // A worker that reads no more ends soon, and this with it.
+            if queue.send(piece).await.is_err() || end {
+                break;
+            }
+        }
+    }
+    drop(queue);
+    std::future::pending().await
+}
+
+impl Outlet {
+    /// Sends bytes of one stream, as its credit allows.
+    pub(crate) async fn send(&self, stream: StreamName, mut bytes: Bytes) {
+        let Some(credit) = self.credits.of(stream) else { return };
+        while !bytes.is_empty() {
+            let length = credit.take(bytes.len().min(OUTPUT_PIECE) as u64).await;
+            let mut totals = self.totals.get();
+            let total = match stream {
+                StreamName::Stdout => &mut totals.stdout,
+                StreamName::Stderr => &mut totals.stderr,
+                StreamName::Data | StreamName::Stdin => &mut totals.data,
+            };
+            let at = *total;
+            *total += length;
+            self.totals.set(totals);
+            let (chunk, _) = encode(self.id, stream, at, &bytes.split_to(length as usize));
+            // When the lane has ended, so will the session, and this with it.
+            let _ = self.bulk.send(Outgoing::Bytes(chunk)).await;
+        }
+    }
+}
+
+/// An operation's input, as its worker reads it.
+pub(crate) struct Upload {
+    /// Says that the input is wanted: what is refused before is never sent.
+    wanted: Option<oneshot::Sender<()>>,
+    queue: mpsc::Receiver<Option<Bytes>>,
+    piece: Bytes,
+    ended: bool,
+}
+
+impl Read for Upload {
+    fn read(&mut self, place: &mut [u8]) -> io::Result<usize> {
+        if let Some(wanted) = self.wanted.take() {
+            let _ = wanted.send(());
+        }
+        while self.piece.is_empty() && !self.ended {
+            match self.queue.blocking_recv() {
+                Some(Some(piece)) => self.piece = piece,
+                Some(None) => self.ended = true,
+                None => return Err(cut_off()),
+            }
+        }
+        let count = place.len().min(self.piece.len());
+        self.piece.copy_to_slice(&mut place[..count]);
+        Ok(count)
+    }
+}
+
+/// An operation's `data`, as its worker writes it. Flushed when the work has succeeded.
+pub(crate) struct Download {
+    queue: mpsc::Sender<Bytes>,
+    buffer: Vec<u8>,
+}
+
+impl Write for Download {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.buffer.extend_from_slice(bytes);
+        if self.buffer.len() >= PIECE {
+            self.flush()?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        let piece = std::mem::take(&mut self.buffer);
+        self.queue.blocking_send(piece.into()).map_err(|_| cut_off())
+    }
+}
+
+impl Download {
+    /// Hands on bytes that need not be gathered, behind those that were.
+    pub(crate) fn hand_on(&mut self, piece: Bytes) -> io::Result<()> {
+        self.flush()?;
+        self.queue.blocking_send(piece).map_err(|_| cut_off())
+    }
+}
+
+/// What a worker's reads and writes fail with when nobody wants its work any more.
+fn cut_off() -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionAborted, "the host left, or no longer wants it")
+}
+
+/// The fault of a worker whose streams were cut off. Nobody reads it, unless the input alone was lost.
+pub(crate) fn cancelled(error: &io::Error) -> Fault {
+    Fault::failed(ErrorCode::Cancelled, format!("the streams of the request were cut off: {error}"))
+}
