@@ -5,6 +5,7 @@
 
 mod agent;
 mod boot;
+mod dialect;
 mod files;
 mod process;
 mod roots;

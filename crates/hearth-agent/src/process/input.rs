@@ -7,7 +7,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use rustix::io::Errno;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 /// What is typed at a terminal to end its input: the default VEOF.
 const END_OF_TRANSMISSION: &[u8] = b"\x04";
@@ -77,6 +77,15 @@ impl Input {
             Self { queue: RefCell::new(Some(sender)), ended: Rc::clone(&ended) },
             Intake { queue, ended, open: Some(Box::new(open)) },
         )
+    }
+
+    #[allow(dead_code, reason = "for the dialects")]
+    /// Queues bytes and waits until they are taken.
+    pub(crate) async fn pass(&self, bytes: Bytes) {
+        let (sender, taken) = oneshot::channel();
+        self.write(Piece { bytes, taken: Box::new(|_| _ = sender.send(())) });
+        // Whoever drops the piece takes nothing any more.
+        let _ = taken.await;
     }
 
     /// Queues bytes. After the end they go nowhere, but count as taken.

@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::Outgoing;
 use super::follow::{Credits, encode};
-use crate::process::{Intake, OUTPUT_PIECE};
+use crate::process::{Input, Intake, OUTPUT_PIECE};
 
 /// The pieces that may wait between a worker and its session, each way.
 const PIECES: usize = 4;
@@ -38,15 +38,33 @@ pub(crate) struct Streams {
 /// The ways to the host: `stdout`, `stderr` and `data`.
 #[derive(Clone)]
 pub(crate) struct Outlet {
-    id: RequestId,
-    credits: Rc<Credits>,
-    bulk: mpsc::Sender<Outgoing>,
+    sink: Sink,
     totals: Rc<Cell<OutputTotals>>,
+}
+
+/// Where an operation's output goes.
+#[derive(Clone)]
+enum Sink {
+    /// To a request's streams on the bulk lane of a session.
+    Lane { id: RequestId, credits: Rc<Credits>, bulk: mpsc::Sender<Outgoing> },
+    #[allow(dead_code, reason = "for the dialects")]
+    /// To a dialect, which asked for the operation inside the agent.
+    Local(mpsc::Sender<(StreamName, Bytes)>),
 }
 
 impl Streams {
     pub(super) fn new(id: RequestId, input: Intake, credits: Rc<Credits>, bulk: mpsc::Sender<Outgoing>) -> Self {
-        Self { input, output: Outlet { id, credits, bulk, totals: Rc::default() } }
+        let sink = Sink::Lane { id, credits, bulk };
+        Self { input, output: Outlet { sink, totals: Rc::default() } }
+    }
+
+    #[allow(dead_code, reason = "for the dialects")]
+    /// Makes the streams of an operation that a dialect asks for: what it is to read, and what it writes.
+    pub(crate) fn local() -> (Self, Input, mpsc::Receiver<(StreamName, Bytes)>) {
+        let (input, intake) = Input::taken_in(|| ());
+        let (sender, receiver) = mpsc::channel(PIECES);
+        let output = Outlet { sink: Sink::Local(sender), totals: Rc::default() };
+        (Self { input: intake, output }, input, receiver)
     }
 
     pub(super) fn totals(&self) -> Rc<Cell<OutputTotals>> {
@@ -106,22 +124,32 @@ async fn feed(mut input: Intake, first_read: oneshot::Receiver<()>, queue: mpsc:
 impl Outlet {
     /// Sends bytes of one stream, as its credit allows.
     pub(crate) async fn send(&self, stream: StreamName, mut bytes: Bytes) {
-        let Some(credit) = self.credits.of(stream) else { return };
+        let (id, credits, bulk) = match &self.sink {
+            Sink::Lane { id, credits, bulk } => (*id, credits, bulk),
+            Sink::Local(sender) => return drop(sender.send((stream, bytes)).await),
+        };
+        let Some(credit) = credits.of(stream) else { return };
         while !bytes.is_empty() {
             let length = credit.take(bytes.len().min(OUTPUT_PIECE) as u64).await;
-            let mut totals = self.totals.get();
-            let total = match stream {
-                StreamName::Stdout => &mut totals.stdout,
-                StreamName::Stderr => &mut totals.stderr,
-                StreamName::Data | StreamName::Stdin => &mut totals.data,
-            };
-            let at = *total;
-            *total += length;
-            self.totals.set(totals);
-            let (chunk, _) = encode(self.id, stream, at, &bytes.split_to(length as usize));
+            let at = self.advance(stream, length);
+            let (chunk, _) = encode(id, stream, at, &bytes.split_to(length as usize));
             // When the lane has ended, so will the session, and this with it.
-            let _ = self.bulk.send(Outgoing::Bytes(chunk)).await;
+            let _ = bulk.send(Outgoing::Bytes(chunk)).await;
         }
+    }
+
+    /// Counts bytes that are sent, and tells their position.
+    fn advance(&self, stream: StreamName, length: u64) -> u64 {
+        let mut totals = self.totals.get();
+        let total = match stream {
+            StreamName::Stdout => &mut totals.stdout,
+            StreamName::Stderr => &mut totals.stderr,
+            StreamName::Data | StreamName::Stdin => &mut totals.data,
+        };
+        let at = *total;
+        *total += length;
+        self.totals.set(totals);
+        at
     }
 }
 
