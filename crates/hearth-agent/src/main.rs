@@ -5,6 +5,7 @@
 
 mod agent;
 mod boot;
+mod dial;
 mod dialect;
 mod files;
 mod process;

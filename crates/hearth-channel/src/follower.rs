@@ -182,6 +182,15 @@ impl Follower {
         }
     }
 
+    /// Why it is over, if that is a failure.
+    pub(crate) fn failure(&self) -> Option<Next> {
+        match &self.lock().over {
+            Some(Over::Failed(fault)) => Some(Next::Fault(fault.clone())),
+            Some(Over::Lost) => Some(Next::Lost),
+            Some(Over::Complete) | None => None,
+        }
+    }
+
     /// Takes what is next for the consumer.
     pub(crate) fn take(&self) -> Next {
         let mut state = self.lock();

@@ -82,6 +82,8 @@ pub(crate) enum Taken {
         /// At least one byte.
         bytes: Bytes,
     },
+    /// A stream has ended, before the rest.
+    End(StreamName),
     /// The end, and where the streams end.
     Last(Last, OutputTotals),
 }
@@ -125,7 +127,14 @@ impl Inbox {
         let Some(end) = end else { return Err(Violation::Backwards { id, stream: name, at: header.at }) };
         stream.window.receive(length).map_err(|source| Violation::Credit { id, stream: name, source })?;
         (stream.begun, stream.position, stream.ended) = (true, end, header.end);
-        if payload.is_empty() { Ok(()) } else { self.keep(name, header.at, payload) }
+        if !payload.is_empty() {
+            self.keep(name, header.at, payload)?;
+        }
+        if header.end {
+            // A piece without bytes marks the end behind those before it. There is one a stream at most.
+            self.pieces.push_back(Piece { stream: name, at: end, data: BytesMut::new() });
+        }
+        Ok(())
     }
 
     fn keep(&mut self, name: StreamName, at: u64, payload: &[u8]) -> Result<(), Violation> {
@@ -190,6 +199,9 @@ impl Inbox {
     pub(crate) fn take(&mut self) -> Option<(Taken, Option<Grant>)> {
         if let Some(Piece { stream, at, data }) = self.pieces.pop_front() {
             self.taken += 1;
+            if data.is_empty() {
+                return Some((Taken::End(stream), None));
+            }
             let grant = self.consumed(stream, data.len() as u64);
             return Some((Taken::Output { stream, at, bytes: data.freeze() }, grant));
         }

@@ -22,6 +22,7 @@
 
 mod channel;
 mod connection;
+mod dial;
 mod endpoint;
 mod error;
 mod files;
@@ -39,6 +40,7 @@ mod writer;
 
 pub use channel::{Channel, ConnectOptions, reconnecting};
 pub use connection::Connection;
+pub use dial::Dialled;
 pub use endpoint::{Endpoint, Endpoints, SOCKET_PATH_LIMIT};
 pub use error::{ChannelError, ConnectError, Ended, Violation};
 pub use operation::{Operation, Sent, Upload};

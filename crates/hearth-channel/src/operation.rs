@@ -15,6 +15,8 @@ use crate::process::{Following, Stdin};
 pub enum Sent {
     /// A piece of one of its streams, at least one byte. Pieces of a stream follow each other without a gap.
     Piece(StreamName, Bytes),
+    /// The end of a stream that ended before the operation did.
+    End(StreamName),
     /// Its result. The last.
     Finished(Box<Finished>),
 }
@@ -45,10 +47,26 @@ impl Operation {
     pub async fn next(&self) -> Result<Option<Sent>, ChannelError> {
         Ok(match self.following.next().await? {
             Some(Taken::Output { stream, bytes, .. }) => Some(Sent::Piece(stream, bytes)),
+            Some(Taken::End(stream)) => Some(Sent::End(stream)),
             Some(Taken::Last(Last::Finished(result), _)) => Some(Sent::Finished(result)),
             // The follower lets no exit through to an operation.
             Some(Taken::Last(Last::Exit(_), _)) | None => None,
         })
+    }
+
+    /// Waits until the agent is there to take the upload.
+    ///
+    /// # Errors
+    /// As [`Self::next`], when the operation ended instead.
+    pub(crate) async fn accepted(&self) -> Result<(), ChannelError> {
+        loop {
+            let changed = self.following.follower.changed.notified();
+            match self.following.follower.input_credit() {
+                Some(0) => changed.await,
+                Some(_) => return Ok(()),
+                None => return self.following.outcome(),
+            }
+        }
     }
 
     /// Hands out the way to send it bytes, once.
@@ -87,7 +105,7 @@ impl Operation {
                     }
                     data.extend_from_slice(&bytes);
                 }
-                Some(Sent::Piece(..)) => {}
+                Some(Sent::Piece(..) | Sent::End(_)) => {}
                 Some(Sent::Finished(result)) => return Ok((*result, data.freeze())),
                 None => return Err(self.following.session.cut_off(true)),
             }

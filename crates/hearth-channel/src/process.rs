@@ -84,12 +84,16 @@ impl Process {
     /// [`ChannelError::Ended`] when the channel ended before the exit, after all that had come; [`ChannelError::Fault`] when the agent
     /// gave up following.
     pub async fn next_event(&self) -> Result<Option<Event>, ChannelError> {
-        Ok(match self.following.next().await? {
-            Some(Taken::Output { stream, at, bytes }) => Some(Event::Output { stream, at, bytes }),
-            Some(Taken::Last(Last::Exit(status), output)) => Some(Event::Exit { status, output }),
-            // The follower lets no operation's end through to a process.
-            Some(Taken::Last(Last::Finished(_), _)) | None => None,
-        })
+        loop {
+            return Ok(match self.following.next().await? {
+                Some(Taken::Output { stream, at, bytes }) => Some(Event::Output { stream, at, bytes }),
+                Some(Taken::Last(Last::Exit(status), output)) => Some(Event::Exit { status, output }),
+                // A process tells the ends of its streams with its exit.
+                Some(Taken::End(_)) => continue,
+                // The follower lets no operation's end through to a process.
+                Some(Taken::Last(Last::Finished(_), _)) | None => None,
+            });
+        }
     }
 
     /// Hands out the writer of the process's input, once; `None` later, or when input was not asked for.
@@ -145,6 +149,15 @@ pub(crate) struct Following {
 impl Following {
     pub(crate) fn new(session: Arc<Session>, follower: Arc<Follower>) -> Self {
         Self { session, follower, asked: false }
+    }
+
+    /// Tells whether it failed, without taking anything of what it sent.
+    pub(crate) fn outcome(&self) -> Result<(), ChannelError> {
+        match self.follower.failure() {
+            Some(Next::Fault(source)) => Err(ChannelError::Fault { source }),
+            Some(Next::Lost) => Err(self.session.cut_off(self.follower.begun.get())),
+            _ => Ok(()),
+        }
     }
 
     /// Waits for the agent's first reply.

@@ -23,6 +23,7 @@
 //! nobody else. Nothing is ever sent again by itself; a [`Fault`] tells whether sending it again is safe.
 
 mod chunk;
+pub mod dial;
 mod error;
 pub mod files;
 mod flow;

@@ -19,6 +19,8 @@ pub const TIMEOUT_MS: u64 = 7 * 24 * 3600 * 1000;
 pub const GRACE_MS: u64 = 5 * 60 * 1000;
 /// The grace between TERM and KILL in milliseconds where none is asked for.
 pub const DEFAULT_GRACE_MS: u64 = 250;
+/// The time to connect to something in the guest in milliseconds where none is asked for.
+pub const CONNECT_MS: u64 = 5000;
 /// The largest width or height of a terminal, in cells.
 pub const PTY_CELLS: u16 = 4096;
 /// The longest message of a fault, in characters.

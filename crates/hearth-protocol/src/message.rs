@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::dial::{DialRequest, DialResult};
 use crate::files::{FileRequest, FileResult};
 use crate::{ErrorCode, Fault, RawString, Signal, StreamName, limits};
 
@@ -76,6 +77,8 @@ pub enum RequestBody {
     },
     /// Does something with files.
     File(FileRequest),
+    /// Connects to something inside the guest.
+    Dial(DialRequest),
     /// Ends everything: stops all processes, writes back disks, powers off (or, outside a VM, exits). Reply: [`ReplyBody::Done`], just before.
     Shutdown {},
 }
@@ -339,6 +342,8 @@ pub enum ReplyBody {
 pub enum Finished {
     /// Of [`RequestBody::File`].
     File(FileResult),
+    /// Of [`RequestBody::Dial`].
+    Dial(DialResult),
 }
 
 /// What the guest is.
@@ -453,8 +458,10 @@ struct Peek {
     kind: Option<String>,
 }
 
-const KNOWN: &[&str] =
-    &["ping", "info", "renew", "start", "attach", "detach", "signal", "resize", "list", "credit", "shutdown", "file"];
+const KNOWN: &[&str] = &[
+    "ping", "info", "renew", "start", "attach", "detach", "signal", "resize", "list", "credit", "shutdown", "file",
+    "dial",
+];
 
 /// Reads one line of the control lane.
 ///
@@ -482,6 +489,7 @@ pub fn parse_request(line: &[u8]) -> Result<Request, Box<Reply>> {
     match &request.body {
         RequestBody::Start(start) => start.validate(),
         RequestBody::Resize { size, .. } => size.validate(),
+        RequestBody::Dial(dial) => dial.validate(),
         _ => Ok(()),
     }
     .map_err(|fault| Box::new(Reply { id: Some(request.id), body: ReplyBody::Error(fault) }))?;

@@ -250,6 +250,7 @@ impl Session {
             RequestBody::File(file) => {
                 self.operate(request.id, |agent, streams| crate::files::run(agent, file, streams))
             }
+            RequestBody::Dial(dial) => self.operate(request.id, |_, streams| crate::dial::run(dial, streams)),
             RequestBody::Shutdown {} => {
                 self.reply(Some(request.id), ReplyBody::Done {}).await;
                 self.flush().await;

@@ -17,7 +17,7 @@ use std::io::{self, Read, Write};
 use std::rc::Rc;
 
 use bytes::{Buf, Bytes};
-use hearth_protocol::{ErrorCode, Fault, OutputTotals, RequestId, StreamName};
+use hearth_protocol::{ChunkHeader, ErrorCode, Fault, OutputTotals, RequestId, StreamName, encode_line};
 use tokio::sync::{mpsc, oneshot};
 
 use super::Outgoing;
@@ -134,6 +134,16 @@ impl Outlet {
             let at = self.advance(stream, length);
             let (chunk, _) = encode(id, stream, at, &bytes.split_to(length as usize));
             // When the lane has ended, so will the session, and this with it.
+            let _ = bulk.send(Outgoing::Bytes(chunk)).await;
+        }
+    }
+
+    /// Says that a stream has ended before its operation. One that ends with its operation needs no such word.
+    pub(crate) async fn end(&self, stream: StreamName) {
+        if let Sink::Lane { id, bulk, .. } = &self.sink {
+            let header = ChunkHeader { id: *id, stream, at: self.advance(stream, 0), end: true, payload: None };
+            let mut chunk = Vec::new();
+            encode_line(&header, &mut chunk).expect("a chunk header is short");
             let _ = bulk.send(Outgoing::Bytes(chunk)).await;
         }
     }

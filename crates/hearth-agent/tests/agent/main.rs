@@ -4,6 +4,7 @@
 #![allow(clippy::panic, clippy::print_stderr, clippy::unwrap_used)]
 
 mod behaviours;
+mod dial;
 mod files;
 mod support;
 mod wire;
