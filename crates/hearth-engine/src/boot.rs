@@ -11,7 +11,7 @@ use crate::accelerator::{Finding, Findings, Way, name};
 use crate::guest::{describe, printable};
 use crate::identity::SandboxDirectory;
 use crate::initramfs::{self, Contents};
-use crate::{Engine, EngineError, SandboxSpec, chain};
+use crate::{Engine, EngineError, SandboxSpec, chain, dialects};
 
 /// How long a booting guest's console may be silent. A guest that cannot run at all spins before its kernel's first line (its
 /// firmware may have spoken): on a processor that runs guests directly a second is long.
@@ -128,7 +128,7 @@ impl Engine {
             memory: plan.spec.memory,
             kernel: plan.image.kernel(),
             initramfs: initramfs::prepare(&self.directories.cache(), plan.image, contents)?,
-            command_line: plan.spec.disk.map(|_| "hearth.scratch".to_owned()).into_iter().collect(),
+            command_line: words(plan.spec),
             disks: plan.disks.to_vec(),
             ports: [CONTROL_PORT, BULK_PORT].map(port_name).to_vec(),
             lifetime: Lifetime::WithOwner,
@@ -136,6 +136,13 @@ impl Engine {
             launcher: self.launcher.clone(),
         })
     }
+}
+
+/// What the agent is told on its kernel's command line.
+fn words(spec: &SandboxSpec) -> Vec<String> {
+    let scratch = spec.disk.map(|_| "hearth.scratch");
+    let dialects = spec.dialects.map(|_| dialects::WORD);
+    scratch.into_iter().chain(dialects).map(str::to_owned).collect()
 }
 
 fn port_name(name: &str) -> PortName {

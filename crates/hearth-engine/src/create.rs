@@ -55,6 +55,15 @@ pub struct SandboxSpec {
     pub disk: Option<DiskMib>,
     /// What runs the guest.
     pub accelerator: AcceleratorChoice,
+    /// Speaks the two earlier protocols as well, on sockets in the sandbox's directory.
+    pub dialects: Option<DialectSpec>,
+}
+
+/// How a sandbox speaks the earlier protocols.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DialectSpec {
+    /// A port of 127.0.0.1 for the execution channel as well, 0 for any. Every user of this host can then run code in the sandbox.
+    pub port: Option<u16>,
 }
 
 impl Default for SandboxSpec {
@@ -65,6 +74,7 @@ impl Default for SandboxSpec {
             memory: MemoryMib::new(512).expect("512 MiB is within the limits"),
             disk: None,
             accelerator: AcceleratorChoice::Auto,
+            dialects: None,
         }
     }
 }
@@ -117,7 +127,11 @@ impl Engine {
         let mut phases = Phases::since(begun);
         phases.note(Phase::Prepared);
         let booted = self.boot(&prepared.plan(spec), &mut phases).await?;
-        Ok(Sandbox::new(prepared.directory, booted, prepared.in_use, phases))
+        let mut sandbox = Sandbox::new(prepared.directory, booted, prepared.in_use, phases);
+        if let Some(dialects) = spec.dialects {
+            sandbox.speak_dialects(dialects).await?;
+        }
+        Ok(sandbox)
     }
 
     /// Prepares all that [`Self::create`] does and starts nothing: for whoever has to change the machine first, as the bench has.

@@ -122,6 +122,14 @@ pub enum EngineError {
         /// Why.
         source: InitramfsError,
     },
+    /// A port of this host's cannot be listened on.
+    #[error("cannot listen on port {port} of 127.0.0.1")]
+    Listen {
+        /// The port.
+        port: u16,
+        /// Why.
+        source: io::Error,
+    },
     /// The machine could not be started.
     #[error("the machine could not be started")]
     Machine {
@@ -186,7 +194,7 @@ impl EngineError {
             Self::Image(error) => kind_of_image(error),
             Self::Qemu(_) | Self::NoImage { .. } | Self::FormatTool { .. } | Self::Modules { .. } => Kind::Missing,
             Self::MemoryShort { .. } | Self::DiskShort { .. } => Kind::Resources,
-            Self::Directory { .. } | Self::NotOurs { .. } | Self::Format { .. } => Kind::Host,
+            Self::Directory { .. } | Self::NotOurs { .. } | Self::Format { .. } | Self::Listen { .. } => Kind::Host,
             Self::Initramfs { .. } | Self::InitramfsEntry { .. } => Kind::Host,
             Self::Machine { .. } | Self::Boot { .. } | Self::Channel { .. } => Kind::Machine,
         }

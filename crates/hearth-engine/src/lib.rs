@@ -11,6 +11,7 @@
 mod accelerator;
 mod boot;
 mod create;
+mod dialects;
 mod directories;
 mod doctor;
 mod error;
@@ -22,7 +23,8 @@ mod sweep;
 
 pub use accelerator::{AcceleratorChoice, Finding};
 pub use boot::Phase;
-pub use create::{DiskMib, Draft, SandboxSpec};
+pub use create::{DialectSpec, DiskMib, Draft, SandboxSpec};
+pub use dialects::DialectAddresses;
 pub use directories::{Directories, NoHome};
 pub use doctor::{Check, Need, Report};
 pub use error::{EngineError, Kind, chain};

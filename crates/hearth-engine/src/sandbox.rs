@@ -1,13 +1,17 @@
 //! A sandbox that takes requests.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_channel::Channel;
 use hearth_image::InUse;
 use hearth_vmm::{Machine, MachineKind, jail::JailReport};
 
+use crate::EngineError;
 use crate::accelerator::{Way, name};
 use crate::boot::{Booted, Phase, Phases};
+use crate::create::DialectSpec;
+use crate::dialects::{DialectAddresses, Dialects};
 use crate::guest::{describe, printable};
 use crate::identity::{SandboxDirectory, SandboxId};
 
@@ -15,7 +19,8 @@ use crate::identity::{SandboxDirectory, SandboxId};
 #[derive(Debug)]
 pub struct Sandbox {
     // In the order in which they must go.
-    channel: Channel,
+    dialects: Option<Dialects>,
+    channel: Arc<Channel>,
     machine: Machine,
     directory: SandboxDirectory,
     _in_use: InUse,
@@ -27,7 +32,19 @@ pub struct Sandbox {
 impl Sandbox {
     pub(crate) fn new(directory: SandboxDirectory, booted: Booted, in_use: InUse, phases: Phases) -> Self {
         let Booted { machine, channel, way, failed } = booted;
-        Self { channel, machine, directory, _in_use: in_use, way, failed, phases }
+        let channel = Arc::new(channel);
+        Self { dialects: None, channel, machine, directory, _in_use: in_use, way, failed, phases }
+    }
+
+    /// Opens the doors of the earlier protocols.
+    pub(crate) async fn speak_dialects(&mut self, spec: DialectSpec) -> Result<(), EngineError> {
+        self.dialects = Some(Dialects::open(&self.channel, self.directory.path(), spec.port).await?);
+        Ok(())
+    }
+
+    /// Where it speaks the earlier protocols, if it was asked to.
+    pub fn dialects(&self) -> Option<&DialectAddresses> {
+        self.dialects.as_ref().map(|dialects| &dialects.addresses)
     }
 
     /// Its name.
@@ -85,8 +102,8 @@ impl Sandbox {
 
     /// Ends it, and waits until nothing of it is left on the host.
     pub async fn remove(self) {
-        let Self { channel, machine, directory, .. } = self;
-        drop(channel);
+        let Self { dialects, channel, machine, directory, .. } = self;
+        drop((dialects, channel));
         machine.stop().await;
         drop(directory);
     }

@@ -92,6 +92,12 @@ pub(crate) struct RunOptions {
     /// Print one JSON object in place of the program's output
     #[arg(long)]
     pub(crate) json: bool,
+    /// Speak the workspace agent's and the execution channel's protocols too, on sockets, and say where
+    #[arg(long)]
+    pub(crate) dialects: bool,
+    /// Speak the execution channel's on a port of 127.0.0.1 as well (0: any): every user of this host can then use the sandbox
+    #[arg(long, value_name = "PORT", requires = "dialects")]
+    pub(crate) dialect_port: Option<u16>,
     /// Keep the guest's console, and say where
     #[arg(long)]
     pub(crate) keep_logs: bool,

@@ -13,7 +13,9 @@ use hearth_engine::protocol::{
     Command, Delivery, ExitStatus, RawString, Request, RequestBody, RequestId, Start, StreamName, encode_line,
 };
 use hearth_engine::vmm::{Accelerator, CpuCount, MemoryMib};
-use hearth_engine::{AcceleratorChoice, DiskMib, Engine, EngineError, Sandbox, SandboxSpec};
+use hearth_engine::{
+    AcceleratorChoice, DialectAddresses, DialectSpec, DiskMib, Engine, EngineError, Sandbox, SandboxSpec,
+};
 
 use crate::arguments::{Accel, RunOptions};
 use crate::failure::Failure;
@@ -62,6 +64,9 @@ pub(crate) async fn run(options: RunOptions) -> Result<i32, Failure> {
     if let Some(warning) = sandbox.jail().warning().filter(|_| !options.json) {
         output::say(&format!("hearth: warning: {warning}"));
     }
+    if let Some(addresses) = sandbox.dialects() {
+        say_dialects(addresses);
+    }
     let result = drive(&sandbox, &options, start, &mut signals).await;
     let kept = options.keep_logs.then(|| keep_console(&engine, sandbox.id().as_str(), &sandbox.console_tail()));
     let result = result.map(|end| (end, Summary::of(&sandbox)));
@@ -80,6 +85,19 @@ pub(crate) async fn run(options: RunOptions) -> Result<i32, Failure> {
         output::print_json(&capture.report(code, status, &summary.into_json()))?;
     }
     Ok(code)
+}
+
+/// For whoever is to connect; on standard error, since standard output is the program's.
+fn say_dialects(addresses: &DialectAddresses) {
+    output::say(&format!("hearth: workspace agent on {}", addresses.workspace.display()));
+    output::say(&format!(
+        "hearth: execution channel on {} and {}",
+        addresses.command.display(),
+        addresses.event.display()
+    ));
+    if let Some(port) = addresses.port {
+        output::say(&format!("hearth: execution channel on 127.0.0.1:{port}, for every user of this host"));
+    }
 }
 
 fn exit_code(end: &End) -> i32 {
@@ -102,6 +120,7 @@ fn sandbox_spec(options: &RunOptions) -> Result<SandboxSpec, Failure> {
         memory: MemoryMib::new(options.memory.0).map_err(EngineError::from)?,
         disk: options.disk.map(|disk| DiskMib::new(disk.0)).transpose()?,
         accelerator,
+        dialects: options.dialects.then_some(DialectSpec { port: options.dialect_port }),
     })
 }
 
