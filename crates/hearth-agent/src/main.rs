@@ -7,6 +7,7 @@ mod agent;
 mod boot;
 mod dialect;
 mod files;
+mod listen;
 mod process;
 mod roots;
 mod serve;
