@@ -8,6 +8,7 @@ mod boot;
 mod dial;
 mod dialect;
 mod files;
+mod listen;
 mod process;
 mod roots;
 mod serve;

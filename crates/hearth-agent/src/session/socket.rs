@@ -3,12 +3,11 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_protocol::{Epoch, HelloAnswer, HelloScanner, HostHello, Lane};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::mpsc;
 
 use super::{End, Lines, Outgoing, Reader, Session, Writer, answer};
 use crate::agent::Agent;
@@ -16,41 +15,10 @@ use crate::agent::Agent;
 /// How long a connection may take to say hello.
 const HELLO_PATIENCE: Duration = Duration::from_secs(30);
 
-/// The connections that are served at once; more wait in their listener's queue.
-const CONNECTIONS: usize = 512;
-/// How long to wait for another connection to end before an accept that failed is tried again.
-const ROOM_PATIENCE: Duration = Duration::from_secs(1);
-
-/// The connections there are, and the sessions that wait for their bulk connection.
+/// The sessions that wait for their bulk connection.
+#[derive(Default)]
 pub(crate) struct Sessions {
     waiting: RefCell<HashMap<Epoch, Waiting>>,
-    slots: Arc<Semaphore>,
-    ended: Notify,
-}
-
-impl Default for Sessions {
-    fn default() -> Self {
-        Self { waiting: RefCell::default(), slots: Arc::new(Semaphore::new(CONNECTIONS)), ended: Notify::new() }
-    }
-}
-
-impl Sessions {
-    /// Waits for a place for one more connection.
-    pub(crate) async fn slot(&self) -> OwnedSemaphorePermit {
-        Arc::clone(&self.slots).acquire_owned().await.expect("the semaphore is never closed")
-    }
-
-    /// Waits, after an accept that found no descriptors or memory, until a connection has ended or some time has passed: what
-    /// else may have freed some tells nobody.
-    pub(crate) async fn wait_for_room(&self) {
-        let _ = tokio::time::timeout(ROOM_PATIENCE, self.ended.notified()).await;
-    }
-
-    /// Gives a connection's place back.
-    pub(crate) fn connection_ended(&self, slot: OwnedSemaphorePermit) {
-        drop(slot);
-        self.ended.notify_waiters();
-    }
 }
 
 struct Waiting {
@@ -59,13 +27,8 @@ struct Waiting {
 }
 
 /// Serves one connection, whichever lane it turns out to be, until it ends.
-pub(crate) async fn serve(
-    agent: Rc<Agent>,
-    sessions: Rc<Sessions>,
-    reader: impl AsyncRead + Unpin + 'static,
-    writer: impl AsyncWrite + Unpin + 'static,
-) {
-    let (mut lines, mut writer): (_, Writer) = (Lines::new(Box::new(reader)), Box::new(writer));
+pub(crate) async fn serve(agent: Rc<Agent>, sessions: Rc<Sessions>, reader: Reader, mut writer: Writer) {
+    let mut lines = Lines::new(reader);
     let hello = tokio::time::timeout(HELLO_PATIENCE, wait_for_hello(&mut lines)).await;
     match hello {
         Ok(Some(hello)) if hello.lane == Lane::Control => serve_control(agent, sessions, lines, writer, hello).await,
