@@ -1,10 +1,12 @@
 //! Every kind of message as the bytes it is. A change here is a change of the protocol: it breaks peers.
 
 use bytes::{Bytes, BytesMut};
+use hearth_protocol::dial::{DialRequest, DialResult};
 use hearth_protocol::{
-    AgentHello, Attach, ChunkDecoder, ChunkHeader, Command, Delivery, Epoch, ErrorCode, ExitStatus, Fault, HelloAnswer,
-    HostHello, Info, Lane, OutputTotals, ProcessId, ProcessInfo, ProcessState, PtySize, RawString, Renew, Reply,
-    ReplyBody, Request, RequestBody, RequestId, Signal, SignalScope, Start, StreamName, encode_line, parse_request,
+    AgentHello, Attach, ChunkDecoder, ChunkHeader, Command, Delivery, Epoch, ErrorCode, ExitStatus, Fault, Finished,
+    HelloAnswer, HostHello, Info, Lane, OutputTotals, ProcessId, ProcessInfo, ProcessState, PtySize, RawString, Renew,
+    Reply, ReplyBody, Request, RequestBody, RequestId, Signal, SignalScope, Start, StreamName, encode_line,
+    parse_request,
 };
 
 fn epoch() -> Epoch {
@@ -58,6 +60,18 @@ fn requests() -> Vec<(&'static str, RequestBody)> {
             RequestBody::Attach(attach),
         ),
         (r#"{"id":9,"type":"detach"}"#, RequestBody::Detach {}),
+        (
+            r#"{"id":9,"type":"dial","op":"tcp","port":8000}"#,
+            RequestBody::Dial(DialRequest::Tcp { host: None, port: 8000, timeout_ms: None }),
+        ),
+        (
+            r#"{"id":9,"type":"dial","op":"tcp","host":"10.0.0.1","port":8000,"timeout_ms":7}"#,
+            RequestBody::Dial(DialRequest::Tcp { host: Some("10.0.0.1".into()), port: 8000, timeout_ms: Some(7) }),
+        ),
+        (
+            r#"{"id":9,"type":"dial","op":"unix","path":"/run/x"}"#,
+            RequestBody::Dial(DialRequest::Unix { path: "/run/x".into() }),
+        ),
         (
             r#"{"id":9,"type":"signal","process":3,"signal":"TERM","scope":"tree"}"#,
             RequestBody::Signal { process, signal: Signal::Term, scope: SignalScope::Tree },
@@ -121,6 +135,13 @@ fn replies() -> Vec<(&'static str, Reply)> {
         (
             r#"{"id":9,"type":"credit","stream":"stdin","bytes":262144}"#,
             reply(ReplyBody::Credit { stream: StreamName::Stdin, bytes: 262_144 }),
+        ),
+        (
+            r#"{"id":9,"type":"finished","result":{"dial":{"ended":{"sent":7}}},"output":{"stdout":0,"stderr":0,"data":5}}"#,
+            reply(ReplyBody::Finished {
+                result: Finished::Dial(DialResult::Ended { sent: 7 }),
+                output: OutputTotals { data: 5, ..OutputTotals::default() },
+            }),
         ),
         (
             r#"{"id":9,"type":"error","code":"command_not_found","message":"no such command: nope","outcome":"never_started"}"#,

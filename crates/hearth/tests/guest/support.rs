@@ -1,0 +1,89 @@
+//! A sandbox to test in.
+
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+
+use hearth_engine::channel::{Channel, ChannelError, Event};
+use hearth_engine::protocol::{Command, Delivery, ErrorCode, ExitStatus, Start, StreamName};
+use hearth_engine::vmm::Launcher;
+use hearth_engine::{Directories, Engine, Sandbox, SandboxSpec};
+
+/// A sandbox in a home of its own over the shared image store.
+pub(crate) struct Guest {
+    // In the order in which they must go.
+    sandbox: Sandbox,
+    _home: tempfile::TempDir,
+}
+
+/// What a command did.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: Vec<u8>,
+    pub(crate) status: ExitStatus,
+}
+
+impl Guest {
+    /// Boots one; `None`, and says so, when there is no image to boot.
+    pub(crate) async fn boot() -> Option<Self> {
+        Self::boot_with(SandboxSpec::default()).await
+    }
+
+    pub(crate) async fn boot_with(spec: SandboxSpec) -> Option<Self> {
+        let Some(prepared) = std::env::var_os("HEARTH_TEST_HOME").filter(|home| !home.is_empty()).map(PathBuf::from)
+        else {
+            eprintln!("skipped: HEARTH_TEST_HOME names no home with images; make test prepares one");
+            return None;
+        };
+        let home = tempfile::Builder::new().prefix("hearth-").tempdir().unwrap();
+        symlink(prepared.join("store").canonicalize().unwrap(), home.path().join("store")).unwrap();
+        let findings = prepared.join("findings.json");
+        if findings.exists() {
+            std::fs::copy(findings, home.path().join("findings.json")).unwrap();
+        }
+        let directories =
+            Directories::of_user(|name| (name == "HEARTH_HOME").then(|| home.path().as_os_str().to_owned())).unwrap();
+        let launcher = Launcher { program: env!("CARGO_BIN_EXE_hearth").into(), arguments: vec!["__jail".into()] };
+        let sandbox = Engine::open(directories, launcher, None).unwrap().create(&spec).await.unwrap();
+        Some(Self { sandbox, _home: home })
+    }
+
+    pub(crate) fn sandbox(&self) -> &Sandbox {
+        &self.sandbox
+    }
+
+    pub(crate) fn channel(&self) -> &Channel {
+        self.sandbox.channel()
+    }
+
+    /// Runs a shell command as the default user, to its end.
+    pub(crate) async fn run(&self, text: &str) -> Outcome {
+        self.start(Start::new(Command::Shell(text.into()))).await
+    }
+
+    /// Runs a process to its end.
+    pub(crate) async fn start(&self, start: Start) -> Outcome {
+        let process = self.channel().start(Start { attach: Some(Delivery::Lossless), ..start }).await.unwrap();
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        loop {
+            match process.next_event().await.unwrap().expect("an exit comes before the end") {
+                Event::Output { stream: StreamName::Stderr, bytes, .. } => stderr.extend_from_slice(&bytes),
+                Event::Output { bytes, .. } => stdout.extend_from_slice(&bytes),
+                Event::Exit { status, .. } => return Outcome { stdout, stderr, status },
+            }
+        }
+    }
+
+    /// Ends the sandbox.
+    pub(crate) async fn remove(self) {
+        self.sandbox.remove().await;
+    }
+}
+
+/// The agent's reason for a refusal.
+pub(crate) fn code<T: std::fmt::Debug>(result: Result<T, ChannelError>) -> ErrorCode {
+    match result.unwrap_err() {
+        ChannelError::Fault { source } => source.code,
+        other => panic!("not a fault of the agent's: {other}"),
+    }
+}
