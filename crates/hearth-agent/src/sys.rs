@@ -271,10 +271,13 @@ pub(crate) fn reap_one() -> Option<Reaped> {
 }
 
 /// Keeps up to a MiB of freed memory, so that a stream's chunks, made and sent and made again, do not have the kernel take back and
-/// clear the same pages each time.
+/// clear the same pages each time; and has worker threads share the memory of two, in place of each keeping its own.
 pub(crate) fn keep_freed_memory() {
-    // SAFETY: sets a parameter of the allocator; nothing else runs yet. A refusal costs time only.
-    unsafe { libc::mallopt(libc::M_TRIM_THRESHOLD, 1 << 20) };
+    // SAFETY: sets parameters of the allocator; nothing else runs yet. A refusal costs time and memory only.
+    unsafe {
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 1 << 20);
+        libc::mallopt(libc::M_ARENA_MAX, 2);
+    }
 }
 
 /// Mixes `seed` into the kernel's random generator and credits every bit of it.
