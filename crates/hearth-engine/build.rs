@@ -25,6 +25,8 @@ fn build_agent() -> PathBuf {
     for source in [
         "hearth-agent/src",
         "hearth-agent/Cargo.toml",
+        "hearth-files/src",
+        "hearth-files/Cargo.toml",
         "hearth-protocol/src",
         "hearth-protocol/Cargo.toml",
         "../Cargo.toml",

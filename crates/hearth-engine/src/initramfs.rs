@@ -10,9 +10,7 @@ use hearth_vmm::MachineKind;
 use sha2::{Digest, Sha256};
 
 use crate::EngineError;
-
-/// The guest agent, a static program.
-static AGENT: &[u8] = include_bytes!(env!("HEARTH_AGENT_PATH"));
+use crate::agent::AGENT;
 
 /// The modules that every machine needs: the channel, disks, and the layers of its root.
 const MODULES: &[&str] = &["virtio_console", "virtio_blk", "erofs", "overlay"];

@@ -9,6 +9,7 @@
 //! - *Refusals come first.* What can be known to fail fails before anything is created.
 
 mod accelerator;
+mod agent;
 mod boot;
 mod create;
 mod dialects;
@@ -22,6 +23,7 @@ mod sandbox;
 mod sweep;
 
 pub use accelerator::{AcceleratorChoice, Finding};
+pub use agent::AgentProgram;
 pub use boot::Phase;
 pub use create::{DialectSpec, DiskMib, Draft, SandboxSpec};
 pub use dialects::DialectAddresses;

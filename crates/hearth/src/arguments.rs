@@ -30,6 +30,13 @@ pub(crate) enum Command {
     /// Build and manage images: what sandboxes start from
     #[command(subcommand)]
     Image(ImageCommand),
+    /// Run the guest agent right here, without a machine: in a container or VM of your own
+    #[command(disable_help_flag = true)]
+    Agent {
+        /// Arguments of the agent's own; --help tells
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENTS")]
+        arguments: Vec<OsString>,
+    },
     /// Check what this machine has and lacks
     Doctor(DoctorOptions),
 }
@@ -42,6 +49,7 @@ impl Command {
             Self::Image(ImageCommand::Build(options)) => options.json,
             Self::Image(ImageCommand::List { json }) => *json,
             Self::Image(ImageCommand::Inspect { .. } | ImageCommand::Rm { .. }) => false,
+            Self::Agent { .. } => false,
             Self::Doctor(options) => options.json,
         }
     }

@@ -42,6 +42,7 @@ fn run(command: Command) -> Result<i32, Failure> {
         match command {
             Command::Run(options) => commands::run::run(options).await,
             Command::Image(command) => commands::image::run(command).await,
+            Command::Agent { arguments } => Err(commands::agent::run(&arguments)),
             Command::Doctor(options) => commands::doctor::run(&options).await,
         }
     });

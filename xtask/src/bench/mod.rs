@@ -11,9 +11,11 @@ mod figure;
 mod host;
 mod live;
 mod memory;
+mod native;
 mod output;
 mod ping;
 mod report;
+mod streaming;
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -24,7 +26,7 @@ use figure::{Figure, Row};
 use host::Host;
 
 /// Every group there is, in the order of the report.
-const GROUPS: &[Group] = &[boot::GROUP, exec::GROUP, ping::GROUP, output::GROUP, memory::GROUP];
+const GROUPS: &[Group] = &[boot::GROUP, exec::GROUP, ping::GROUP, output::GROUP, memory::GROUP, streaming::GROUP];
 /// A bound on one group, so that a guest that hangs ends the bench and not the day.
 const PATIENCE: Duration = Duration::from_secs(20 * 60);
 /// Rounds whose samples are dropped: under emulation code is translated when it first runs.

@@ -163,3 +163,19 @@ fn input_and_output_that_do_not_block_pass_whole() {
     assert!(all.starts_with(b"1000\n\0") && all.len() == 1_000_005, "{} bytes", all.len());
     assert_code(&running.finish(), 0);
 }
+
+#[test]
+fn the_agent_serves_outside_a_machine_from_the_one_binary() {
+    let home = Home::empty();
+    let socket = home.path().join("agent.sock");
+    let mut agent =
+        home.command(&["agent", "serve", "--native", &format!("unix:{}", socket.display())]).spawn().unwrap();
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(agent.stderr.take().unwrap()), &mut line).unwrap();
+    assert_eq!(line, format!("hearth-agent: serving unix:{}\n", socket.display()));
+    let pid = rustix::process::Pid::from_child(&agent);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert!(agent.wait().unwrap().success());
+    assert!(!socket.exists());
+    assert_code(&home.hearth(&["agent", "dance"]), 2);
+}

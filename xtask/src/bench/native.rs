@@ -1,0 +1,69 @@
+//! The agent as a process of this host: what it costs without a machine around it, against the programs that people would use instead.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use hearth_engine::AgentProgram;
+use hearth_engine::channel::{Channel, ConnectOptions, Endpoint, Endpoints};
+
+/// A running agent with a workspace of its own. It ends, and all it made goes, with this.
+pub(crate) struct Native {
+    child: Child,
+    directory: tempfile::TempDir,
+    /// A session with it.
+    pub(crate) channel: Channel,
+}
+
+impl Native {
+    /// Starts one.
+    pub(crate) async fn start() -> Result<Self> {
+        let directory = tempfile::Builder::new().prefix("hearth-bench-").tempdir()?;
+        let (workspace, path) = (directory.path().join("workspace"), directory.path().join("agent.sock"));
+        std::fs::create_dir(&workspace)?;
+        let program = AgentProgram::new()?;
+        let mut child = Command::new(program.path())
+            .args(["serve", "--native", &format!("unix:{}", path.display()), "--workspace"])
+            .arg(&workspace)
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("start the agent")?;
+        let mut line = String::new();
+        BufReader::new(child.stderr.take().context("it has a standard error")?).read_line(&mut line)?;
+        ensure!(line.contains("serving"), "the agent says {line:?}");
+        let expected_uid = rustix::process::geteuid().as_raw();
+        let endpoints = Endpoints::both(Endpoint::Unix { path, expected_uid });
+        let channel = Channel::connect(&endpoints, ConnectOptions::default()).await?;
+        Ok(Self { child, directory, channel })
+    }
+
+    /// Its workspace.
+    pub(crate) fn workspace(&self) -> PathBuf {
+        self.directory.path().join("workspace")
+    }
+
+    /// A place beside the workspace, for a baseline's files.
+    pub(crate) fn beside(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Its resident memory in bytes: now, and the most there ever was.
+    pub(crate) fn resident(&self) -> Result<(u64, u64)> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).context("the kernel tells it")?;
+            let kib = line.trim().trim_end_matches(" kB").parse::<u64>()?;
+            anyhow::Ok(kib * 1024)
+        };
+        Ok((field("VmRSS:")?, field("VmHWM:")?))
+    }
+}
+
+impl Drop for Native {
+    fn drop(&mut self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        let _ = self.child.wait();
+    }
+}
