@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::rc::Rc;
 
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
 use crate::agent::Agent;
 use crate::listen::{self, Address, Service};
 use crate::process::{Defaults, Trees};
@@ -97,6 +99,7 @@ async fn serve(options: Options) -> Result<(), String> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .map_err(|error| format!("become subreaper: {error}"))?;
     let trees = if options.no_cgroup { Trees::by_walking("--no-cgroup was given") } else { own_trees() };
+    let mut signals = EndSignals::new().map_err(|error| format!("watch signals: {error}"))?;
     let defaults = Defaults { user: options.user, workspace: options.workspace, home: options.home };
     let agent = Agent::new(defaults, trees, false).map_err(|error| format!("watch children: {error}"))?;
     let mut serving = String::new();
@@ -107,9 +110,12 @@ async fn serve(options: Options) -> Result<(), String> {
         serving += &format!(" {bound}");
         addresses.push(bound);
     }
-    // For whoever started it: from here on a connection is answered.
+    // For whoever started it: from here on a connection is answered, and a signal heeded.
     let _ = writeln!(io::stderr(), "hearth-agent: serving{serving}");
-    wait_for_the_end(&agent).await.map_err(|error| format!("watch signals: {error}"))?;
+    tokio::select! {
+        () = signals.wait() => {}
+        () = agent.wait_for_shutdown() => {}
+    }
     agent.processes.stop_all().await;
     addresses.iter().for_each(Address::remove);
     Ok(())
@@ -129,15 +135,23 @@ fn native(agent: &Rc<Agent>, sessions: &Rc<Sessions>) -> Service {
     listen::service(move |reader, writer| socket::serve(Rc::clone(&agent), Rc::clone(&sessions), reader, writer))
 }
 
-async fn wait_for_the_end(agent: &Agent) -> io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-        () = agent.wait_for_shutdown() => {}
+/// The signals that end the agent in good order, from the moment this is made.
+struct EndSignals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl EndSignals {
+    fn new() -> io::Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
     }
-    Ok(())
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
 }
 
 /// Control groups below the agent's own, where the system lets it make them.
