@@ -95,7 +95,16 @@ impl Sinking {
 
     /// Has the guest write `bytes` zeros and tells how long they took from the first to the last.
     pub(crate) async fn take(&mut self, bytes: u64) -> Result<Duration> {
-        let writing = self.live.channel.start(as_root(&format!("head -c {bytes} /dev/zero | cat >$PORT"))).await?;
+        self.take_from(&format!("head -c {bytes} /dev/zero | cat >$PORT"), bytes).await
+    }
+
+    /// Has the guest write a file of this length, and tells how long it took from the first byte to the last.
+    pub(crate) async fn take_file(&mut self, path: &str, bytes: u64) -> Result<Duration> {
+        self.take_from(&format!("cat {path} | cat >$PORT"), bytes).await
+    }
+
+    async fn take_from(&mut self, script: &str, bytes: u64) -> Result<Duration> {
+        let writing = self.live.channel.start(as_root(script)).await?;
         let mut buffer = vec![0; 64 * 1024];
         let (mut received, mut clock) = (0, Clock::default());
         while received < bytes {
@@ -106,6 +115,27 @@ impl Sinking {
         }
         finish(&writing, |_| {}).await?;
         Ok(clock.elapsed())
+    }
+}
+
+impl Sinking {
+    /// Has the guest copy `bytes` bytes from the port into a file, and tells how long it took from the first byte sent to the end.
+    pub(crate) async fn give_file(&mut self, path: &str, bytes: u64) -> Result<Duration> {
+        let copy = format!("dd of={path} bs=64k count={bytes} iflag=count_bytes,fullblock status=none");
+        let script = format!("exec <$PORT; echo ready; {copy}");
+        let reading = self.live.channel.start(as_root(&script)).await?;
+        // The port is open: what is written from here on is read.
+        reading.next_event().await?;
+        let begun = Instant::now();
+        let piece = vec![7; 64 * 1024];
+        let mut left = bytes as usize;
+        while left > 0 {
+            let length = left.min(piece.len());
+            self.port.write_all(&piece[..length]).await?;
+            left -= length;
+        }
+        finish(&reading, |_| {}).await?;
+        Ok(begun.elapsed())
     }
 }
 

@@ -8,6 +8,7 @@ mod bare;
 mod boot;
 mod exec;
 mod figure;
+mod files;
 mod host;
 mod live;
 mod memory;
@@ -26,7 +27,8 @@ use figure::{Figure, Row};
 use host::Host;
 
 /// Every group there is, in the order of the report.
-const GROUPS: &[Group] = &[boot::GROUP, exec::GROUP, ping::GROUP, output::GROUP, memory::GROUP, streaming::GROUP];
+const GROUPS: &[Group] =
+    &[boot::GROUP, exec::GROUP, ping::GROUP, output::GROUP, files::GROUP, memory::GROUP, streaming::GROUP];
 /// A bound on one group, so that a guest that hangs ends the bench and not the day.
 const PATIENCE: Duration = Duration::from_secs(20 * 60);
 /// Rounds whose samples are dropped: under emulation code is translated when it first runs.

@@ -9,7 +9,7 @@ use super::figure::{Figure, Goal, Row, Samples};
 use super::host::Host;
 use super::live::{Clock, Live, Sinking, argv, finish};
 
-const MEGABYTE: u64 = 1_000_000;
+pub(super) const MEGABYTE: u64 = 1_000_000;
 
 const THROUGHPUT: Figure = Figure {
     name: "output.throughput",
@@ -48,6 +48,7 @@ async fn output(live: &Live, bytes: u64) -> Result<Duration> {
     Ok(clock.elapsed())
 }
 
-fn rate(bytes: u64, time: Duration) -> f64 {
+/// Megabytes a second.
+pub(super) fn rate(bytes: u64, time: Duration) -> f64 {
     bytes as f64 / MEGABYTE as f64 / time.as_secs_f64()
 }
