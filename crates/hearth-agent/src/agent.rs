@@ -3,20 +3,21 @@
 use std::fs;
 use std::rc::Rc;
 
-use hearth_protocol::{ErrorCode, Fault, Info, Renew, hex};
-use rustix::time::{ClockId, Timespec};
+use hearth_protocol::secrets::{SecretRequest, SecretResult};
+use hearth_protocol::{Fault, Finished, Info, ReplyBody};
 use tokio::sync::watch;
 
 use crate::process::{Defaults, Processes, Trees};
 use crate::roots::Roots;
-use crate::sys;
+use crate::runtime::Runtime;
+use crate::secrets::{Place, Secrets};
 
 /// One agent.
 pub(crate) struct Agent {
     pub(crate) processes: Rc<Processes>,
     pub(crate) roots: Roots,
     /// Whether the whole machine is the agent's: it may then set its clock and name, and turn it off.
-    owns_machine: bool,
+    pub(crate) owns_machine: bool,
     shutdown: watch::Sender<bool>,
 }
 
@@ -25,9 +26,16 @@ impl Agent {
     ///
     /// # Errors
     /// When the signal handler for ended children cannot be installed.
-    pub(crate) fn new(defaults: Defaults, trees: Rc<Trees>, owns_machine: bool) -> std::io::Result<Rc<Self>> {
+    pub(crate) fn new(
+        defaults: Defaults,
+        trees: Rc<Trees>,
+        runtime: Rc<Runtime>,
+        owns_machine: bool,
+    ) -> std::io::Result<Rc<Self>> {
         let roots = Roots::new(&defaults);
-        let processes = Processes::new(defaults, trees);
+        let owner = roots.owner().filter(|_| rustix::process::geteuid().is_root());
+        let secrets = Secrets::new(Place::new(runtime, owner));
+        let processes = Processes::new(defaults, trees, Rc::new(secrets));
         let child_signals = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::child())?;
         tokio::task::spawn_local(Rc::clone(&processes).reap(child_signals));
         Ok(Rc::new(Self { processes, roots, owns_machine, shutdown: watch::Sender::new(false) }))
@@ -48,34 +56,25 @@ impl Agent {
         }
     }
 
-    /// Makes the guest this sandbox's own: clock, entropy, name, in this order.
+    /// Does what is asked about secrets.
     ///
     /// # Errors
-    /// [`ErrorCode::InvalidField`] before anything has changed, [`ErrorCode::Io`] for what the kernel refuses.
-    pub(crate) fn renew(&self, renew: &Renew) -> Result<(), Fault> {
-        let invalid = |message: &str| Fault::never_started(ErrorCode::InvalidField, message);
-        let seed = renew.seed.as_deref().map(read_seed).transpose()?;
-        if renew.hostname.as_deref().is_some_and(|name| !is_host_name(name)) {
-            return Err(invalid("hostname must be 1 to 63 letters, digits and '-'"));
+    /// As [`Secrets::plan`] and [`Secrets::apply`].
+    pub(crate) fn secret(&self, request: SecretRequest) -> Result<Finished, Fault> {
+        let secrets = &self.processes.secrets;
+        let result = match secrets.plan(request)? {
+            None => SecretResult::List(secrets.list()),
+            Some(change) => self.processes.change_secrets(change).map(|()| SecretResult::Done {})?,
+        };
+        Ok(Finished::Secret(result))
+    }
+
+    /// Hides secrets in what is answered: faults repeat what they are about.
+    pub(crate) fn hide_secrets(&self, body: ReplyBody) -> ReplyBody {
+        match body {
+            ReplyBody::Error(fault) => ReplyBody::Error(self.processes.secrets.redact_fault(fault)),
+            other => other,
         }
-        if !self.owns_machine {
-            return Err(invalid("this agent is an ordinary process: the clock, seed and name are not its to set"));
-        }
-        let io = |what: &'static str| move |error| Fault::failed(ErrorCode::Io, format!("{what}: {error}"));
-        if let Some(now) = renew.unix_nanoseconds {
-            let time = Timespec { tv_sec: (now / 1_000_000_000) as i64, tv_nsec: (now % 1_000_000_000) as i64 };
-            rustix::time::clock_settime(ClockId::Realtime, time).map_err(|e| io("set the clock")(e.into()))?;
-        }
-        if let Some(seed) = seed {
-            sys::add_entropy(&seed).map_err(io("seed the random generator"))?;
-        }
-        if let Some(name) = &renew.hostname {
-            rustix::system::sethostname(name.as_bytes()).map_err(|e| io("set the host name")(e.into()))?;
-            // The overlay may be full; the name holds all the same, and /etc/hosts maps localhost in any case.
-            let _ = fs::write("/etc/hostname", format!("{name}\n"));
-            let _ = fs::write("/etc/hosts", format!("127.0.0.1 localhost {name}\n::1 localhost\n"));
-        }
-        Ok(())
     }
 
     /// Asks for the end of everything.
@@ -95,14 +94,4 @@ fn resident_bytes() -> u64 {
     let statm = fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages: u64 = statm.split_whitespace().nth(1).and_then(|field| field.parse().ok()).unwrap_or(0);
     pages * rustix::param::page_size() as u64
-}
-
-/// Reads 32 to 512 bytes of seed.
-fn read_seed(text: &str) -> Result<Vec<u8>, Fault> {
-    let seed = hex::decode(text).filter(|seed| (32..=512).contains(&seed.len()));
-    seed.ok_or_else(|| Fault::never_started(ErrorCode::InvalidField, "seed must be 64 to 1024 hexadecimal digits"))
-}
-
-fn is_host_name(name: &str) -> bool {
-    (1..=63).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }

@@ -26,6 +26,11 @@ impl Roots {
         Self { workspace, home, owner: user.map(|user| Owner { uid: user.uid, gid: user.gid }) }
     }
 
+    /// Whom new files belong to.
+    pub(crate) fn owner(&self) -> Option<Owner> {
+        self.owner
+    }
+
     /// Opens a root, as it is now.
     ///
     /// # Errors

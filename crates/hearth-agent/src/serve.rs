@@ -13,6 +13,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::agent::Agent;
 use crate::listen::{self, Address, Service};
 use crate::process::{Defaults, Trees};
+use crate::runtime::Runtime;
 use crate::session::socket::{self, Sessions};
 
 const HELP: &str = "\
@@ -101,7 +102,10 @@ async fn serve(options: Options) -> Result<(), String> {
     let trees = if options.no_cgroup { Trees::by_walking("--no-cgroup was given") } else { own_trees() };
     let mut signals = EndSignals::new().map_err(|error| format!("watch signals: {error}"))?;
     let defaults = Defaults { user: options.user, workspace: options.workspace, home: options.home };
-    let agent = Agent::new(defaults, trees, false).map_err(|error| format!("watch children: {error}"))?;
+    let shared = defaults.user.is_some();
+    let runtime = Runtime::of_process(shared).map_err(|error| format!("name a directory of its own: {error}"))?;
+    let agent =
+        Agent::new(defaults, trees, Rc::clone(&runtime), false).map_err(|error| format!("watch children: {error}"))?;
     let mut serving = String::new();
     let mut addresses = Vec::new();
     for (address, service) in services(&options.served, &agent) {
@@ -117,6 +121,7 @@ async fn serve(options: Options) -> Result<(), String> {
         () = agent.wait_for_shutdown() => {}
     }
     agent.processes.stop_all().await;
+    runtime.remove();
     addresses.iter().for_each(Address::remove);
     Ok(())
 }

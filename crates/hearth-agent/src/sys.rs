@@ -280,19 +280,22 @@ pub(crate) fn keep_freed_memory() {
     }
 }
 
-/// Mixes `seed` into the kernel's random generator and credits every bit of it.
-pub(crate) fn add_entropy(seed: &[u8]) -> io::Result<()> {
+/// Mixes `seed` into the kernel's random generator, credits every bit of it, and makes the generator start anew from that: by itself it would go
+/// on for up to a minute from the key it has, which every machine restored from one template shares.
+pub(crate) fn reseed(seed: &[u8]) -> io::Result<()> {
     const RNDADDENTROPY: libc::c_ulong = 0x4008_5203;
+    const RNDRESEEDCRNG: libc::c_ulong = 0x5207;
     let random = std::fs::File::options().write(true).open("/dev/urandom")?;
     let mut request = Vec::with_capacity(8 + seed.len());
     request.extend_from_slice(&(seed.len() as i32 * 8).to_ne_bytes());
     request.extend_from_slice(&(seed.len() as i32).to_ne_bytes());
     request.extend_from_slice(seed);
-    // SAFETY: the request is two ints and then as many bytes as the second says.
-    match unsafe { libc::ioctl(random.as_raw_fd(), RNDADDENTROPY, request.as_ptr()) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
+    // SAFETY: the request is two ints and then as many bytes as the second says; the second call has no argument.
+    let done = unsafe {
+        libc::ioctl(random.as_raw_fd(), RNDADDENTROPY, request.as_ptr()) == 0
+            && libc::ioctl(random.as_raw_fd(), RNDRESEEDCRNG) == 0
+    };
+    if done { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Brings the loopback interface up.

@@ -34,6 +34,7 @@ mod operation;
 mod owed;
 mod process;
 mod reader;
+mod secrets;
 mod session;
 mod text;
 mod writer;

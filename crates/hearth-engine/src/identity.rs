@@ -25,15 +25,19 @@ impl SandboxId {
         &self.0
     }
 
-    /// What makes a guest this sandbox's: the time, fresh entropy and the name.
+    /// What makes a guest this sandbox's: the time, fresh entropy, the name, and a machine id that no other has.
     pub(crate) fn renew(&self) -> Renew {
-        let mut seed = [0; 32];
+        let (mut seed, mut machine_id) = ([0; 32], [0; 16]);
         fill_random(&mut seed);
+        fill_random(&mut machine_id);
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Renew {
             unix_nanoseconds: Some(now.as_nanos() as u64),
             seed: Some(hex::encode(&seed)),
             hostname: Some(self.0.clone()),
+            machine_id: Some(hex::encode(&machine_id)),
+            secrets: None,
+            env: Some([("HEARTH_SANDBOX_ID".to_owned(), self.0.as_str().into())].into()),
         }
     }
 }

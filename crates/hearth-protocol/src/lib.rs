@@ -23,6 +23,7 @@
 //! nobody else. Nothing is ever sent again by itself; a [`Fault`] tells whether sending it again is safe.
 
 mod chunk;
+mod command;
 pub mod dial;
 mod error;
 pub mod files;
@@ -33,18 +34,22 @@ pub mod limits;
 mod line;
 mod message;
 mod raw;
+mod renew;
+pub mod secrets;
 mod signal;
 
 pub use chunk::{ChunkDecoder, ChunkHeader, StreamName};
+pub use command::Command;
 pub use error::{ErrorCode, Fault, FrameError, Outcome};
 pub use flow::{CreditError, ReceiveWindow, SendWindow};
 pub use hello::{AgentHello, Epoch, HELLO_PREFIX, HelloAnswer, HelloScanner, HostHello, Lane, negotiate};
 pub use line::{LineDecoder, encode_line};
 pub use message::{
-    Attach, Command, Delivery, ExitStatus, Finished, Info, OutputTotals, ProcessId, ProcessInfo, ProcessState, PtySize,
-    Renew, Reply, ReplyBody, Request, RequestBody, RequestId, SignalScope, Start, parse_request,
+    Attach, Delivery, ExitStatus, Finished, Info, OutputTotals, ProcessId, ProcessInfo, ProcessState, PtySize, Reply,
+    ReplyBody, Request, RequestBody, RequestId, SignalScope, Start, parse_request,
 };
 pub use raw::RawString;
+pub use renew::Renew;
 pub use signal::{Signal, UnknownSignal};
 
 /// The newest protocol version this crate speaks.

@@ -29,3 +29,15 @@ pub const MESSAGE: usize = 1000;
 pub const LISTED: usize = 64;
 /// The most that is shown of a listed process's command, in bytes of JSON.
 pub const LISTED_COMMAND: usize = 512;
+/// The most secrets.
+pub const SECRETS: usize = 64;
+/// The longest name of a secret in bytes.
+pub const SECRET_NAME: usize = 64;
+/// The longest value of a secret in bytes; as it travels on the control lane, a little less fits.
+pub const SECRET_VALUE: usize = 64 * 1024;
+/// The most bytes in all secrets together.
+pub const SECRETS_TOTAL: usize = 128 * 1024;
+/// The most values that a process names to be hidden from its own output.
+pub const REDACTED_VALUES: usize = 64;
+/// The most variables that a renewal gives to all processes.
+pub const RENEWED_VARIABLES: usize = 64;

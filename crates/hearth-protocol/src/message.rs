@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::dial::{DialRequest, DialResult};
 use crate::files::{FileRequest, FileResult};
-use crate::{ErrorCode, Fault, RawString, Signal, StreamName, limits};
+use crate::secrets::{SecretRequest, SecretResult, SecretValue, validate_secret_name};
+use crate::{Command, ErrorCode, Fault, RawString, Renew, Signal, StreamName, limits};
 
 /// Names a request within a session, and its streams. Chosen by the host; free again once the request has had its last reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -79,54 +80,10 @@ pub enum RequestBody {
     File(FileRequest),
     /// Connects to something inside the guest.
     Dial(DialRequest),
+    /// Does something with secrets. It is done before the next request is looked at.
+    Secret(SecretRequest),
     /// Ends everything: stops all processes, writes back disks, powers off (or, outside a VM, exits). Reply: [`ReplyBody::Done`], just before.
     Shutdown {},
-}
-
-/// What makes one guest of many its own, and its clock right.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Renew {
-    /// The time, in nanoseconds since 1970; the clock is stepped to it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub unix_nanoseconds: Option<u64>,
-    /// Random bytes, 64 hexadecimal digits or more, mixed into the kernel's generator and credited in full.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub seed: Option<String>,
-    /// The new host name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hostname: Option<String>,
-}
-
-/// A command to run.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Command {
-    /// A program, looked for in `PATH` where it has no slash, and its arguments.
-    Argv(Vec<RawString>),
-    /// Text for `/bin/sh -c`.
-    Shell(RawString),
-}
-
-impl Command {
-    /// The command with as much of it as fits `limit` bytes of JSON, in whole arguments; a shell's text is cut to fit.
-    pub fn shortened(&self, limit: usize) -> Self {
-        let size = |text: &RawString| serde_json::to_string(text).map_or(usize::MAX, |json| json.len() + 1);
-        match self {
-            Self::Argv(argv) => {
-                let fits = argv.iter().scan(0_usize, |sum, argument| {
-                    *sum = sum.saturating_add(size(argument));
-                    Some(*sum)
-                });
-                Self::Argv(argv[..fits.take_while(|sum| *sum <= limit).count()].to_vec())
-            }
-            // A byte of text takes at most six of JSON.
-            Self::Shell(text) if size(text) > limit => {
-                Self::Shell(text.as_bytes()[..text.as_bytes().len().min(limit / 6)].into())
-            }
-            Self::Shell(text) => Self::Shell(text.clone()),
-        }
-    }
 }
 
 /// The size of a terminal in character cells.
@@ -173,6 +130,12 @@ pub struct Start {
     /// Variables beside the user's HOME, USER, LOGNAME, SHELL, the PATH and LANG; they override these.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, RawString>,
+    /// More variables, whose values are secrets: the names of these by the names of those.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub secrets: BTreeMap<String, String>,
+    /// Values to hide in its output as secrets are, beside these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub redact: Vec<SecretValue>,
     /// The user to run as, a name or a number; by default the agent's default user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
@@ -200,6 +163,8 @@ impl Start {
             command,
             cwd: None,
             env: BTreeMap::new(),
+            secrets: BTreeMap::new(),
+            redact: Vec::new(),
             user: None,
             stdin: false,
             pty: None,
@@ -230,8 +195,17 @@ impl Start {
         if self.env.len() > limits::ARGUMENTS {
             return invalid(format!("env has {} entries, over the limit of {}", self.env.len(), limits::ARGUMENTS));
         }
-        if let Some(name) = self.env.keys().find(|name| name.is_empty() || name.contains(['=', '\0'])) {
-            return invalid(format!("env name {name:?} is empty or holds '=' or NUL"));
+        validate_variables(self.env.keys().chain(self.secrets.keys()))?;
+        if let Some(name) = self.secrets.keys().find(|name| self.env.contains_key(*name)) {
+            return invalid(format!("{name} is in env and in secrets"));
+        }
+        self.secrets.values().try_for_each(|name| validate_secret_name(name))?;
+        for (field, length, limit) in
+            [("secrets", self.secrets.len(), limits::SECRETS), ("redact", self.redact.len(), limits::REDACTED_VALUES)]
+        {
+            if length > limit {
+                return invalid(format!("{field} has {length} entries, over the limit of {limit}"));
+            }
         }
         if self.timeout_ms.is_some_and(|ms| ms == 0 || ms > limits::TIMEOUT_MS) {
             return invalid(format!("timeout_ms must be 1 to {}", limits::TIMEOUT_MS));
@@ -240,6 +214,17 @@ impl Start {
             return invalid(format!("grace_ms must be at most {}", limits::GRACE_MS));
         }
         self.pty.map_or(Ok(()), PtySize::validate)
+    }
+}
+
+/// Checks the names of variables.
+pub(crate) fn validate_variables<'a>(names: impl IntoIterator<Item = &'a String>) -> Result<(), Fault> {
+    match names.into_iter().find(|name| name.is_empty() || name.contains(['=', '\0'])) {
+        None => Ok(()),
+        Some(name) => {
+            let message = format!("env name {name:?} is empty or holds '=' or NUL");
+            Err(Fault::never_started(ErrorCode::InvalidField, message))
+        }
     }
 }
 
@@ -344,6 +329,8 @@ pub enum Finished {
     File(FileResult),
     /// Of [`RequestBody::Dial`].
     Dial(DialResult),
+    /// Of [`RequestBody::Secret`].
+    Secret(SecretResult),
 }
 
 /// What the guest is.
@@ -460,7 +447,7 @@ struct Peek {
 
 const KNOWN: &[&str] = &[
     "ping", "info", "renew", "start", "attach", "detach", "signal", "resize", "list", "credit", "shutdown", "file",
-    "dial",
+    "dial", "secret",
 ];
 
 /// Reads one line of the control lane.
@@ -483,22 +470,50 @@ pub fn parse_request(line: &[u8]) -> Result<Request, Box<Reply>> {
             Some(kind) if !KNOWN.contains(&kind.as_str()) => {
                 refused(peek.id, ErrorCode::UnknownRequest, format!("there is no request of type {kind:?}"))
             }
-            _ => refused(peek.id, ErrorCode::InvalidField, error.to_string()),
+            _ => refused(peek.id, ErrorCode::InvalidField, without_values(&error.to_string())),
         })
     })?;
     match &request.body {
         RequestBody::Start(start) => start.validate(),
         RequestBody::Resize { size, .. } => size.validate(),
         RequestBody::Dial(dial) => dial.validate(),
+        RequestBody::Renew(renew) => renew.validate(),
+        RequestBody::Secret(request) => request.validate(),
         _ => Ok(()),
     }
     .map_err(|fault| Box::new(Reply { id: Some(request.id), body: ReplyBody::Error(fault) }))?;
     Ok(request)
 }
 
+/// Takes the value out of what `serde` says about one that it could not use: it may be one that nobody should see.
+fn without_values(message: &str) -> String {
+    let kind = ["invalid type", "invalid value"].into_iter().find(|kind| message.starts_with(kind));
+    match kind.zip(message.rfind(", expected ")) {
+        Some((kind, expected)) => format!("{kind}{}", &message[expected..]),
+        None => message.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_value_that_cannot_be_used_is_not_repeated() {
+        for line in [
+            r#"{"id":1,"type":"secret","op":"set","secrets":"hunter2"}"#,
+            r#"{"id":1,"type":"secret","op":"set","secrets":["hunter2"]}"#,
+            r#"{"id":1,"type":"secret","op":"set","secrets":[{"name":"A","value":["hunter2"]}]}"#,
+            r#"{"id":1,"type":"secret","op":"set","secrets":[{"name":"A","value":{"hex":"hunter2"}}]}"#,
+            r#"{"id":1,"type":"secret","op":"set","secrets":[{"name":"A","value":"b","file":"hunter2"}]}"#,
+            r#"{"id":1,"type":"renew","secrets":"hunter2, expected "}"#,
+            r#"{"id":1,"type":"start","command":{"shell":"a"},"redact":"hunter2"}"#,
+        ] {
+            let refusal = parse_request(line.as_bytes()).expect_err("refused");
+            assert!(!format!("{refusal:?}").contains("hunter2"), "{refusal:?}");
+            assert_eq!(code(line), ErrorCode::InvalidField);
+        }
+    }
 
     fn code(line: &str) -> ErrorCode {
         match parse_request(line.as_bytes()).expect_err("refused").body {
@@ -526,19 +541,6 @@ mod tests {
         ] {
             assert_eq!(code(line), ErrorCode::InvalidField, "{line:?}");
         }
-    }
-
-    #[test]
-    fn commands_in_a_list_are_cut_to_a_bound() {
-        let long: RawString = vec![1; 5000].into();
-        for command in
-            [Command::Shell(long.clone()), Command::Argv(vec![long.clone(); 9]), Command::Argv(vec!["a".into(); 900])]
-        {
-            let cut = serde_json::to_string(&command.shortened(512)).unwrap();
-            assert!(cut.len() < 512 + 20, "{} bytes", cut.len());
-        }
-        let short = Command::Argv(vec!["echo".into(), "hi".into()]);
-        assert_eq!(short.shortened(512), short);
     }
 
     #[test]

@@ -19,6 +19,7 @@ use uevents::Uevents;
 
 use crate::agent::Agent;
 use crate::process::{Defaults, Trees};
+use crate::runtime::Runtime;
 use crate::session::port::Port;
 use crate::session::serial;
 
@@ -87,7 +88,8 @@ async fn serve(devices: Uevents) -> Result<(), BootError> {
         home: None,
     };
     let trees = Trees::in_cgroup(Path::new("/sys/fs/cgroup"), "hearth");
-    let agent = Agent::new(defaults, trees, true).map_err(|error| BootError::new("watch children", error))?;
+    let agent = Agent::new(defaults, trees, Runtime::of_machine(), true)
+        .map_err(|error| BootError::new("watch children", error))?;
     tokio::task::spawn_local(serial::serve(Rc::clone(&agent), control, bulk));
     agent.wait_for_shutdown().await;
     agent.processes.stop_all().await;

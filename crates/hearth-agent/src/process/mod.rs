@@ -25,15 +25,17 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use hearth_protocol::{
-    Command, ErrorCode, ExitStatus, Fault, OutputTotals, ProcessId, ProcessInfo, ProcessState, PtySize, Signal,
-    SignalScope, Start, limits,
+    Command, ErrorCode, ExitStatus, Fault, OutputTotals, ProcessId, ProcessInfo, ProcessState, PtySize, RawString,
+    Signal, SignalScope, Start, limits,
 };
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
+use crate::secrets::{Automaton, Change, Hidden, Secrets, redact_command, redact_fault};
 use crate::sys::{self, Reaped};
 pub(crate) use input::{Input, Intake, Piece};
 pub(crate) use output::{Cursor, OUTPUT_PIECE, Output};
+use spawn::Surroundings;
 pub(crate) use spawn::{Defaults, home_of};
 pub(crate) use tree::Trees;
 use tree::{Group, Tree};
@@ -53,7 +55,9 @@ const TERMINAL_PATIENCE: Duration = Duration::from_secs(1);
 pub(crate) struct Process {
     pub(crate) id: ProcessId,
     pub(crate) pid: u32,
-    command: Command,
+    /// As it may be shown.
+    command: RefCell<Command>,
+    hidden: Hidden,
     tree: Tree,
     pub(crate) stdout: Rc<Output>,
     pub(crate) stderr: Rc<Output>,
@@ -76,6 +80,9 @@ struct Pipes {
 pub(crate) struct Processes {
     defaults: Defaults,
     trees: Rc<Trees>,
+    pub(crate) secrets: Rc<Secrets>,
+    /// Variables of every process.
+    variables: RefCell<BTreeMap<String, RawString>>,
     next: Cell<u64>,
     all: RefCell<BTreeMap<ProcessId, Rc<Process>>>,
     by_pid: RefCell<HashMap<u32, Rc<Process>>>,
@@ -85,10 +92,12 @@ pub(crate) struct Processes {
 
 impl Processes {
     /// Makes the table. Its caller must run [`Processes::reap`] beside everything else.
-    pub(crate) fn new(defaults: Defaults, trees: Rc<Trees>) -> Rc<Self> {
+    pub(crate) fn new(defaults: Defaults, trees: Rc<Trees>, secrets: Rc<Secrets>) -> Rc<Self> {
         Rc::new(Self {
             defaults,
             trees,
+            secrets,
+            variables: RefCell::default(),
             next: Cell::new(1),
             all: RefCell::default(),
             by_pid: RefCell::default(),
@@ -109,20 +118,26 @@ impl Processes {
         let started = Instant::now();
         let tree = self.trees.prepare();
         let group = tree.group();
-        let spawned = spawn::spawn(start, &self.defaults, group.as_deref().map(Group::directory));
+        let variables = self.variables.borrow();
+        let surroundings = Surroundings { defaults: &self.defaults, secrets: &self.secrets, variables: &variables };
+        let spawned = spawn::spawn(start, &surroundings, group.as_deref().map(Group::directory));
         drop(group);
-        let spawned = spawned.inspect_err(|_| {
+        let hidden = self.secrets.hide_with(&start.redact);
+        let values = self.secrets.automaton(&hidden);
+        let spawned = spawned.map_err(|fault| {
             tree.release();
+            redact_fault(values.as_ref(), fault)
         })?;
         tree.set_leader(spawned.pid);
         let id = ProcessId(self.next.replace(self.next.get() + 1));
         let process = Rc::new(Process {
             id,
             pid: spawned.pid,
-            command: start.command.clone(),
+            command: RefCell::new(redact_command(values.as_ref(), &start.command)),
+            hidden,
             tree,
-            stdout: Output::new(),
-            stderr: if spawned.stderr.is_some() { Output::new() } else { Output::empty() },
+            stdout: Output::new(values.clone()),
+            stderr: if spawned.stderr.is_some() { Output::new(values) } else { Output::empty() },
             input: spawned.stdin.map(|target| Rc::new(Input::new(target))),
             terminal: spawned.terminal,
             started,
@@ -162,6 +177,24 @@ impl Processes {
             all.range((after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded)).map(|(_, process)| process);
         let page = rest.by_ref().take(limits::LISTED).map(|process| process.info()).collect();
         (page, rest.next().is_some())
+    }
+
+    /// Gives these variables to every process that starts from now on, in place of those it was given before.
+    pub(crate) fn give_variables(&self, variables: BTreeMap<String, RawString>) {
+        self.variables.replace(variables);
+    }
+
+    /// Makes a change of the secrets, and hides the new values in the output of every process, those that run already included.
+    ///
+    /// # Errors
+    /// As [`Secrets::apply`].
+    pub(crate) fn change_secrets(&self, change: Change) -> Result<(), Fault> {
+        let all: Vec<_> = self.all.borrow().values().cloned().collect();
+        self.secrets.apply(change, all.iter().any(|process| process.may_write()))?;
+        for process in all {
+            process.hide(self.secrets.automaton(&process.hidden));
+        }
+        Ok(())
     }
 
     /// Reaps children until the agent ends: its own, and, as PID 1 or subreaper, every orphan.
@@ -322,6 +355,17 @@ impl Process {
         }
     }
 
+    /// Whether it, or a child that it left behind, may still write.
+    fn may_write(&self) -> bool {
+        !self.has_ended() || self.stdout.is_open() || self.stderr.is_open()
+    }
+
+    fn hide(&self, values: Option<Rc<Automaton>>) {
+        self.command.replace_with(|command| redact_command(values.as_ref(), command));
+        self.stdout.hide(values.clone());
+        self.stderr.hide(values);
+    }
+
     fn has_ended(&self) -> bool {
         self.status.borrow().is_some()
     }
@@ -340,7 +384,7 @@ impl Process {
         ProcessInfo {
             process: self.id,
             pid: self.pid,
-            command: self.command.shortened(limits::LISTED_COMMAND),
+            command: self.command.borrow().shortened(limits::LISTED_COMMAND),
             state,
             output: self.totals(),
         }

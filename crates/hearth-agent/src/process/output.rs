@@ -1,4 +1,7 @@
 //! One output stream of a process: a pump that empties the pipe into a ring, and followers that read the ring.
+//!
+//! Where there are values to hide, a [`Redactor`] stands between the pipe and the ring, so that nothing that was to be hidden is ever kept; positions
+//! count what is kept. Where there are none the pipe is read straight into the ring.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -10,21 +13,27 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
 use super::ring::{FILL, Ring};
+use crate::secrets::{Automaton, Redactor};
 
 /// The most that is sent in one chunk, in bytes. With its header that is two messages of a virtio-serial port, which takes
 /// 32 KiB each, and not two and a bit.
 pub(crate) const OUTPUT_PIECE: usize = 64 * 1024 - 256;
-/// What is read of a stream's beginning at a time, in bytes.
-const FIRST_READS: usize = 64 * 1024;
+/// What is read at a time of a stream's beginning, and of one in which values are hidden, in bytes.
+const SCRATCH_SIZE: usize = 64 * 1024;
+/// The least that a redactor must be able to take before it is given any.
+const FEED: usize = 4096;
 
 thread_local! {
-    /// One buffer for the beginnings of all streams, most of which are short: what is read is in a ring before anything else runs.
-    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; FIRST_READS].into_boxed_slice());
+    /// One buffer for all streams: what is read is in a ring, or held by a redactor, before anything else runs.
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH_SIZE].into_boxed_slice());
 }
 
 /// An output stream.
 pub(crate) struct Output {
     ring: RefCell<Ring>,
+    redactor: RefCell<Option<Redactor>>,
+    /// The bytes that were read, as the process wrote them.
+    taken: Cell<u64>,
     /// Where a lossless follower stands; the pump never overtakes one by more than the ring holds.
     lossless: RefCell<Vec<Weak<Cell<u64>>>>,
     /// More bytes, or the end.
@@ -33,7 +42,7 @@ pub(crate) struct Output {
     room: Notify,
     /// Where the stream ends for whoever waits for the process; bytes may still come from children it left behind.
     end: Cell<Option<u64>>,
-    /// Once the process has exited: the position up to which its own bytes reach.
+    /// Once the process has exited: how many bytes are taken when all its own are.
     drain_to: Cell<Option<u64>>,
     closed: Cell<bool>,
 }
@@ -45,10 +54,12 @@ pub(crate) struct Cursor {
 }
 
 impl Output {
-    /// Makes a stream with nothing in it.
-    pub(crate) fn new() -> Rc<Self> {
+    /// Makes a stream with nothing in it, in which `hidden` are hidden.
+    pub(crate) fn new(hidden: Option<Rc<Automaton>>) -> Rc<Self> {
         Rc::new(Self {
             ring: RefCell::default(),
+            redactor: RefCell::new(hidden.map(Redactor::new)),
+            taken: Cell::new(0),
             lossless: RefCell::default(),
             changed: Notify::new(),
             room: Notify::new(),
@@ -60,9 +71,25 @@ impl Output {
 
     /// Makes a stream that has ended already: the error output of a process on a terminal.
     pub(crate) fn empty() -> Rc<Self> {
-        let output = Self::new();
+        let output = Self::new(None);
         output.close();
         output
+    }
+
+    /// Hides other values from now on.
+    pub(crate) fn hide(&self, values: Option<Rc<Automaton>>) {
+        let mut redactor = self.redactor.borrow_mut();
+        let ring = &mut *self.ring.borrow_mut();
+        let mut keep = |bytes: &[u8]| ring.write(bytes);
+        match (redactor.as_mut(), values) {
+            (Some(redactor), Some(values)) => redactor.replace_values(values, &mut keep),
+            (Some(old), None) => {
+                old.flush(&mut keep);
+                *redactor = None;
+            }
+            (None, values) => *redactor = values.map(Redactor::new),
+        }
+        self.changed.notify_waiters();
     }
 
     /// The bytes written so far.
@@ -73,6 +100,11 @@ impl Output {
     /// The memory in use.
     pub(crate) fn memory(&self) -> usize {
         self.ring.borrow().memory()
+    }
+
+    /// Whether more may come.
+    pub(crate) fn is_open(&self) -> bool {
+        !self.closed.get()
     }
 
     /// Where the stream ends, once that is known.
@@ -106,16 +138,16 @@ impl Output {
     /// Reads once; 0 is the end. A terminal whose last user has left says EIO instead.
     fn read_once(&self, pipe: &OwnedFd, room: usize) -> io::Result<usize> {
         let mut ring = self.ring.borrow_mut();
-        let count = if ring.is_past_head() {
-            ring.fill(room, |place| rustix::io::read(pipe, place))?
-        } else {
-            SCRATCH.with_borrow_mut(|scratch| {
-                let count = rustix::io::read(pipe, &mut scratch[..FIRST_READS.min(room)])?;
-                ring.write(&scratch[..count]);
-                io::Result::Ok(count)
-            })?
+        let mut redactor = self.redactor.borrow_mut();
+        let count = match redactor.as_mut() {
+            Some(redactor) => read_to_scratch(pipe, redactor.most(room), |bytes| {
+                redactor.feed(bytes, &mut |shown| ring.write(shown));
+            })?,
+            None if ring.is_past_head() => ring.fill(room, |place| rustix::io::read(pipe, place))?,
+            None => read_to_scratch(pipe, room, |bytes| ring.write(bytes))?,
         };
-        drop(ring);
+        drop((ring, redactor));
+        self.taken.set(self.taken.get() + count as u64);
         self.note_drained();
         self.changed.notify_waiters();
         Ok(count)
@@ -128,10 +160,20 @@ impl Output {
     }
 
     fn note_drained(&self) {
-        let total = self.total();
-        let drained = self.closed.get() || self.drain_to.get().is_some_and(|target| total >= target);
-        if self.end.get().is_none() && drained {
-            self.end.set(Some(total));
+        let drained = self.closed.get() || self.drain_to.get().is_some_and(|target| self.taken.get() >= target);
+        if drained && self.end.get().is_none() {
+            self.flush();
+            self.end.set(Some(self.total()));
+        } else if self.closed.get() {
+            self.flush();
+        }
+    }
+
+    /// Keeps what was held back because it could have been the beginning of a hidden value.
+    fn flush(&self) {
+        if let Some(redactor) = self.redactor.borrow_mut().as_mut() {
+            let ring = &mut *self.ring.borrow_mut();
+            redactor.flush(&mut |bytes| ring.write(bytes));
         }
     }
 
@@ -140,7 +182,8 @@ impl Output {
             let moved = self.room.notified();
             let room = self.room_now();
             // Not less: a nearly full ring would be filled byte by byte, with a switch to the process and back each time.
-            if room >= FILL {
+            let held = self.redactor.borrow().as_ref().map_or(0, |redactor| redactor.room_for(FEED));
+            if room >= FILL.max(held) {
                 return room;
             }
             moved.await;
@@ -162,7 +205,7 @@ impl Output {
     /// in the pipe at this moment is that, and perhaps some bytes of children that still hold the pipe.
     pub(crate) async fn drain(&self, pipe: Option<&AsyncFd<OwnedFd>>) {
         let waiting = pipe.and_then(|pipe| bytes_waiting(pipe.get_ref()).ok()).unwrap_or(0);
-        self.drain_to.set(Some(self.total() + waiting));
+        self.drain_to.set(Some(self.taken.get() + waiting));
         self.note_drained();
         self.wait_for_end().await;
     }
@@ -184,6 +227,15 @@ impl Output {
         self.note_drained();
         self.changed.notify_waiters();
     }
+}
+
+/// Reads once, and hands on what was read.
+fn read_to_scratch(pipe: &OwnedFd, room: usize, take: impl FnOnce(&[u8])) -> io::Result<usize> {
+    SCRATCH.with_borrow_mut(|scratch| {
+        let count = rustix::io::read(pipe, &mut scratch[..SCRATCH_SIZE.min(room)])?;
+        take(&scratch[..count]);
+        Ok(count)
+    })
 }
 
 fn bytes_waiting(fd: &OwnedFd) -> Result<u64, Errno> {

@@ -17,8 +17,11 @@ use tokio::io::unix::AsyncFd;
 use super::input::Target;
 use super::ring::FILL;
 use super::users::User;
+use crate::secrets::Secrets;
 use crate::sys::{self, Identity, Plan, SpawnError, Step};
 
+/// The variable that tells a process where its secrets are files.
+const SECRETS_VARIABLE: &[u8] = b"HEARTH_SECRETS";
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// What a process gets that its request does not say.
@@ -30,6 +33,14 @@ pub(crate) struct Defaults {
     pub(crate) workspace: Option<PathBuf>,
     /// Overrides the user's home.
     pub(crate) home: Option<PathBuf>,
+}
+
+/// What the agent knows when it starts a process.
+pub(super) struct Surroundings<'a> {
+    pub(super) defaults: &'a Defaults,
+    pub(super) secrets: &'a Secrets,
+    /// The variables of every process.
+    pub(super) variables: &'a BTreeMap<String, RawString>,
 }
 
 /// A child that runs, and the agent's ends of its descriptors.
@@ -51,11 +62,17 @@ struct Descriptors {
 }
 
 /// Starts the child that `start` asks for.
-pub(super) fn spawn(start: &Start, defaults: &Defaults, cgroup: Option<BorrowedFd<'_>>) -> Result<Spawned, Fault> {
+pub(super) fn spawn(
+    start: &Start,
+    surroundings: &Surroundings<'_>,
+    cgroup: Option<BorrowedFd<'_>>,
+) -> Result<Spawned, Fault> {
+    let Surroundings { defaults, secrets, variables } = *surroundings;
     let user = effective_user(start, defaults)?;
     let home = home_of(user.as_ref(), defaults);
     let cwd = working_directory(start, defaults, &home);
-    let environment = environment(start, user.as_ref(), &home);
+    let mut environment = environment(start, variables, user.as_ref(), &home);
+    add_secrets(&mut environment, start, secrets)?;
     let (program, argv) = command_line(&start.command);
     let search = environment.get(b"PATH".as_slice()).cloned().unwrap_or_default();
     let descriptors = open_descriptors(start, user.as_ref()).map_err(|error| spawn_failed("make its pipes", &error))?;
@@ -107,7 +124,22 @@ fn working_directory(start: &Start, defaults: &Defaults, home: &Path) -> Vec<u8>
     }
 }
 
-fn environment(start: &Start, user: Option<&User>, home: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
+/// The variables of a process, by name.
+type Environment = BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// Adds the secrets that are asked for, and where those are that are files.
+fn add_secrets(environment: &mut Environment, start: &Start, secrets: &Secrets) -> Result<(), Fault> {
+    use std::os::unix::ffi::OsStrExt;
+    for (variable, secret) in &start.secrets {
+        environment.insert(variable.as_bytes().to_vec(), secrets.variable(secret)?.as_bytes().to_vec());
+    }
+    if let Some(directory) = secrets.directory() {
+        environment.entry(SECRETS_VARIABLE.to_vec()).or_insert_with(|| directory.as_os_str().as_bytes().to_vec());
+    }
+    Ok(())
+}
+
+fn environment(start: &Start, shared: &BTreeMap<String, RawString>, user: Option<&User>, home: &Path) -> Environment {
     use std::os::unix::ffi::OsStrExt;
     let mut variables = BTreeMap::new();
     let mut set = |name: &str, value: &[u8]| variables.insert(name.as_bytes().to_vec(), value.to_vec());
@@ -122,7 +154,7 @@ fn environment(start: &Start, user: Option<&User>, home: &Path) -> BTreeMap<Vec<
     if start.pty.is_some() {
         set("TERM", b"xterm-256color");
     }
-    start.env.iter().for_each(|(name, value)| {
+    shared.iter().chain(&start.env).for_each(|(name, value)| {
         set(name, value.as_bytes());
     });
     variables

@@ -236,7 +236,7 @@ impl Session {
         match request.body {
             RequestBody::Ping {} => Ok(Some(ReplyBody::Pong {})),
             RequestBody::Info {} => Ok(Some(ReplyBody::Info(self.agent.info()))),
-            RequestBody::Renew(renew) => self.agent.renew(&renew).and(done),
+            RequestBody::Renew(renew) => self.agent.renew(renew).and(done),
             RequestBody::Start(start) => self.start(request.id, &start).await,
             RequestBody::Attach(attach) => self.attach(request.id, &attach).await,
             RequestBody::Detach {} => Ok(self.detach(request.id)),
@@ -247,6 +247,10 @@ impl Session {
                 Ok(Some(ReplyBody::Processes { processes, more }))
             }
             RequestBody::Credit { stream, bytes } => self.credit(request.id, stream, bytes).map(|()| None),
+            RequestBody::Secret(request) => {
+                let result = self.agent.secret(request)?;
+                Ok(Some(ReplyBody::Finished { result, output: Default::default() }))
+            }
             RequestBody::File(file) => {
                 self.operate(request.id, |agent, streams| crate::files::run(agent, file, streams))
             }
@@ -331,7 +335,8 @@ impl Session {
         let credits = Rc::<Credits>::default();
         let streams = Streams::new(id, intake, Rc::clone(&credits), self.bulk.clone());
         let output = streams.totals();
-        let work = begin(Rc::clone(&self.agent), streams);
+        let agent = Rc::clone(&self.agent);
+        let work = begin(Rc::clone(&agent), streams);
         let (control, weak) = (self.control.clone(), Rc::downgrade(self));
         let task = self.spawn(async move {
             let body = match work.await {
@@ -341,7 +346,7 @@ impl Session {
             if let Some(session) = weak.upgrade() {
                 session.active.borrow_mut().remove(&id);
             }
-            send_reply(&control, Some(id), body).await;
+            send_reply(&control, Some(id), agent.hide_secrets(body)).await;
         });
         self.active
             .borrow_mut()
@@ -382,7 +387,7 @@ impl Session {
     }
 
     async fn reply(&self, id: Option<RequestId>, body: ReplyBody) {
-        send_reply(&self.control, id, body).await;
+        send_reply(&self.control, id, self.agent.hide_secrets(body)).await;
     }
 }
 

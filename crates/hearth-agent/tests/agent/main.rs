@@ -6,5 +6,6 @@
 mod behaviours;
 mod dial;
 mod files;
+mod secrets;
 mod support;
 mod wire;

@@ -17,7 +17,12 @@ fn epoch() -> Epoch {
 pub(crate) fn messages() -> Vec<String> {
     let requests = requests().into_iter().map(|(text, _)| text.to_owned());
     let replies = replies().into_iter().map(|(text, _)| text.to_owned());
-    requests.chain(replies).chain([HOST_HELLO, AGENT_HELLO, AGENT_REFUSAL, CHUNK].map(str::to_owned)).collect()
+    let secrets = crate::golden_secrets::messages();
+    requests
+        .chain(replies)
+        .chain(secrets)
+        .chain([HOST_HELLO, AGENT_HELLO, AGENT_REFUSAL, CHUNK].map(str::to_owned))
+        .collect()
 }
 
 const HOST_HELLO: &str = r#"{"hello":{"epoch":"00112233445566778899aabbccddeeff","lane":"control","min":1,"max":1}}"#;
@@ -30,7 +35,6 @@ fn requests() -> Vec<(&'static str, RequestBody)> {
     let process = ProcessId(3);
     let argv = Command::Argv(vec!["printf".into(), RawString::from(b"\xff\x01".as_slice())]);
     let full = Start {
-        command: argv,
         cwd: Some("/tmp".into()),
         env: [("LANG".to_owned(), RawString::from("C"))].into(),
         user: Some("root".into()),
@@ -39,14 +43,13 @@ fn requests() -> Vec<(&'static str, RequestBody)> {
         timeout_ms: Some(1000),
         grace_ms: Some(250),
         attach: Some(Delivery::Lossless),
+        ..Start::new(argv)
     };
-    let renew = Renew { unix_nanoseconds: Some(1), seed: Some("00ff".into()), hostname: Some("box".into()) };
     let attach = Attach { process, stdout: 10, stderr: 0, delivery: Delivery::Bounded };
     vec![
         (r#"{"id":9,"type":"ping"}"#, RequestBody::Ping {}),
         (r#"{"id":9,"type":"info"}"#, RequestBody::Info {}),
         (r#"{"id":9,"type":"renew"}"#, RequestBody::Renew(Renew::default())),
-        (r#"{"id":9,"type":"renew","unix_nanoseconds":1,"seed":"00ff","hostname":"box"}"#, RequestBody::Renew(renew)),
         (
             r#"{"id":9,"type":"start","command":{"shell":"true"}}"#,
             RequestBody::Start(Start::new(Command::Shell("true".into()))),
@@ -154,7 +157,7 @@ fn replies() -> Vec<(&'static str, Reply)> {
     ]
 }
 
-fn line(message: &impl serde::Serialize) -> String {
+pub(crate) fn line(message: &impl serde::Serialize) -> String {
     let mut line = Vec::new();
     encode_line(message, &mut line).unwrap();
     String::from_utf8(line).unwrap()
@@ -162,19 +165,27 @@ fn line(message: &impl serde::Serialize) -> String {
 
 #[test]
 fn each_request_has_its_bytes() {
-    for (text, body) in requests() {
-        let request = Request { id: RequestId(9), body };
-        assert_eq!(line(&request), format!("{text}\n"));
-        assert_eq!(parse_request(text.as_bytes()).expect(text), request);
-    }
+    requests().into_iter().for_each(|(text, body)| check_request(text, body));
+}
+
+/// A request's bytes, both ways.
+#[track_caller]
+pub(crate) fn check_request(text: &str, body: RequestBody) {
+    let request = Request { id: RequestId(9), body };
+    assert_eq!(line(&request), format!("{text}\n"));
+    assert_eq!(parse_request(text.as_bytes()).expect(text), request);
 }
 
 #[test]
 fn each_reply_has_its_bytes() {
-    for (text, reply) in replies() {
-        assert_eq!(line(&reply), format!("{text}\n"));
-        assert_eq!(serde_json::from_str::<Reply>(text).expect(text), reply);
-    }
+    replies().into_iter().for_each(|(text, reply)| check_reply(text, &reply));
+}
+
+/// A reply's bytes, both ways.
+#[track_caller]
+pub(crate) fn check_reply(text: &str, reply: &Reply) {
+    assert_eq!(line(reply), format!("{text}\n"));
+    assert_eq!(&serde_json::from_str::<Reply>(text).expect(text), reply);
 }
 
 #[test]

@@ -2,5 +2,6 @@
 #![allow(clippy::panic, clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod golden;
+mod golden_secrets;
 mod invariants;
 mod properties;

@@ -81,7 +81,7 @@ fn start() -> impl Strategy<Value = Start> {
     (command, env, times, attach, more).prop_map(
         |(command, env, (timeout_ms, grace_ms), attach, (cwd, user, stdin, pty))| {
             let env: BTreeMap<String, RawString> = env;
-            Start { command, cwd, env, user, stdin, pty, timeout_ms, grace_ms, attach }
+            Start { cwd, env, user, stdin, pty, timeout_ms, grace_ms, attach, ..Start::new(command) }
         },
     )
 }
