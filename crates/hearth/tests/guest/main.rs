@@ -7,4 +7,5 @@
 
 mod dialects;
 mod files;
+mod secrets;
 mod support;
