@@ -11,11 +11,13 @@ use crate::process::{Defaults, Processes, Trees};
 use crate::roots::Roots;
 use crate::runtime::Runtime;
 use crate::secrets::{Place, Secrets};
+use crate::service::Services;
 
 /// One agent.
 pub(crate) struct Agent {
     pub(crate) processes: Rc<Processes>,
     pub(crate) roots: Roots,
+    pub(crate) services: Services,
     /// Whether the whole machine is the agent's: it may then set its clock and name, and turn it off.
     pub(crate) owns_machine: bool,
     shutdown: watch::Sender<bool>,
@@ -38,7 +40,8 @@ impl Agent {
         let processes = Processes::new(defaults, trees, Rc::new(secrets));
         let child_signals = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::child())?;
         tokio::task::spawn_local(Rc::clone(&processes).reap(child_signals));
-        Ok(Rc::new(Self { processes, roots, owns_machine, shutdown: watch::Sender::new(false) }))
+        let services = Services::default();
+        Ok(Rc::new(Self { processes, roots, services, owns_machine, shutdown: watch::Sender::new(false) }))
     }
 
     /// Describes the guest.

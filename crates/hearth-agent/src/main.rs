@@ -15,6 +15,7 @@ mod roots;
 mod runtime;
 mod secrets;
 mod serve;
+mod service;
 mod session;
 mod sys;
 

@@ -35,6 +35,7 @@ mod owed;
 mod process;
 mod reader;
 mod secrets;
+mod services;
 mod session;
 mod text;
 mod writer;

@@ -36,6 +36,7 @@ mod message;
 mod raw;
 mod renew;
 pub mod secrets;
+pub mod service;
 mod signal;
 
 pub use chunk::{ChunkDecoder, ChunkHeader, StreamName};

@@ -41,3 +41,23 @@ pub const SECRETS_TOTAL: usize = 128 * 1024;
 pub const REDACTED_VALUES: usize = 64;
 /// The most variables that a renewal gives to all processes.
 pub const RENEWED_VARIABLES: usize = 64;
+/// The most services.
+pub const SERVICES: usize = 64;
+/// The longest name of a service in bytes.
+pub const SERVICE_NAME: usize = 64;
+/// The longest text of a readiness in bytes.
+pub const READINESS: usize = 4096;
+/// How long a service that names no readiness must run to be ready, in milliseconds.
+pub const SETTLED_MS: u64 = 200;
+/// How long a service may take to become ready where it does not say, in milliseconds.
+pub const READY_TIMEOUT_MS: u64 = 30_000;
+/// The time between two looks at a readiness where none is named, in milliseconds.
+pub const READY_INTERVAL_MS: u64 = 100;
+/// The time between TERM and KILL for a service that names none, in milliseconds.
+pub const SERVICE_GRACE_MS: u64 = 5000;
+/// The first wait before a service is started again where none is named, in milliseconds.
+pub const BACKOFF_MS: u64 = 200;
+/// The longest wait before a service is started again where none is named, in milliseconds.
+pub const LONGEST_BACKOFF_MS: u64 = 30_000;
+/// How long a service must have been ready for its restarts to be counted anew, in milliseconds.
+pub const HEALTHY_MS: u64 = 10_000;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::dial::{DialRequest, DialResult};
 use crate::files::{FileRequest, FileResult};
 use crate::secrets::{SecretRequest, SecretResult, SecretValue, validate_secret_name};
+use crate::service::{ServiceRequest, ServiceResult};
 use crate::{Command, ErrorCode, Fault, RawString, Renew, Signal, StreamName, limits};
 
 /// Names a request within a session, and its streams. Chosen by the host; free again once the request has had its last reply.
@@ -82,6 +83,8 @@ pub enum RequestBody {
     Dial(DialRequest),
     /// Does something with secrets. It is done before the next request is looked at.
     Secret(SecretRequest),
+    /// Does something with services.
+    Service(ServiceRequest),
     /// Ends everything: stops all processes, writes back disks, powers off (or, outside a VM, exits). Reply: [`ReplyBody::Done`], just before.
     Shutdown {},
 }
@@ -331,6 +334,8 @@ pub enum Finished {
     Dial(DialResult),
     /// Of [`RequestBody::Secret`].
     Secret(SecretResult),
+    /// Of [`RequestBody::Service`].
+    Service(ServiceResult),
 }
 
 /// What the guest is.
@@ -447,7 +452,7 @@ struct Peek {
 
 const KNOWN: &[&str] = &[
     "ping", "info", "renew", "start", "attach", "detach", "signal", "resize", "list", "credit", "shutdown", "file",
-    "dial", "secret",
+    "dial", "secret", "service",
 ];
 
 /// Reads one line of the control lane.
@@ -479,6 +484,7 @@ pub fn parse_request(line: &[u8]) -> Result<Request, Box<Reply>> {
         RequestBody::Dial(dial) => dial.validate(),
         RequestBody::Renew(renew) => renew.validate(),
         RequestBody::Secret(request) => request.validate(),
+        RequestBody::Service(request) => request.validate(),
         _ => Ok(()),
     }
     .map_err(|fault| Box::new(Reply { id: Some(request.id), body: ReplyBody::Error(fault) }))?;

@@ -21,6 +21,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -66,6 +67,8 @@ pub(crate) struct Process {
     started: Instant,
     reaped: Cell<Option<Reaped>>,
     status: RefCell<Option<ExitStatus>>,
+    /// Whether it is forgotten as soon as it has ended.
+    passing: Cell<bool>,
     /// The status is there.
     ended: Notify,
 }
@@ -84,6 +87,8 @@ pub(crate) struct Processes {
     /// Variables of every process.
     variables: RefCell<BTreeMap<String, RawString>>,
     next: Cell<u64>,
+    /// The agent is about to end: nothing is started any more.
+    ending: Cell<bool>,
     all: RefCell<BTreeMap<ProcessId, Rc<Process>>>,
     by_pid: RefCell<HashMap<u32, Rc<Process>>>,
     /// Some child was reaped.
@@ -99,6 +104,7 @@ impl Processes {
             secrets,
             variables: RefCell::default(),
             next: Cell::new(1),
+            ending: Cell::new(false),
             all: RefCell::default(),
             by_pid: RefCell::default(),
             reaped: Notify::new(),
@@ -116,6 +122,9 @@ impl Processes {
     /// A [`Fault`] that says nothing has run.
     pub(crate) fn start(self: &Rc<Self>, start: &Start) -> Result<Rc<Process>, Fault> {
         let started = Instant::now();
+        if self.ending.get() {
+            return Err(Fault::never_started(ErrorCode::Busy, "the agent is about to end"));
+        }
         let tree = self.trees.prepare();
         let group = tree.group();
         let variables = self.variables.borrow();
@@ -143,6 +152,7 @@ impl Processes {
             started,
             reaped: Cell::new(None),
             status: RefCell::default(),
+            passing: Cell::new(false),
             ended: Notify::new(),
         });
         self.all.borrow_mut().insert(id, Rc::clone(&process));
@@ -154,6 +164,14 @@ impl Processes {
         }
         tokio::task::spawn_local(Rc::clone(self).supervise(Rc::clone(&process), pipes, Limits::of(start)));
         Ok(process)
+    }
+
+    /// The working directory that a process would be started in.
+    ///
+    /// # Errors
+    /// [`ErrorCode::UnknownUser`].
+    pub(crate) fn directory_of(&self, start: &Start) -> Result<PathBuf, Fault> {
+        spawn::directory_of(start, &self.defaults)
     }
 
     /// Finds a process.
@@ -214,6 +232,7 @@ impl Processes {
 
     /// Stops every process tree, and leaves no control group behind. For the end of the agent.
     pub(crate) async fn stop_all(&self) {
+        self.ending.set(true);
         let running: Vec<_> = self.all.borrow().values().filter(|process| !process.tree.release()).cloned().collect();
         running.iter().for_each(|process| process.tree.signal(Signal::Kill));
         for process in running {
@@ -232,7 +251,7 @@ impl Processes {
             }
         };
         if timed_out {
-            self.stop_tree(&process, limits.grace).await;
+            self.stop(&process, Signal::Term, limits.grace).await;
             // What is dead may not be reaped yet; what even a KILL does not end is reported as killed.
             let _ = tokio::time::timeout(KILL_PATIENCE, self.wait_until_reaped(&process)).await;
         }
@@ -255,15 +274,17 @@ impl Processes {
         }
     }
 
-    /// TERM, a grace, KILL; returns once nothing of the tree is left.
-    async fn stop_tree(&self, process: &Process, grace: Duration) {
-        process.tree.signal(Signal::Term);
-        // What is stopped must run to see the TERM.
+    /// Ends a process and all it has started: a signal, a grace, KILL. Returns once nothing of the tree is left.
+    pub(crate) async fn stop(&self, process: &Process, signal: Signal, grace: Duration) -> Stopped {
+        process.tree.signal(signal);
+        // What is stopped must run to see the signal.
         process.tree.signal(Signal::Cont);
-        if !self.wait_until_empty(&process.tree, grace).await {
-            process.tree.signal(Signal::Kill);
-            self.wait_until_empty(&process.tree, KILL_PATIENCE).await;
+        if self.wait_until_empty(&process.tree, grace).await {
+            return Stopped::InTime;
         }
+        process.tree.signal(Signal::Kill);
+        self.wait_until_empty(&process.tree, KILL_PATIENCE).await;
+        Stopped::Killed
     }
 
     /// Every member that dies is in the end reaped by the agent, so a reaped child is when to look again.
@@ -283,6 +304,7 @@ impl Processes {
     /// Forgets ended processes, the oldest first, past what may be remembered.
     fn forget_oldest(&self) {
         let mut all = self.all.borrow_mut();
+        all.retain(|_, process| !(process.passing.get() && process.has_ended() && process.tree.release()));
         let ended: Vec<_> = all.values().filter(|process| process.has_ended()).map(|p| (p.id, p.memory())).collect();
         let mut memory: usize = ended.iter().map(|(_, bytes)| bytes).sum();
         let mut count = ended.len();
@@ -298,6 +320,15 @@ impl Processes {
             memory -= bytes;
         }
     }
+}
+
+/// How a tree that was to be stopped has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stopped {
+    /// Within its grace.
+    InTime,
+    /// By KILL.
+    Killed,
 }
 
 struct Limits {
@@ -364,6 +395,16 @@ impl Process {
         self.command.replace_with(|command| redact_command(values.as_ref(), command));
         self.stdout.hide(values.clone());
         self.stderr.hide(values);
+    }
+
+    /// How it ended, once it has.
+    pub(crate) fn status(&self) -> Option<ExitStatus> {
+        self.status.borrow().clone()
+    }
+
+    /// Lets it be forgotten as soon as it has ended: nobody will ask for it.
+    pub(crate) fn forget_when_ended(&self) {
+        self.passing.set(true);
     }
 
     fn has_ended(&self) -> bool {

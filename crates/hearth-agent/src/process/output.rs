@@ -76,6 +76,12 @@ impl Output {
         output
     }
 
+    /// Keeps bytes as if the process had written them.
+    #[cfg(test)]
+    pub(crate) fn write(&self, bytes: &[u8]) {
+        self.ring.borrow_mut().write(bytes);
+    }
+
     /// Hides other values from now on.
     pub(crate) fn hide(&self, values: Option<Rc<Automaton>>) {
         let mut redactor = self.redactor.borrow_mut();

@@ -1,9 +1,10 @@
 //! From a request to a running child: who, where, with what, on which descriptors.
 
 use std::collections::BTreeMap;
-use std::ffi::CString;
+use std::ffi::{CString, OsString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -107,6 +108,12 @@ fn effective_user(start: &Start, defaults: &Defaults) -> Result<Option<User>, Fa
             Err(Fault::never_started(ErrorCode::InvalidField, message))
         }
     }
+}
+
+/// The working directory of a process.
+pub(super) fn directory_of(start: &Start, defaults: &Defaults) -> Result<PathBuf, Fault> {
+    let home = home_of(effective_user(start, defaults)?.as_ref(), defaults);
+    Ok(OsString::from_vec(working_directory(start, defaults, &home)).into())
 }
 
 /// The home of `user`, unless the agent has one for everybody.

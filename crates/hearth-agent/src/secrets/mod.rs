@@ -195,10 +195,17 @@ pub(crate) fn redact_fault(automaton: Option<&Rc<Automaton>>, fault: Fault) -> F
     }
 }
 
+/// Hides values in a text.
+pub(crate) fn redact_raw(automaton: Option<&Rc<Automaton>>, text: &RawString) -> RawString {
+    match automaton {
+        Some(automaton) => redact::redact(automaton, text.as_bytes()).into_owned().into(),
+        None => text.clone(),
+    }
+}
+
 /// Hides values in a command.
 pub(crate) fn redact_command(automaton: Option<&Rc<Automaton>>, command: &Command) -> Command {
-    let Some(automaton) = automaton else { return command.clone() };
-    let hide = |text: &RawString| RawString::from(redact::redact(automaton, text.as_bytes()).into_owned());
+    let hide = |text: &RawString| redact_raw(automaton, text);
     match command {
         Command::Shell(text) => Command::Shell(hide(text)),
         Command::Argv(argv) => Command::Argv(argv.iter().map(hide).collect()),

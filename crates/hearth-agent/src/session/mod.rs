@@ -251,6 +251,9 @@ impl Session {
                 let result = self.agent.secret(request)?;
                 Ok(Some(ReplyBody::Finished { result, output: Default::default() }))
             }
+            RequestBody::Service(service) => {
+                self.operate(request.id, |agent, streams| crate::service::run(agent, service, streams))
+            }
             RequestBody::File(file) => {
                 self.operate(request.id, |agent, streams| crate::files::run(agent, file, streams))
             }

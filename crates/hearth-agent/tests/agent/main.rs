@@ -7,5 +7,6 @@ mod behaviours;
 mod dial;
 mod files;
 mod secrets;
+mod services;
 mod support;
 mod wire;

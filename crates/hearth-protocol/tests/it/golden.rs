@@ -17,10 +17,10 @@ fn epoch() -> Epoch {
 pub(crate) fn messages() -> Vec<String> {
     let requests = requests().into_iter().map(|(text, _)| text.to_owned());
     let replies = replies().into_iter().map(|(text, _)| text.to_owned());
-    let secrets = crate::golden_secrets::messages();
+    let groups = [crate::golden_secrets::messages(), crate::golden_services::messages()].concat();
     requests
         .chain(replies)
-        .chain(secrets)
+        .chain(groups)
         .chain([HOST_HELLO, AGENT_HELLO, AGENT_REFUSAL, CHUNK].map(str::to_owned))
         .collect()
 }
@@ -93,7 +93,7 @@ fn requests() -> Vec<(&'static str, RequestBody)> {
     ]
 }
 
-fn status(code: Option<i32>, signal: Option<i32>) -> ExitStatus {
+pub(crate) fn status(code: Option<i32>, signal: Option<i32>) -> ExitStatus {
     let (timed_out, out_of_memory) = (signal.is_some(), false);
     ExitStatus { code, signal, timed_out, out_of_memory, duration_us: 1, cpu_us: 2, peak_memory_bytes: 3 }
 }

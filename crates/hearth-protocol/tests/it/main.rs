@@ -3,5 +3,6 @@
 
 mod golden;
 mod golden_secrets;
+mod golden_services;
 mod invariants;
 mod properties;
