@@ -8,6 +8,7 @@ use std::ffi::{CStr, CString};
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use hearth_protocol::files::FileKind;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
@@ -15,10 +16,10 @@ use super::codec::Compression;
 use super::pax::Timestamp;
 use super::sparse::{self, Segment};
 use super::staging::is_staging;
-use super::unpack::describe;
 use super::walk::{self, DIRECTORY, PLACE};
 use super::writer::{Entry, Writer};
 use super::{ArchiveError, path};
+use crate::entry::{describe, kind};
 use crate::error::{FileError, Reason};
 use crate::root::Root;
 
@@ -26,22 +27,11 @@ use crate::root::Root;
 const LINKS: usize = 1 << 20;
 const OPERATION: &str = "export";
 
-/// What was exported.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ExportedKind {
-    /// A file, or a FIFO: one member.
-    File,
-    /// A directory: a member for everything in it.
-    Directory,
-    /// A symbolic link: one member.
-    Symlink,
-}
-
 /// An archive that was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Exported {
-    /// Of what.
-    pub kind: ExportedKind,
+    /// Of what: a directory has a member for everything in it; anything else is one member.
+    pub kind: FileKind,
     /// How many members it has.
     pub members: u64,
     /// How many bytes of data its files have, holes not counted.
@@ -60,7 +50,12 @@ pub struct Exported {
 ///
 /// # Errors
 /// [`ArchiveError::File`] when there is nothing at the path, or something cannot be read; [`ArchiveError::Transfer`].
-pub fn export(root: &Root, path: &[u8], output: impl Write, compression: Compression) -> Result<Exported, ArchiveError> {
+pub fn export(
+    root: &Root,
+    path: &[u8],
+    output: impl Write,
+    compression: Compression,
+) -> Result<Exported, ArchiveError> {
     let (source, kind) = Source::find(root, path)?;
     let writer = Writer::new(output, compression).map_err(ArchiveError::Transfer)?;
     let exported = Exported { kind, members: 0, bytes: 0, skipped: 0, changed: 0 };
@@ -82,24 +77,23 @@ enum Source {
 }
 
 impl Source {
-    fn find(root: &Root, path: &[u8]) -> Result<(Self, ExportedKind), ArchiveError> {
+    fn find(root: &Root, path: &[u8]) -> Result<(Self, FileKind), ArchiveError> {
         let found = root.open_at(OPERATION, path, OFlags::PATH | OFlags::NOFOLLOW)?;
         let fail = |error: Errno| ArchiveError::system(OPERATION, path, error);
-        let kind = FileType::from_raw_mode(rustix::fs::fstat(&found).map_err(fail)?.st_mode);
-        let kind = match kind {
-            FileType::Directory => {
+        match kind(&rustix::fs::fstat(&found).map_err(fail)?) {
+            FileKind::Directory => {
                 let directory = rustix::fs::openat(&found, c".", DIRECTORY, Mode::empty()).map_err(fail)?;
-                return Ok((Self::Directory(directory), ExportedKind::Directory));
+                Ok((Self::Directory(directory), FileKind::Directory))
             }
-            FileType::RegularFile | FileType::Fifo => ExportedKind::File,
-            FileType::Symlink => ExportedKind::Symlink,
-            other => {
-                let reason = Reason::WrongKind { found: describe(other), wanted: "a file, a directory or a link" };
-                return Err(FileError::new(OPERATION, path, reason).into());
+            kind @ (FileKind::Socket | FileKind::Device) => {
+                let reason = Reason::WrongKind { found: describe(kind), wanted: "a file, a directory or a link" };
+                Err(FileError::new(OPERATION, path, reason).into())
             }
-        };
-        let (directory, name) = root.parent(OPERATION, path)?;
-        Ok((Self::Single(directory, name), kind))
+            kind => {
+                let (directory, name) = root.parent(OPERATION, path)?;
+                Ok((Self::Single(directory, name), kind))
+            }
+        }
     }
 }
 
@@ -177,9 +171,9 @@ impl<W: Write> Export<W> {
             // What a directory calls a file is one, or has vanished: opening tells, and no look before it is needed.
             FileType::RegularFile => self.file(directory, name, path),
             _ => match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(stat) => match FileType::from_raw_mode(stat.st_mode) {
-                    FileType::Directory => return self.entry(directory, name, (path, FileType::Directory)),
-                    FileType::RegularFile => self.file(directory, name, path),
+                Ok(stat) => match self::kind(&stat) {
+                    FileKind::Directory => return self.entry(directory, name, (path, FileType::Directory)),
+                    FileKind::File => self.file(directory, name, path),
                     _ => self.special(directory, name, (path, &stat)),
                 },
                 Err(error) => Err(Trouble::System(error)),
@@ -193,20 +187,15 @@ impl<W: Write> Export<W> {
     }
 
     /// Writes what has no data: a symbolic link or a FIFO.
-    fn special(
-        &mut self,
-        directory: BorrowedFd<'_>,
-        name: &CStr,
-        (path, stat): (&[u8], &Stat),
-    ) -> Result<(), Trouble> {
-        match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Symlink => {
+    fn special(&mut self, directory: BorrowedFd<'_>, name: &CStr, (path, stat): (&[u8], &Stat)) -> Result<(), Trouble> {
+        match kind(stat) {
+            FileKind::Symlink => {
                 let target = rustix::fs::readlinkat(directory, name, Vec::new())?;
                 if !self.link(path, stat)? {
                     self.header(path, b'2', stat, target.to_bytes())?;
                 }
             }
-            FileType::Fifo => {
+            FileKind::Fifo => {
                 if !self.link(path, stat)? {
                     self.header(path, b'6', stat, b"")?;
                 }

@@ -80,8 +80,7 @@ pub fn import(
             moved.map_err(|error| ArchiveError::system("unpack to", missing.to_bytes(), error))?;
         }
         None => {
-            let places =
-                Places { from: base.as_fd(), to: destination.directory.as_fd(), spare: staging.directory() };
+            let places = Places { from: base.as_fd(), to: destination.directory.as_fd(), spare: staging.directory() };
             merge::merge(places, &kept)?;
         }
     }

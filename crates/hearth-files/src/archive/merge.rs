@@ -9,14 +9,16 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use hearth_protocol::files::FileKind;
 use rustix::fs::{AtFlags, FileType, Mode, RenameFlags, Stat, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use super::error::Rule;
 use super::pax::Timestamp;
-use super::unpack::{describe, times};
+use super::unpack::times;
 use super::walk::{self, DIRECTORY};
 use super::{ArchiveError, path};
+use crate::entry::describe;
 
 /// Where everything is.
 #[derive(Clone, Copy)]
@@ -118,15 +120,15 @@ impl Merge<'_> {
     fn way(&self, path: &[u8], (to, name): (BorrowedFd<'_>, &CString), kind: FileType) -> Result<Way, ArchiveError> {
         let child = || path::join(path, name.to_bytes());
         let found = match rustix::fs::statat(to, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => FileType::from_raw_mode(stat.st_mode),
+            Ok(stat) => crate::entry::kind(&stat),
             Err(Errno::NOENT) => return Ok(Way::Move),
             Err(error) => return Err(system(&child(), error)),
         };
         let rule = match (kind.is_dir(), found) {
-            (true, FileType::Directory) => return Ok(Way::Enter),
-            (false, FileType::Directory) => Rule::OverDirectory,
+            (true, FileKind::Directory) => return Ok(Way::Enter),
+            (false, FileKind::Directory) => Rule::OverDirectory,
             (false, _) => return Ok(Way::Exchange),
-            (true, FileType::Symlink) => Rule::ThroughSymlink { link: child() },
+            (true, FileKind::Symlink) => Rule::ThroughSymlink { link: child() },
             (true, other) => Rule::NoDirectory { path: child(), found: describe(other) },
         };
         Err(ArchiveError::member(&child(), rule))
@@ -258,5 +260,88 @@ fn all_times(stat: &Stat) -> Timestamps {
     Timestamps {
         last_access: time(stat.st_atime, stat.st_atime_nsec),
         last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::MetadataExt;
+    use std::path::Path;
+
+    use super::*;
+
+    /// Three directories beside each other, with a file or directory at each of these paths.
+    fn room(paths: &[&str]) -> (tempfile::TempDir, [OwnedFd; 3]) {
+        let room = tempfile::tempdir().unwrap();
+        ["from", "to", "spare"].iter().for_each(|name| fs::create_dir(room.path().join(name)).unwrap());
+        for path in paths {
+            let path = room.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, path.as_os_str().as_encoded_bytes()).unwrap();
+        }
+        let open = |name: &str| fs::File::open(room.path().join(name)).unwrap().into();
+        let directories = [open("from"), open("to"), open("spare")];
+        (room, directories)
+    }
+
+    fn places(directories: &[OwnedFd; 3]) -> Places<'_> {
+        let [from, to, spare] = directories;
+        Places { from: from.as_fd(), to: to.as_fd(), spare: spare.as_fd() }
+    }
+
+    /// Names, contents, modes and times.
+    fn everything(directory: &Path) -> Vec<(String, Vec<u8>, u32, i64, i64)> {
+        let mut entries = Vec::new();
+        for entry in fs::read_dir(directory).unwrap().map(Result::unwrap) {
+            let (path, stat) = (entry.path(), entry.metadata().unwrap());
+            let content = if stat.is_file() { fs::read(&path).unwrap() } else { Vec::new() };
+            entries.push((path.display().to_string(), content, stat.mode(), stat.mtime(), stat.mtime_nsec()));
+            if stat.is_dir() {
+                entries.extend(everything(&path));
+            }
+        }
+        entries.sort();
+        entries
+    }
+
+    #[test]
+    fn what_comes_in_the_way_at_the_last_moment_has_everything_taken_back() {
+        let paths =
+            ["from/a", "from/d/new", "from/d/old", "from/d/e/new", "from/z/x", "to/a", "to/d/old", "to/d/e/kept"];
+        let (room, directories) = room(&paths);
+        let kept = BTreeSet::new();
+        let mut merge = Merge { places: places(&directories), kept: &kept, done: Vec::new(), entered: Vec::new() };
+        merge.check().unwrap();
+        fs::write(room.path().join("to/z"), "a file where a directory is to be").unwrap();
+        let before = everything(&room.path().join("to"));
+        let error = merge.apply().unwrap_err();
+        assert!(matches!(error, ArchiveError::Member { rule: Rule::NoDirectory { .. }, .. }), "{error}");
+        assert_eq!(merge.done.len(), 1, "some of it was done");
+        merge.undo().unwrap();
+        assert_eq!(everything(&room.path().join("to")), before);
+        // And deeper down, when nearly all has been done.
+        fs::remove_file(room.path().join("to/z")).unwrap();
+        fs::create_dir_all(room.path().join("to/d/e/new")).unwrap();
+        let before = everything(&room.path().join("to"));
+        let mut merge = Merge { places: places(&directories), kept: &kept, done: Vec::new(), entered: Vec::new() };
+        let error = merge.apply().unwrap_err();
+        assert!(matches!(error, ArchiveError::Member { rule: Rule::OverDirectory, .. }), "{error}");
+        assert_eq!(merge.done.len(), 4);
+        merge.undo().unwrap();
+        assert_eq!(everything(&room.path().join("to")), before);
+    }
+
+    #[test]
+    fn entries_are_exchanged_where_the_file_system_does_not_know_how() {
+        let (room, directories) = room(&["from/a", "to/a"]);
+        let [from, to, spare] = &directories;
+        exchange_in_steps(from.as_fd(), to.as_fd(), c"a", spare.as_fd()).unwrap();
+        assert!(fs::read_to_string(room.path().join("to/a")).unwrap().ends_with("from/a"));
+        assert!(fs::read_to_string(room.path().join("from/a")).unwrap().ends_with("to/a"));
+        fs::remove_file(room.path().join("from/a")).unwrap();
+        assert!(exchange_in_steps(from.as_fd(), to.as_fd(), c"a", spare.as_fd()).is_err());
+        assert!(room.path().join("to/a").exists(), "put back");
+        assert_eq!(fs::read_dir(room.path().join("spare")).unwrap().count(), 0);
     }
 }

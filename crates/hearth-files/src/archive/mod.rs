@@ -26,6 +26,6 @@ mod writer;
 
 pub use codec::Compression;
 pub use error::{ArchiveError, Rule};
-pub use export::{Exported, ExportedKind, export};
+pub use export::{Exported, export};
 pub use import::{ImportOptions, Imported, import, sweep};
 pub use staging::is_staging;

@@ -67,7 +67,9 @@ mod tests {
 
     #[test]
     fn b34_only_paths_beneath_the_destination_are_taken() {
-        for (path, expected) in [("a/b", "a/b"), ("./a//b/", "a/b"), (".", ""), ("./", ""), ("a/./b", "a/b"), ("..a", "..a")] {
+        for (path, expected) in
+            [("a/b", "a/b"), ("./a//b/", "a/b"), (".", ""), ("./", ""), ("a/./b", "a/b"), ("..a", "..a")]
+        {
             assert_eq!(cleaned(path.as_bytes()).unwrap(), expected.as_bytes(), "{path}");
         }
         let long = "x".repeat(256);

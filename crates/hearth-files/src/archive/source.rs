@@ -28,11 +28,6 @@ impl<R: Read> Source<R> {
         Self { input, buffer, start: 0, end: 0, position: 0, limit: limit.unwrap_or(u64::MAX), received: 0 }
     }
 
-    /// How many bytes have been handed out.
-    pub(super) fn position(&self) -> u64 {
-        self.position
-    }
-
     /// The next block; `None` at the end.
     pub(super) fn block(&mut self) -> Result<Option<&[u8; BLOCK]>, ArchiveError> {
         while self.end - self.start < BLOCK {

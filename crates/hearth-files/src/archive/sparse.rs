@@ -50,6 +50,10 @@ fn find(file: BorrowedFd<'_>, length: u64) -> Result<Vec<Segment>, Errno> {
         }
         at = end.max(at + 1);
     }
+    // A hole at the end is known by an empty piece behind it, as GNU tar has it.
+    if segments.last().is_none_or(|last: &Segment| last.offset + last.length < length) {
+        segments.push(Segment { offset: length, length: 0 });
+    }
     Ok(segments)
 }
 

@@ -141,7 +141,9 @@ fn remove_directory(top: BorrowedFd<'_>, name: &CStr, moved: &mut u64) -> bool {
             let aside = format!("moved-{moved}");
             let aside = || rustix::fs::renameat(&directory, name, top, &aside);
             // Moving a directory writes into it.
-            if aside() == Err(Errno::ACCESS) && rustix::fs::chmodat(&directory, name, Mode::RWXU, AtFlags::empty()).is_ok() {
+            if aside() == Err(Errno::ACCESS)
+                && rustix::fs::chmodat(&directory, name, Mode::RWXU, AtFlags::empty()).is_ok()
+            {
                 let _ = aside();
             }
         }

@@ -11,15 +11,17 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid};
+use hearth_protocol::files::FileKind;
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid};
 use rustix::io::Errno;
 
 use super::ArchiveError;
 use super::error::Rule;
-use super::pax::Timestamp;
 use super::path;
+use super::pax::Timestamp;
 use super::reader::{Kind, Member, Reader};
 use super::walk::{self, DIRECTORY, PLACE};
+use crate::entry::{describe, kind};
 use crate::root::Owner;
 
 /// How many directories on the way to the present one stay open.
@@ -146,9 +148,8 @@ impl<'a> Tree<'a> {
         let name = self.place(clean).map_err(fail)?;
         let directory = self.present();
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = make(directory, &name, || {
-            rustix::fs::openat(directory, &name, flags, Mode::from_raw_mode(mode & 0o777))
-        });
+        let file =
+            make(directory, &name, || rustix::fs::openat(directory, &name, flags, Mode::from_raw_mode(mode & 0o777)));
         let mut file = File::from(file.map_err(fail)?);
         let written = match &member.segments {
             None => write(&mut file, member, reader)?,
@@ -177,11 +178,10 @@ impl<'a> Tree<'a> {
         let (parent, target_name) = path::split(&target);
         for base in [Some(self.base), self.rules.destination].into_iter().flatten() {
             let linked = walk::open(base, parent, PLACE).and_then(|parent| {
-                let is_directory = rustix::fs::statat(&parent, target_name, AtFlags::SYMLINK_NOFOLLOW)
-                    .map(|stat| FileType::from_raw_mode(stat.st_mode).is_dir())?;
-                match is_directory {
-                    true => Err(Errno::NOENT),
-                    false => Ok(make(directory, name, || {
+                let target = rustix::fs::statat(&parent, target_name, AtFlags::SYMLINK_NOFOLLOW)?;
+                match kind(&target) {
+                    FileKind::Directory => Err(Errno::NOENT),
+                    _ => Ok(make(directory, name, || {
                         rustix::fs::linkat(&parent, target_name, directory, name, AtFlags::empty())
                     })),
                 }
@@ -212,7 +212,8 @@ impl<'a> Tree<'a> {
             return Ok(());
         }
         let is_on_the_way = |level: &&Level| {
-            path.starts_with(&self.path[..level.end]) && (level.end == 0 || matches!(path.get(level.end), None | Some(b'/')))
+            path.starts_with(&self.path[..level.end])
+                && (level.end == 0 || matches!(path.get(level.end), None | Some(b'/')))
         };
         let shared = self.levels.iter().take_while(is_on_the_way).count();
         self.leave(shared)?;
@@ -255,9 +256,9 @@ impl<'a> Tree<'a> {
         let parent = self.present();
         let stat = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW);
         let stat = stat.map_err(Rule::system("look at a directory"))?;
-        match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Directory => {}
-            FileType::Symlink => return Err(Rule::ThroughSymlink { link: path.to_vec() }),
+        match kind(&stat) {
+            FileKind::Directory => {}
+            FileKind::Symlink => return Err(Rule::ThroughSymlink { link: path.to_vec() }),
             other => return Err(Rule::NoDirectory { path: path.to_vec(), found: describe(other) }),
         }
         let open = || rustix::fs::openat(parent, name, DIRECTORY | OFlags::NOFOLLOW, Mode::empty());
@@ -318,11 +319,7 @@ impl<'a> Tree<'a> {
 }
 
 /// Makes something. Where an earlier member of the same path is, it goes: the later one counts.
-fn make<T>(
-    directory: BorrowedFd<'_>,
-    name: &CString,
-    make: impl Fn() -> Result<T, Errno>,
-) -> Result<T, Rule> {
+fn make<T>(directory: BorrowedFd<'_>, name: &CString, make: impl Fn() -> Result<T, Errno>) -> Result<T, Rule> {
     match make() {
         Err(Errno::EXIST) => match rustix::fs::unlinkat(directory, name, AtFlags::empty()) {
             Err(Errno::ISDIR | Errno::PERM) => return Err(Rule::OverDirectory),
@@ -338,7 +335,9 @@ fn write<R: Read>(file: &mut File, member: &Member, reader: &mut Reader<R>) -> R
     while left > 0 {
         let bytes = reader.data(left)?;
         left -= bytes.len() as u64;
-        file.write_all(bytes).map_err(Rule::system("write it")).map_err(|rule| ArchiveError::member(&member.path, rule))?;
+        file.write_all(bytes)
+            .map_err(Rule::system("write it"))
+            .map_err(|rule| ArchiveError::member(&member.path, rule))?;
     }
     Ok(member.length)
 }
@@ -365,16 +364,4 @@ pub(super) fn times(modified: Timestamp) -> Timestamps {
     let last_access = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
     let last_modification = Timespec { tv_sec: modified.seconds, tv_nsec: i64::from(modified.nanoseconds) };
     Timestamps { last_access, last_modification }
-}
-
-/// What something is, for people.
-pub(super) fn describe(kind: FileType) -> &'static str {
-    match kind {
-        FileType::RegularFile => "a file",
-        FileType::Directory => "a directory",
-        FileType::Symlink => "a symbolic link",
-        FileType::Fifo => "a FIFO",
-        FileType::Socket => "a socket",
-        _ => "a device",
-    }
 }
