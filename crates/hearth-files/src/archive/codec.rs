@@ -11,6 +11,7 @@ use std::rc::Rc;
 use bzip2::bufread::MultiBzDecoder;
 use flate2::bufread::GzDecoder;
 use flate2::write::GzEncoder;
+use hearth_protocol::archive::Compression;
 use lzma_rust2::XzReader;
 
 use super::header::Header;
@@ -21,18 +22,6 @@ const INPUT: usize = 64 * 1024;
 const XZ_MEMORY: u32 = 80 * 1024;
 const GZIP_LEVEL: u32 = 2;
 const ZSTD_LEVEL: i32 = 1;
-
-/// How an archive that is made is compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Compression {
-    /// Not at all.
-    #[default]
-    None,
-    /// As `gzip` does.
-    Gzip,
-    /// As `zstd` does.
-    Zstd,
-}
 
 type Input<R> = BufReader<Tap<Chain<Cursor<Vec<u8>>, R>>>;
 
@@ -47,7 +36,7 @@ pub(super) struct Decoder<R: Read> {
 
 enum Form<R: Read> {
     Plain(Chain<Cursor<Vec<u8>>, R>),
-    Gzip(GzipMembers<Input<R>>),
+    Gzip(Box<GzipMembers<Input<R>>>),
     Zstd(Box<zstd::stream::read::Decoder<'static, Input<R>>>),
     Bzip2(Box<MultiBzDecoder<Input<R>>>),
     Xz(Box<XzReader<Input<R>>>),
@@ -65,7 +54,7 @@ impl<R: Read> Decoder<R> {
         let input = Cursor::new(head).chain(input);
         let tapped = |input| BufReader::with_capacity(INPUT, Tap { input, failure: Rc::clone(&failure) });
         let form = match magic {
-            [0x1f, 0x8b, ..] => Form::Gzip(GzipMembers { current: Some(GzDecoder::new(tapped(input))) }),
+            [0x1f, 0x8b, ..] => Form::Gzip(Box::new(GzipMembers { current: Some(GzDecoder::new(tapped(input))) })),
             [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
                 Form::Zstd(Box::new(zstd::stream::read::Decoder::with_buffer(tapped(input))?))
             }
@@ -160,7 +149,7 @@ fn only_zeros(mut input: impl BufRead) -> io::Result<()> {
 /// Writes an archive's bytes compressed.
 pub(super) enum Encoder<W: Write> {
     Plain(W),
-    Gzip(GzEncoder<W>),
+    Gzip(Box<GzEncoder<W>>),
     Zstd(Box<zstd::stream::write::Encoder<'static, W>>),
 }
 
@@ -168,7 +157,7 @@ impl<W: Write> Encoder<W> {
     pub(super) fn new(output: W, compression: Compression) -> io::Result<Self> {
         Ok(match compression {
             Compression::None => Self::Plain(output),
-            Compression::Gzip => Self::Gzip(GzEncoder::new(output, flate2::Compression::new(GZIP_LEVEL))),
+            Compression::Gzip => Self::Gzip(Box::new(GzEncoder::new(output, flate2::Compression::new(GZIP_LEVEL)))),
             Compression::Zstd => {
                 let mut encoder = zstd::stream::write::Encoder::new(output, ZSTD_LEVEL)?;
                 encoder.include_checksum(true)?;

@@ -8,11 +8,11 @@ use std::ffi::{CStr, CString};
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use hearth_protocol::archive::{Compression, Exported};
 use hearth_protocol::files::FileKind;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use super::codec::Compression;
 use super::pax::Timestamp;
 use super::sparse::{self, Segment};
 use super::staging::is_staging;
@@ -26,21 +26,6 @@ use crate::root::Root;
 /// How many files with several names are remembered until their other names have come. Beyond, each name becomes a file of its own.
 const LINKS: usize = 1 << 20;
 const OPERATION: &str = "export";
-
-/// An archive that was made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Exported {
-    /// Of what: a directory has a member for everything in it; anything else is one member.
-    pub kind: FileKind,
-    /// How many members it has.
-    pub members: u64,
-    /// How many bytes of data its files have, holes not counted.
-    pub bytes: u64,
-    /// How many entries are not in it: sockets, devices, what vanished meanwhile, and what is mounted on a directory.
-    pub skipped: u64,
-    /// How many files changed their size while they were read; they are cut, or filled with zeros, to the size that they had before.
-    pub changed: u64,
-}
 
 /// Writes what is at a path as a tar archive: a directory's children, or one file or link under its name. Where another file system is
 /// mounted its tree ends.

@@ -5,6 +5,7 @@ use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use hearth_protocol::ErrorCode;
+use hearth_protocol::archive::Imported;
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
@@ -34,15 +35,6 @@ impl Default for ImportOptions {
     fn default() -> Self {
         Self { limit_bytes: None, keep_special_bits: true }
     }
-}
-
-/// An archive that was unpacked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Imported {
-    /// How many members it has.
-    pub members: u64,
-    /// How many bytes of data its files have, holes not counted.
-    pub bytes: u64,
 }
 
 /// Unpacks an archive beneath a directory, which is made where it is missing: all of it or nothing.

@@ -24,8 +24,7 @@ mod unpack;
 mod walk;
 mod writer;
 
-pub use codec::Compression;
 pub use error::{ArchiveError, Rule};
-pub use export::{Exported, export};
-pub use import::{ImportOptions, Imported, import, sweep};
+pub use export::export;
+pub use import::{ImportOptions, import, sweep};
 pub use staging::is_staging;

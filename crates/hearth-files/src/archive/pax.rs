@@ -65,10 +65,11 @@ impl Extended {
             b"linkpath" => self.link = bytes(),
             b"size" => self.size = optional(value, "size", decimal)?,
             b"mtime" => self.modified = optional(value, "mtime", timestamp)?,
-            _ => match key.strip_prefix(b"GNU.sparse.") {
-                Some(key) => self.sparse.set(key, value)?,
-                None => {}
-            },
+            _ => {
+                if let Some(key) = key.strip_prefix(b"GNU.sparse.") {
+                    self.sparse.set(key, value)?;
+                }
+            }
         }
         Ok(())
     }

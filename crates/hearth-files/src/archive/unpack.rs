@@ -245,7 +245,9 @@ impl<'a> Tree<'a> {
         if let Some((uid, gid)) = self.owner() {
             rustix::fs::fchown(&directory, uid, gid).map_err(Rule::system("give it to its owner"))?;
         }
-        if self.rules.destination.is_some_and(|there| walk::open(there, path, PLACE).is_ok()) {
+        if let Some(destination) = self.rules.destination
+            && is_directory_in(destination, path)?
+        {
             self.kept.insert(path.to_vec());
         }
         Ok(directory)
@@ -315,6 +317,25 @@ impl<'a> Tree<'a> {
     /// Whether making something with this mode has not given it all of that.
     fn is_short_of(&self, mode: u32) -> bool {
         mode & (self.withheld | 0o7000) != 0
+    }
+}
+
+/// Whether a directory is in the destination. Something else there would be in the way in the end: so it is said of the member that
+/// needs it, before more is unpacked.
+fn is_directory_in(destination: BorrowedFd<'_>, path: &[u8]) -> Result<bool, Rule> {
+    let error = match walk::open(destination, path, PLACE) {
+        Ok(_) => return Ok(true),
+        Err(Errno::NOENT) => return Ok(false),
+        Err(Errno::XDEV) => return Err(Rule::OtherFileSystem),
+        Err(error) => error,
+    };
+    let (parent, name) = path::split(path);
+    let found = walk::open(destination, parent, PLACE)
+        .and_then(|parent| rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW));
+    match found.map(|stat| kind(&stat)) {
+        Ok(FileKind::Symlink) => Err(Rule::ThroughSymlink { link: path.to_vec() }),
+        Ok(FileKind::Directory) | Err(_) => Err(Rule::system("look at the destination")(error)),
+        Ok(other) => Err(Rule::NoDirectory { path: path.to_vec(), found: describe(other) }),
     }
 }
 

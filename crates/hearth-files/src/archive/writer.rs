@@ -3,7 +3,9 @@
 
 use std::io::{self, Write};
 
-use super::codec::{Compression, Encoder};
+use hearth_protocol::archive::Compression;
+
+use super::codec::Encoder;
 use super::header;
 use super::pax::{self, Timestamp};
 use super::source::BLOCK;

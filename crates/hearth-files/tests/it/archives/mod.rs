@@ -12,7 +12,8 @@ use std::process::{Command, Stdio};
 
 use crate::tree;
 use hearth_files::Root;
-use hearth_files::archive::{ArchiveError, Compression, ImportOptions, Imported, Rule, export, import};
+use hearth_files::archive::{ArchiveError, ImportOptions, Rule, export, import};
+use hearth_protocol::archive::{Compression, Imported};
 
 /// A directory that is the root of everything, in one that must not be touched.
 pub(super) struct Room {
