@@ -166,8 +166,8 @@ fn timestamp(value: &[u8]) -> Option<Timestamp> {
 /// Appends one record; the length counts itself.
 pub(super) fn write_record(out: &mut Vec<u8>, key: &str, value: &[u8]) {
     let rest = key.len() + value.len() + 3;
-    let length = (1..20).map(|digits| rest + digits).find(|length| length.to_string().len() + rest == *length);
-    let length = length.expect("a length has some number of digits");
+    let digits = |number: usize| number.ilog10() as usize + 1;
+    let length = rest + digits(rest + digits(rest));
     out.extend_from_slice(format!("{length} {key}=").as_bytes());
     out.extend_from_slice(value);
     out.push(b'\n');

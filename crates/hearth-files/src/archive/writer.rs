@@ -134,7 +134,9 @@ impl<W: Write> Writer<W> {
     fn seal(&mut self, mut block: [u8; BLOCK]) -> io::Result<()> {
         block[header::CHECKSUM].fill(b' ');
         let sum: u32 = block.iter().map(|&byte| u32::from(byte)).sum();
-        block[header::CHECKSUM].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        let (digits, end) = block[header::CHECKSUM].split_at_mut(6);
+        set_octal(digits, u64::from(sum));
+        end.copy_from_slice(b"\0 ");
         self.put(&block)
     }
 
@@ -179,11 +181,19 @@ fn block(entry: &Entry<'_>) -> [u8; BLOCK] {
     block
 }
 
+/// As many octal digits as there is room for.
+fn set_octal(digits: &mut [u8], mut number: u64) {
+    for digit in digits.iter_mut().rev() {
+        *digit = b'0' + (number % 8) as u8;
+        number /= 8;
+    }
+}
+
 /// Octal digits and a NUL where they are enough, else binary with a mark.
 fn set_number(field: &mut [u8], number: i64) {
     let digits = field.len() - 1;
     if number >= 0 && number < 1_i64 << (3 * digits) {
-        field[..digits].copy_from_slice(format!("{number:0digits$o}").as_bytes());
+        set_octal(&mut field[..digits], number.unsigned_abs());
         field[digits] = 0;
         return;
     }
