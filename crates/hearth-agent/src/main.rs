@@ -4,6 +4,7 @@
 //! same: [`session`] speaks the wire, [`agent`] and [`process`] do what is asked. One thread, no locks, no panics from input.
 
 mod agent;
+mod archives;
 mod boot;
 mod dial;
 mod dialect;

@@ -270,12 +270,13 @@ pub(crate) fn reap_one() -> Option<Reaped> {
     })
 }
 
-/// Keeps up to a MiB of freed memory, so that a stream's chunks, made and sent and made again, do not have the kernel take back and
-/// clear the same pages each time; and has worker threads share the memory of two, in place of each keeping its own.
+/// Keeps up to a MiB of freed memory, so that a stream's chunks and larger pieces, made and sent and made again, do not have the kernel
+/// take back and clear the same pages each time; and has worker threads share the memory of two, in place of each keeping its own.
 pub(crate) fn keep_freed_memory() {
     // SAFETY: sets parameters of the allocator; nothing else runs yet. A refusal costs time and memory only.
     unsafe {
         libc::mallopt(libc::M_TRIM_THRESHOLD, 1 << 20);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 20);
         libc::mallopt(libc::M_ARENA_MAX, 2);
     }
 }

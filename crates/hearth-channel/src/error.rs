@@ -147,6 +147,12 @@ pub enum ChannelError {
         /// The kind of the answer.
         answered: &'static str,
     },
+    /// What was to be sent cannot be read to its end. The operation was given up.
+    #[error("what was to be sent cannot be read")]
+    Source {
+        /// Why.
+        source: io::Error,
+    },
     /// The process takes no more input: it has ended, or is no longer followed.
     #[error("the process takes no more input")]
     StdinClosed,
@@ -160,7 +166,7 @@ impl ChannelError {
             Self::Fault { source } => source.outcome,
             Self::TimedOut { outcome, .. } | Self::Ended { outcome, .. } => *outcome,
             Self::UnexpectedReply { .. } => Outcome::MayHaveRun,
-            Self::StdinClosed => Outcome::Failed,
+            Self::StdinClosed | Self::Source { .. } => Outcome::Failed,
         }
     }
 }

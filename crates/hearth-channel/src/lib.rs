@@ -20,6 +20,7 @@
 //!
 //! [`lines`] is the other host end: the client of the execution channel's dialect, on the same transport and writer.
 
+mod archives;
 mod channel;
 mod connection;
 mod dial;
@@ -40,6 +41,7 @@ mod session;
 mod text;
 mod writer;
 
+pub use archives::{ArchivePiece, Exporting};
 pub use channel::{Channel, ConnectOptions, reconnecting};
 pub use connection::Connection;
 pub use dial::Dialled;

@@ -45,7 +45,7 @@ pub enum Reason {
         message: String,
     },
     /// The system refused.
-    #[error("{}", Errno::from_io_error(.0).map_or_else(|| .0.to_string(), |errno| plain(errno).to_owned()))]
+    #[error("{}", plainly(.0))]
     System(#[source] io::Error),
 }
 
@@ -68,19 +68,29 @@ impl FileError {
             Reason::WrongKind { wanted: "a directory", .. } => ErrorCode::NotADirectory,
             Reason::WrongKind { .. } => ErrorCode::NotARegularFile,
             Reason::Rule { code, .. } => *code,
-            Reason::System(error) => match Errno::from_io_error(error) {
-                Some(Errno::NOENT) => ErrorCode::NotFound,
-                Some(Errno::EXIST) => ErrorCode::AlreadyExists,
-                Some(Errno::NOTDIR) => ErrorCode::NotADirectory,
-                Some(Errno::ISDIR) => ErrorCode::IsADirectory,
-                Some(Errno::NOTEMPTY) => ErrorCode::NotEmpty,
-                Some(Errno::NAMETOOLONG) => ErrorCode::NameTooLong,
-                Some(Errno::NOSPC | Errno::DQUOT) => ErrorCode::NoSpace,
-                Some(Errno::ACCESS | Errno::PERM | Errno::ROFS) => ErrorCode::PermissionDenied,
-                _ => ErrorCode::Io,
-            },
+            Reason::System(error) => code_of(error),
         }
     }
+}
+
+/// The code for what the system says.
+pub(crate) fn code_of(error: &io::Error) -> ErrorCode {
+    match Errno::from_io_error(error) {
+        Some(Errno::NOENT) => ErrorCode::NotFound,
+        Some(Errno::EXIST) => ErrorCode::AlreadyExists,
+        Some(Errno::NOTDIR) => ErrorCode::NotADirectory,
+        Some(Errno::ISDIR) => ErrorCode::IsADirectory,
+        Some(Errno::NOTEMPTY) => ErrorCode::NotEmpty,
+        Some(Errno::NAMETOOLONG) => ErrorCode::NameTooLong,
+        Some(Errno::NOSPC | Errno::DQUOT) => ErrorCode::NoSpace,
+        Some(Errno::ACCESS | Errno::PERM | Errno::ROFS) => ErrorCode::PermissionDenied,
+        _ => ErrorCode::Io,
+    }
+}
+
+/// What the system says, in words.
+pub(crate) fn plainly(error: &io::Error) -> String {
+    Errno::from_io_error(error).map_or_else(|| error.to_string(), |errno| plain(errno).to_owned())
 }
 
 impl From<FileError> for Fault {

@@ -9,6 +9,7 @@
 //!   takes its place by one rename; what fails or is cut off leaves the old.
 //! - **Memory is bounded** by buffers, not by files; what grows with a tree says so.
 
+pub mod archive;
 mod content;
 mod entry;
 mod error;

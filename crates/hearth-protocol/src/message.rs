@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::archive::{ArchiveRequest, ArchiveResult};
 use crate::dial::{DialRequest, DialResult};
 use crate::files::{FileRequest, FileResult};
 use crate::secrets::{SecretRequest, SecretResult, SecretValue, validate_secret_name};
@@ -85,6 +86,8 @@ pub enum RequestBody {
     Secret(SecretRequest),
     /// Does something with services.
     Service(ServiceRequest),
+    /// Moves a directory tree as an archive.
+    Archive(ArchiveRequest),
     /// Ends everything: stops all processes, writes back disks, powers off (or, outside a VM, exits). Reply: [`ReplyBody::Done`], just before.
     Shutdown {},
 }
@@ -336,6 +339,8 @@ pub enum Finished {
     Secret(SecretResult),
     /// Of [`RequestBody::Service`].
     Service(ServiceResult),
+    /// Of [`RequestBody::Archive`].
+    Archive(ArchiveResult),
 }
 
 /// What the guest is.
@@ -452,7 +457,7 @@ struct Peek {
 
 const KNOWN: &[&str] = &[
     "ping", "info", "renew", "start", "attach", "detach", "signal", "resize", "list", "credit", "shutdown", "file",
-    "dial", "secret", "service",
+    "dial", "secret", "service", "archive",
 ];
 
 /// Reads one line of the control lane.
@@ -485,6 +490,7 @@ pub fn parse_request(line: &[u8]) -> Result<Request, Box<Reply>> {
         RequestBody::Renew(renew) => renew.validate(),
         RequestBody::Secret(request) => request.validate(),
         RequestBody::Service(request) => request.validate(),
+        RequestBody::Archive(archive) => archive.validate(),
         _ => Ok(()),
     }
     .map_err(|fault| Box::new(Reply { id: Some(request.id), body: ReplyBody::Error(fault) }))?;

@@ -29,9 +29,11 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("anyhow", &["xtask"]),
     ("landlock", &["hearth-vmm"]),
     ("seccompiler", &["hearth-vmm"]),
-    ("flate2", &["hearth-image"]),
+    ("flate2", &["hearth-image", "hearth-files"]),
+    ("bzip2", &["hearth-files"]),
+    ("zstd", &["hearth-files"]),
     ("ruzstd", &["hearth-image"]),
-    ("lzma-rust2", &["hearth-image"]),
+    ("lzma-rust2", &["hearth-image", "hearth-files"]),
     ("tokio-vsock", &["hearth-agent", "hearth-channel"]),
 ];
 
@@ -58,6 +60,7 @@ const LICENCES: &[&str] = &[
     "0BSD",
     "CC0-1.0",
     "BSL-1.0",
+    "bzip2-1.0.6",
 ];
 
 const LONGEST_FILE: usize = 600;

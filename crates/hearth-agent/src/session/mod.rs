@@ -258,6 +258,9 @@ impl Session {
                 self.operate(request.id, |agent, streams| crate::files::run(agent, file, streams))
             }
             RequestBody::Dial(dial) => self.operate(request.id, |_, streams| crate::dial::run(dial, streams)),
+            RequestBody::Archive(archive) => {
+                self.operate(request.id, |agent, streams| crate::archives::run(agent, archive, streams))
+            }
             RequestBody::Shutdown {} => {
                 self.reply(Some(request.id), ReplyBody::Done {}).await;
                 self.flush().await;

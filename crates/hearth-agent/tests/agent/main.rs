@@ -3,6 +3,7 @@
 
 #![allow(clippy::panic, clippy::print_stderr, clippy::unwrap_used)]
 
+mod archives;
 mod behaviours;
 mod dial;
 mod files;

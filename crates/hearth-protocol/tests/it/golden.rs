@@ -1,7 +1,9 @@
 //! Every kind of message as the bytes it is. A change here is a change of the protocol: it breaks peers.
 
 use bytes::{Bytes, BytesMut};
+use hearth_protocol::archive::{ArchiveRequest, ArchiveResult, Compression, Export, Exported, Import, Imported};
 use hearth_protocol::dial::{DialRequest, DialResult};
+use hearth_protocol::files::{FileKind, FileRoot};
 use hearth_protocol::{
     AgentHello, Attach, ChunkDecoder, ChunkHeader, Command, Delivery, Epoch, ErrorCode, ExitStatus, Fault, Finished,
     HelloAnswer, HostHello, Info, Lane, OutputTotals, ProcessId, ProcessInfo, ProcessState, PtySize, RawString, Renew,
@@ -76,6 +78,38 @@ fn requests() -> Vec<(&'static str, RequestBody)> {
             RequestBody::Dial(DialRequest::Unix { path: "/run/x".into() }),
         ),
         (
+            r#"{"id":9,"type":"archive","op":"import","path":"src"}"#,
+            RequestBody::Archive(ArchiveRequest::Import(Import {
+                root: FileRoot::Workspace,
+                path: "src".into(),
+                limit_bytes: None,
+            })),
+        ),
+        (
+            r#"{"id":9,"type":"archive","op":"import","root":"home","path":"","limit_bytes":7}"#,
+            RequestBody::Archive(ArchiveRequest::Import(Import {
+                root: FileRoot::Home,
+                path: "".into(),
+                limit_bytes: Some(7),
+            })),
+        ),
+        (
+            r#"{"id":9,"type":"archive","op":"export","path":{"hex":"ff"}}"#,
+            RequestBody::Archive(ArchiveRequest::Export(Export {
+                root: FileRoot::Workspace,
+                path: RawString::from(b"\xff".as_slice()),
+                compression: Compression::None,
+            })),
+        ),
+        (
+            r#"{"id":9,"type":"archive","op":"export","root":"system","path":"/srv","compression":"zstd"}"#,
+            RequestBody::Archive(ArchiveRequest::Export(Export {
+                root: FileRoot::System,
+                path: "/srv".into(),
+                compression: Compression::Zstd,
+            })),
+        ),
+        (
             r#"{"id":9,"type":"signal","process":3,"signal":"TERM","scope":"tree"}"#,
             RequestBody::Signal { process, signal: Signal::Term, scope: SignalScope::Tree },
         ),
@@ -144,6 +178,26 @@ fn replies() -> Vec<(&'static str, Reply)> {
             reply(ReplyBody::Finished {
                 result: Finished::Dial(DialResult::Ended { sent: 7 }),
                 output: OutputTotals { data: 5, ..OutputTotals::default() },
+            }),
+        ),
+        (
+            r#"{"id":9,"type":"finished","result":{"archive":{"imported":{"members":3,"bytes":7}}}}"#,
+            reply(ReplyBody::Finished {
+                result: Finished::Archive(ArchiveResult::Imported(Imported { members: 3, bytes: 7 })),
+                output: OutputTotals::default(),
+            }),
+        ),
+        (
+            r#"{"id":9,"type":"finished","result":{"archive":{"exported":{"kind":"directory","members":3,"bytes":7,"skipped":1,"changed":0}}},"output":{"stdout":0,"stderr":0,"data":512}}"#,
+            reply(ReplyBody::Finished {
+                result: Finished::Archive(ArchiveResult::Exported(Exported {
+                    kind: FileKind::Directory,
+                    members: 3,
+                    bytes: 7,
+                    skipped: 1,
+                    changed: 0,
+                })),
+                output: OutputTotals { data: 512, ..OutputTotals::default() },
             }),
         ),
         (
