@@ -4,10 +4,12 @@ use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::OwnedFd;
 
-use hearth_protocol::files::Create;
+use hearth_protocol::ErrorCode;
+use hearth_protocol::files::{Create, FileEntry};
 use rustix::fs::OFlags;
 
 use crate::content::{look, must_be_file, open_again};
+use crate::entry::{entry, tidy};
 use crate::error::FileError;
 use crate::fresh::Fresh;
 use crate::root::{Name, Root};
@@ -24,23 +26,26 @@ pub struct Addition {
     memory: Vec<u8>,
     aside: Option<Fresh>,
     path: Vec<u8>,
+    /// The path as an entry has it.
+    shown: Vec<u8>,
 }
 
 impl Addition {
     /// Begins to add to the file at `path`, or the one that a symbolic link there leads to; `None` when there is none yet.
     ///
     /// # Errors
-    /// [`FileError`]: outside, or something else than a regular file is there.
-    pub fn begin(root: &Root, path: &[u8]) -> Result<Option<Self>, FileError> {
+    /// [`FileError`]: outside, something else than a regular file is there, or what is there is not as `create` says.
+    pub fn begin(root: &Root, path: &[u8], create: Create) -> Result<Option<Self>, FileError> {
         let (directory, name) = match root.follow("append to", path, false) {
-            Err(error) if error.code() == hearth_protocol::ErrorCode::NotFound => return Ok(None),
+            Err(error) if error.code() == ErrorCode::NotFound && create != Create::Existing => return Ok(None),
             other => other?,
         };
-        if look("append to", path, (&directory, &name), Create::Any)?.is_none() {
+        if look("append to", path, (&directory, &name), create)?.is_none() {
             return Ok(None);
         }
         let file = open(&directory, &name, path)?;
-        Ok(Some(Self { file, directory, memory: Vec::new(), aside: None, path: path.to_vec() }))
+        let shown = tidy(root.relative("append to", path)?);
+        Ok(Some(Self { file, directory, memory: Vec::new(), aside: None, path: path.to_vec(), shown }))
     }
 
     /// Adds bytes.
@@ -66,11 +71,11 @@ impl Addition {
         FileError::new("append to", &self.path, error)
     }
 
-    /// Puts everything at the end of the file.
+    /// Puts everything at the end of the file, and tells what it is now.
     ///
     /// # Errors
     /// [`FileError`]. What had been added is taken away again, unless somebody else has added to it meanwhile.
-    pub fn commit(mut self) -> Result<(), FileError> {
+    pub fn commit(mut self) -> Result<FileEntry, FileError> {
         let before = self.file.metadata().map_err(|error| self.failed(error))?.len();
         let mut added = 0;
         self.add(&mut added).map_err(|error| {
@@ -78,7 +83,9 @@ impl Addition {
             let taken_back = now == before || (now == before + added && self.file.set_len(before).is_ok());
             let failed = self.failed(error);
             if taken_back { failed } else { failed.half_done() }
-        })
+        })?;
+        let stat = rustix::fs::fstat(&self.file).map_err(|error| self.failed(error.into()).half_done())?;
+        Ok(entry(self.shown, &stat, None))
     }
 
     fn add(&mut self, added: &mut u64) -> io::Result<()> {
@@ -131,9 +138,9 @@ mod tests {
         let (log, other) = (directory.path().join("log"), directory.path().join("other name"));
         fs::write(&log, "one\n").unwrap();
         fs::hard_link(&log, &other).unwrap();
-        assert!(Addition::begin(&root, b"none").unwrap().is_none());
-        assert!(Addition::begin(&root, b"no/such").unwrap().is_none());
-        let mut addition = Addition::begin(&root, b"log").unwrap().unwrap();
+        assert!(Addition::begin(&root, b"none", Create::Any).unwrap().is_none());
+        assert!(Addition::begin(&root, b"no/such", Create::Any).unwrap().is_none());
+        let mut addition = Addition::begin(&root, b"log", Create::Any).unwrap().unwrap();
         addition.write_all(b"tw").unwrap();
         addition.write_all(b"o\n").unwrap();
         assert_eq!(fs::read(&log).unwrap(), b"one\n");
@@ -142,7 +149,7 @@ mod tests {
 
         let large = vec![7; 3 * GATHERED + 5];
         for commit in [false, true] {
-            let mut addition = Addition::begin(&root, b"log").unwrap().unwrap();
+            let mut addition = Addition::begin(&root, b"log", Create::Any).unwrap().unwrap();
             large.chunks(100_000).for_each(|chunk| addition.write_all(chunk).unwrap());
             if commit {
                 addition.commit().unwrap();
@@ -150,6 +157,6 @@ mod tests {
         }
         assert_eq!(fs::read(&log).unwrap(), [b"one\ntwo\n".as_slice(), &large].concat());
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
-        assert!(Addition::begin(&root, b"../x").is_err());
+        assert!(Addition::begin(&root, b"../x", Create::Any).is_err());
     }
 }

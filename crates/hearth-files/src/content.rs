@@ -4,11 +4,11 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use hearth_protocol::files::{Create, FileKind};
+use hearth_protocol::files::{Create, FileEntry, FileKind};
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Stat, Uid};
 use rustix::io::Errno;
 
-use crate::entry::{describe, kind};
+use crate::entry::{describe, entry, kind, tidy};
 use crate::error::{FileError, Reason};
 use crate::fresh::Fresh;
 use crate::root::{Name, Root};
@@ -68,6 +68,8 @@ pub struct Replacement {
     fresh: Fresh,
     name: Name,
     path: Vec<u8>,
+    /// The path as an entry has it.
+    shown: Vec<u8>,
     create: Create,
 }
 
@@ -83,7 +85,8 @@ impl Replacement {
         let old = look("write", path, (&directory, &name), create)?;
         let fail = |error: Errno| FileError::new("write", path, error);
         let fresh = Fresh::new(directory).map_err(fail)?;
-        let replacement = Self { fresh, name, path: path.to_vec(), create };
+        let shown = tidy(root.relative("write", path)?);
+        let replacement = Self { fresh, name, path: path.to_vec(), shown, create };
         replacement.dress(root, old.as_ref(), mode).map_err(fail)?;
         Ok(replacement)
     }
@@ -109,13 +112,17 @@ impl Replacement {
         self.fresh.file.write_all(bytes).map_err(|error| FileError::new("write", &self.path, error))
     }
 
-    /// Puts the new content in the place of the old.
+    /// Puts the new content in the place of the old, and tells what is there now.
     ///
     /// # Errors
     /// [`FileError`]; the old content is untouched.
-    pub fn commit(self) -> Result<(), FileError> {
-        let path = self.path;
-        self.fresh.put(&self.name, self.create != Create::New).map_err(|error| FileError::new("write", &path, error))
+    pub fn commit(self) -> Result<FileEntry, FileError> {
+        let Self { fresh, name, path, shown, create } = self;
+        let stat = rustix::fs::fstat(&fresh.file);
+        let put = stat.and_then(|stat| fresh.put(&name, create != Create::New).map(|()| stat));
+        let stat = put.map_err(|error| FileError::new("write", &path, error))?;
+        // It had no name, or a temporary one, when it was looked at.
+        Ok(FileEntry { links: 1, ..entry(shown, &stat, None) })
     }
 }
 
@@ -139,7 +146,8 @@ mod tests {
             new.write_all(text.as_bytes())?;
             new.commit()
         });
-        written.map_err(|error| error.code())
+        let there = written.map(|entry| assert_eq!(entry.size, text.len() as u64));
+        there.map_err(|error| error.code())
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::error::{FileError, Reason};
 use crate::root::Root;
 
 /// The largest file that is edited, before and after, in bytes: it is held in memory, twice at most.
-const LARGEST: usize = 16 * 1024 * 1024;
+const LARGEST: usize = 8 * 1024 * 1024;
 
 /// Replaces texts in a file one after the other, each in what the ones before have made of it; all of them or none. Tells how many were replaced,
 /// and what the file is now. It keeps mode and owner.
@@ -45,8 +45,7 @@ pub fn edit(root: &Root, path: &[u8], edits: &[TextEdit]) -> Result<(u64, FileEn
     }
     let mut replacement = Replacement::begin(root, path, None, Create::Existing)?;
     replacement.write_all(&text)?;
-    replacement.commit()?;
-    Ok((replaced, crate::stat_through(root, path)?))
+    Ok((replaced, replacement.commit()?))
 }
 
 fn check(edit: &TextEdit, found: u64) -> Result<(), String> {

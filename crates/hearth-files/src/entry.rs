@@ -28,16 +28,6 @@ pub fn stat(root: &Root, path: &[u8]) -> Result<FileEntry, FileError> {
     Ok(entry(tidy(root.relative("stat", path)?), &stat, target))
 }
 
-/// Describes what `path` leads to, through symbolic links that stay inside.
-///
-/// # Errors
-/// [`FileError`]: nothing there, or outside.
-pub fn stat_through(root: &Root, path: &[u8]) -> Result<FileEntry, FileError> {
-    let found = root.open_at("stat", path, OFlags::PATH)?;
-    let stat = rustix::fs::fstat(&found).map_err(|error| FileError::new("stat", path, error))?;
-    Ok(entry(tidy(root.relative("stat", path)?), &stat, None))
-}
-
 /// Describes what was found under a name, whose path is `path`.
 pub(crate) fn entry_at(directory: impl AsFd, name: &CStr, path: Vec<u8>) -> Result<FileEntry, rustix::io::Errno> {
     let directory = directory.as_fd();

@@ -34,6 +34,7 @@ pub mod limits;
 mod line;
 mod message;
 mod raw;
+mod record;
 mod renew;
 pub mod secrets;
 mod signal;
@@ -49,6 +50,7 @@ pub use message::{
     ReplyBody, Request, RequestBody, RequestId, SignalScope, Start, parse_request,
 };
 pub use raw::RawString;
+pub use record::{RECORD, decode_record, encode_record};
 pub use renew::Renew;
 pub use signal::{Signal, UnknownSignal};
 

@@ -21,6 +21,7 @@ pub(crate) fn messages() -> Vec<String> {
     requests
         .chain(replies)
         .chain(secrets)
+        .chain(crate::golden_files::messages())
         .chain([HOST_HELLO, AGENT_HELLO, AGENT_REFUSAL, CHUNK].map(str::to_owned))
         .collect()
 }
