@@ -8,7 +8,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use hearth_protocol::ErrorCode;
 use hearth_protocol::files::FileKind;
-use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, UTIME_OMIT, Uid};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, UTIME_OMIT, Uid,
+};
 use rustix::io::Errno;
 
 use crate::change::into_itself;
@@ -86,7 +88,8 @@ fn transfer(
     }
     let scratch = Scratch { directory, name: Some(temporary_name()) };
     let mut copier = Copier { owner: root.owner(), keep, wanted, copied: Copied::default(), links: HashMap::new() };
-    let made = copier.copy_top(&from_directory, &from, &scratch).map_err(|reason| FileError::new(operation, path, reason))?;
+    let made =
+        copier.copy_top(&from_directory, &from, &scratch).map_err(|reason| FileError::new(operation, path, reason))?;
     if !made {
         let reason = Reason::WrongKind { found: crate::entry::describe(kind(&stat)), wanted: "something to copy" };
         return Err(FileError::new(operation, path, reason));

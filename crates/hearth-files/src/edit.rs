@@ -34,8 +34,9 @@ pub fn edit(root: &Root, path: &[u8], edits: &[TextEdit]) -> Result<(u64, FileEn
         let (old, new) = (edit.old.as_bytes(), edit.new.as_bytes());
         let finder = Finder::new(old);
         let count = finder.find_iter(&text).count();
-        check(edit, count as u64)
-            .map_err(|rule| fail(ErrorCode::PatchConflict, format!("edit {}: {rule}; nothing was changed", index + 1)))?;
+        check(edit, count as u64).map_err(|rule| {
+            fail(ErrorCode::PatchConflict, format!("edit {}: {rule}; nothing was changed", index + 1))
+        })?;
         let length = (text.len() - count * old.len()).saturating_add(count.saturating_mul(new.len()));
         if length > LARGEST {
             return Err(too_large());

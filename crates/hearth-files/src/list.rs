@@ -232,7 +232,10 @@ mod tests {
             assert_eq!(names(&pages), whole, "pages of {size}");
         }
         for after in ["", "/", "a//b", "../x", "a/."] {
-            assert!(Lister::open(&root, b"", Listing { depth: 1, after: Some(after.as_bytes()) }).is_err(), "{after:?}");
+            assert!(
+                Lister::open(&root, b"", Listing { depth: 1, after: Some(after.as_bytes()) }).is_err(),
+                "{after:?}"
+            );
         }
     }
 

@@ -250,7 +250,9 @@ impl Watcher {
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
         // What cannot be opened is gone, or cannot be looked into.
         let Ok(base) = self.place.open() else { return Ok(true) };
-        let Ok(directory) = rustix::fs::openat2(base, &path, DIRECTORY, Mode::empty(), resolve) else { return Ok(true) };
+        let Ok(directory) = rustix::fs::openat2(base, &path, DIRECTORY, Mode::empty(), resolve) else {
+            return Ok(true);
+        };
         let watched = self.watch_in(directory.as_fd(), above, &name)?;
         self.look = Some(Look { walk: Walk::new(directory), inside: vec![watched], new: true });
         Ok(true)
@@ -272,7 +274,9 @@ impl Watcher {
         let directory = hint == FileType::Directory || (hint == FileType::Unknown && is_directory(&look.walk));
         let above = *look.inside.last().expect("a walk that goes on is in a directory");
         let name = look.walk.name().to_owned();
-        if look.new && let Some(path) = self.shown(above, Some(&name)) {
+        if look.new
+            && let Some(path) = self.shown(above, Some(&name))
+        {
             events.push(FileEvent::Created { path, directory });
         }
         if directory && self.recursive && look.walk.enter().is_ok() {

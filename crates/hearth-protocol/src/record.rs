@@ -8,7 +8,8 @@ pub const RECORD: usize = 1024 * 1024;
 
 /// Adds a record to lines that will be sent.
 pub fn encode_record(record: &impl Serialize, lines: &mut Vec<u8>) {
-    serde_json::to_writer(&mut *lines, record).expect("a message's types have a form in JSON, and memory takes everything");
+    serde_json::to_writer(&mut *lines, record)
+        .expect("a message's types have a form in JSON, and memory takes everything");
     lines.push(b'\n');
 }
 

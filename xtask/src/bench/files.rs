@@ -68,8 +68,7 @@ async fn read(live: &Live, bytes: u64) -> Result<Duration> {
 
 /// Writes the file and tells how long it took from the first byte sent to the answer.
 async fn write(live: &Live, bytes: u64) -> Result<Duration> {
-    let writing =
-        live.channel.operate(RequestBody::File(FileRequest::Write(Write::new(FILE)))).await?;
+    let writing = live.channel.operate(RequestBody::File(FileRequest::Write(Write::new(FILE)))).await?;
     let mut upload = writing.upload().context("an upload is handed out once")?;
     let piece = Bytes::from(vec![7; PIECE as usize]);
     let begun = Instant::now();

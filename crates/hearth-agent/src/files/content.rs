@@ -31,7 +31,8 @@ pub(super) async fn read(agent: &Agent, read: Read, streams: Streams) -> Result<
     let length = read.length.unwrap_or(u64::MAX).min(u64::MAX - read.offset);
     let expected = size.saturating_sub(read.offset).min(length);
     if let Some(most) = read.at_most.filter(|most| expected > *most) {
-        let message = format!("read {}: it has {expected} bytes to send, over the limit of {most}", read.path.to_string_lossy());
+        let message =
+            format!("read {}: it has {expected} bytes to send, over the limit of {most}", read.path.to_string_lossy());
         return Err(Fault::never_started(ErrorCode::TooLarge, message));
     }
     file.seek(SeekFrom::Start(read.offset)).map_err(|error| FileError::new("read", path, error))?;

@@ -8,4 +8,6 @@ mod dial;
 mod files;
 mod secrets;
 mod support;
+mod trees;
+mod watches;
 mod wire;

@@ -105,8 +105,7 @@ mod tests {
             assert_eq!(lead(path).unwrap().1.to_str().unwrap(), name, "{path}");
         }
         assert!(lead("through").is_ok_and(|(at, _)| {
-            rustix::fs::fstat(at).unwrap().st_ino
-                == rustix::fs::stat(directory.path().join("a")).unwrap().st_ino
+            rustix::fs::fstat(at).unwrap().st_ino == rustix::fs::stat(directory.path().join("a")).unwrap().st_ino
         }));
         for (path, code) in [
             ("out", ErrorCode::OutsideRoot),

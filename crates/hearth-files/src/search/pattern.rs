@@ -14,8 +14,12 @@ const SIZE: usize = 4 * 1024 * 1024;
 /// # Errors
 /// [`ErrorCode::InvalidField`] with what is wrong and where.
 pub(super) fn compile(search: &Search) -> Result<Regex, Reason> {
-    if !search.literal && let Some(anchor) = text_anchor(&search.pattern) {
-        let message = format!("pattern: \\{anchor} is the text's beginning or end, and it is lines that are searched: use ^ and $");
+    if !search.literal
+        && let Some(anchor) = text_anchor(&search.pattern)
+    {
+        let message = format!(
+            "pattern: \\{anchor} is the text's beginning or end, and it is lines that are searched: use ^ and $"
+        );
         return Err(Reason::Rule { code: ErrorCode::InvalidField, message });
     }
     let plain = if search.literal { regex::escape(&search.pattern) } else { search.pattern.clone() };

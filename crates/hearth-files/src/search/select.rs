@@ -86,11 +86,8 @@ impl Selection {
 
     /// Takes in the rules of a directory that the walk has entered.
     pub(super) fn enter(&mut self, directory: BorrowedFd<'_>, path: &[u8]) {
-        let rules = if self.ignored {
-            Rules { rules: None, lines: 0 }
-        } else {
-            self.read(directory, &self.path_of(path))
-        };
+        let rules =
+            if self.ignored { Rules { rules: None, lines: 0 } } else { self.read(directory, &self.path_of(path)) };
         self.levels.push(rules);
     }
 

@@ -82,13 +82,14 @@ fn ways_to_ask() {
 fn lines_around_a_match_are_told_once_and_in_order() {
     let text: String = (1..=12).map(|n| if n % 5 == 0 { format!("hit{n}\n") } else { format!("{n}\n") }).collect();
     let asked = Search { before: 2, after: 2, ..Search::new("f", "hit") };
-    assert_eq!(
-        told(&text, &asked),
-        ["3-3", "4-4", "5:hit5", "6-6", "7-7", "8-8", "9-9", "10:hit10", "11-11", "12-12"]
-    );
+    assert_eq!(told(&text, &asked), ["3-3", "4-4", "5:hit5", "6-6", "7-7", "8-8", "9-9", "10:hit10", "11-11", "12-12"]);
     let asked = Search { before: 4, after: 9, limit: Some(1), ..Search::new("f", "hit") };
-    let expected: Vec<String> =
-        (1..=12).map(|n| format!("{n}{}{}", if n == 5 { ":hit" } else { "-" }, if n % 5 == 0 && n != 5 { "hit" } else { "" }) + &n.to_string()).collect();
+    let expected: Vec<String> = (1..=12)
+        .map(|n| {
+            format!("{n}{}{}", if n == 5 { ":hit" } else { "-" }, if n % 5 == 0 && n != 5 { "hit" } else { "" })
+                + &n.to_string()
+        })
+        .collect();
     assert_eq!(told(&text, &asked), expected);
 }
 
@@ -130,7 +131,8 @@ fn what_is_hidden_ignored_or_binary_is_left_out_unless_asked_for() {
     ];
     let (directory, root) = tree(&files);
     std::os::unix::fs::symlink("a.rs", directory.path().join("link.rs")).unwrap();
-    rustix::fs::mkfifoat(rustix::fs::CWD, directory.path().join("fifo"), rustix::fs::Mode::from_raw_mode(0o600)).unwrap();
+    rustix::fs::mkfifoat(rustix::fs::CWD, directory.path().join("fifo"), rustix::fs::Mode::from_raw_mode(0o600))
+        .unwrap();
     let plain = Search::new("", "x");
     assert_eq!(places(&root, &plain), ["a.rs:1", "kept.log:1", "sub/b.log:1", "sub/top:1"]);
     assert_eq!(searched(&root, &plain).unwrap().1.skipped, 1);

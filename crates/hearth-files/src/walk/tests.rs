@@ -35,8 +35,7 @@ fn tree() -> tempfile::TempDir {
     directory
 }
 
-const ALL: [&str; 12] =
-    ["a", "a/y", "a/z", "a/z/q", "a/z/q/r", "b", "b/1", "b/2", "b/2/x", "b-", "c", "l"];
+const ALL: [&str; 12] = ["a", "a/y", "a/z", "a/z/q", "a/z/q/r", "b", "b/1", "b/2", "b/2/x", "b-", "c", "l"];
 
 #[test]
 fn names_come_in_order_and_directories_before_what_is_in_them() {

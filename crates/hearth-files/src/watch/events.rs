@@ -94,12 +94,8 @@ impl Watcher {
         }
         self.settle_into(events);
         if event.mask.contains(ReadFlags::MOVED_FROM) {
-            self.half = Some(Half {
-                cookie: event.cookie,
-                directory: event.directory,
-                name: name.clone(),
-                is_directory,
-            });
+            self.half =
+                Some(Half { cookie: event.cookie, directory: event.directory, name: name.clone(), is_directory });
             return;
         }
         let appeared = event.mask.intersects(ReadFlags::CREATE | ReadFlags::MOVED_TO);

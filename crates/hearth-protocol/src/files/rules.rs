@@ -1,7 +1,7 @@
 //! What the types of requests about files do not say.
 
-use super::{FileRequest, List, Place, Read, Search, TextEdit, Transfer, Write};
 use super::{Chmod, Create, FileRoot, Mkdir, Remove, Symlink, Watch};
+use super::{FileRequest, List, Place, Read, Search, TextEdit, Transfer, Write};
 use crate::{ErrorCode, Fault, RawString, limits};
 
 /// Permissions: everything of a mode but the kind.

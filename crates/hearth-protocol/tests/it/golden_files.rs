@@ -83,10 +83,7 @@ fn requests() -> Vec<(&'static str, RequestBody)> {
             r#"{"id":9,"type":"file","op":"mkdir","path":"a","parents":true,"mode":448}"#,
             FileRequest::Mkdir(Mkdir { parents: true, mode: Some(0o700), ..Mkdir::new("a") }),
         ),
-        (
-            r#"{"id":9,"type":"file","op":"move","path":"a","to":"b"}"#,
-            FileRequest::Move(Transfer::new("a", "b")),
-        ),
+        (r#"{"id":9,"type":"file","op":"move","path":"a","to":"b"}"#, FileRequest::Move(Transfer::new("a", "b"))),
         (
             r#"{"id":9,"type":"file","op":"copy","path":"a","to":"b","replace":true}"#,
             FileRequest::Copy(Transfer { replace: true, ..Transfer::new("a", "b") }),
@@ -140,8 +137,14 @@ fn replies() -> Vec<(&'static str, Reply)> {
             r#"{"id":9,"type":"finished","result":{"file":{"copied":{"entries":1,"bytes":2,"skipped":3}}}}"#,
             FileResult::Copied { entries: 1, bytes: 2, skipped: 3 },
         ),
-        (r#"{"id":9,"type":"finished","result":{"file":{"removed":{"entries":1}}}}"#, FileResult::Removed { entries: 1 }),
-        (r#"{"id":9,"type":"finished","result":{"file":{"changed":{"entries":1}}}}"#, FileResult::Changed { entries: 1 }),
+        (
+            r#"{"id":9,"type":"finished","result":{"file":{"removed":{"entries":1}}}}"#,
+            FileResult::Removed { entries: 1 },
+        ),
+        (
+            r#"{"id":9,"type":"finished","result":{"file":{"changed":{"entries":1}}}}"#,
+            FileResult::Changed { entries: 1 },
+        ),
         (
             r#"{"id":9,"type":"finished","result":{"file":{"searched":{"matches":1,"files":2,"skipped":3,"bytes":4,"enough":"matches"}}}}"#,
             FileResult::Searched { matches: 1, files: 2, skipped: 3, bytes: 4, enough: Some(Enough::Matches) },
@@ -161,7 +164,10 @@ fn each_result_about_files_has_its_bytes() {
     replies().into_iter().for_each(|(text, reply)| check_reply(text, &reply));
 }
 
-fn check_record<T: serde::Serialize + serde::de::DeserializeOwned + PartialEq + std::fmt::Debug>(text: &str, record: T) {
+fn check_record<T: serde::Serialize + serde::de::DeserializeOwned + PartialEq + std::fmt::Debug>(
+    text: &str,
+    record: T,
+) {
     let mut line = Vec::new();
     encode_record(&record, &mut line);
     assert_eq!(String::from_utf8(line).unwrap(), format!("{text}\n"));
@@ -175,8 +181,7 @@ fn each_record_about_files_has_its_bytes() {
         r#"{"path":"a","kind":"symlink","size":5,"allocated":4096,"mode":420,"uid":1000,"gid":1000,"links":1,"modified_ns":1,"target":"b"}"#,
         link,
     );
-    let closed =
-        FileEntry { kind: FileKind::Directory, unreadable: Some(ErrorCode::PermissionDenied), ..entry() };
+    let closed = FileEntry { kind: FileKind::Directory, unreadable: Some(ErrorCode::PermissionDenied), ..entry() };
     check_record(
         r#"{"path":"a","kind":"directory","size":5,"allocated":4096,"mode":420,"uid":1000,"gid":1000,"links":1,"modified_ns":1,"unreadable":"permission_denied"}"#,
         closed,
