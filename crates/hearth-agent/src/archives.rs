@@ -4,7 +4,6 @@ use std::rc::Rc;
 
 use hearth_files::archive::{self, ImportOptions};
 use hearth_protocol::archive::{ArchiveRequest, ArchiveResult, Export, Import};
-use hearth_protocol::files::Place;
 use hearth_protocol::{Fault, Finished};
 
 use crate::agent::Agent;
@@ -24,10 +23,9 @@ async fn unpack(
     Import { root, path, limit_bytes }: Import,
     streams: Streams,
 ) -> Result<ArchiveResult, Fault> {
-    let place = Place { root, path };
-    let root = agent.roots.of(&place)?;
+    let root = agent.roots.open(root)?;
     let options = ImportOptions { limit_bytes, ..ImportOptions::default() };
-    let work = streams.on_worker(move |upload, _| Ok(archive::import(&root, place.path.as_bytes(), upload, &options)?));
+    let work = streams.on_worker(move |upload, _| Ok(archive::import(&root, path.as_bytes(), upload, &options)?));
     work.await.map(ArchiveResult::Imported)
 }
 
@@ -36,8 +34,7 @@ async fn pack(
     Export { root, path, compression }: Export,
     streams: Streams,
 ) -> Result<ArchiveResult, Fault> {
-    let place = Place { root, path };
-    let root = agent.roots.of(&place)?;
-    let work = streams.on_worker(move |_, data| Ok(archive::export(&root, place.path.as_bytes(), data, compression)?));
+    let root = agent.roots.open(root)?;
+    let work = streams.on_worker(move |_, data| Ok(archive::export(&root, path.as_bytes(), data, compression)?));
     work.await.map(ArchiveResult::Exported)
 }

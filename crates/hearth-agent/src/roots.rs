@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use hearth_files::{FileError, Owner, Root};
-use hearth_protocol::files::{FileRoot, Place};
+use hearth_protocol::files::FileRoot;
 
 use crate::process::{Defaults, User, home_of};
 
@@ -41,13 +41,5 @@ impl Roots {
             FileRoot::Home => Root::open(&self.home, "~", self.owner),
             FileRoot::System => Root::open(Path::new("/"), "/", self.owner),
         }
-    }
-
-    /// Opens the root of a place.
-    ///
-    /// # Errors
-    /// When it is not there.
-    pub(crate) fn of(&self, place: &Place) -> Result<Root, FileError> {
-        self.open(place.root)
     }
 }
