@@ -2,14 +2,15 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
-use hearth_protocol::files::FileKind;
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
+use hearth_protocol::files::{Create, FileEntry, FileKind};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Stat, Uid};
 use rustix::io::Errno;
 
-use crate::entry::{describe, kind};
+use crate::entry::{describe, entry, kind, tidy};
 use crate::error::{FileError, Reason};
+use crate::fresh::Fresh;
 use crate::root::{Name, Root};
 
 /// The permissions of a new file.
@@ -20,66 +21,87 @@ const NEW: u32 = 0o644;
 /// # Errors
 /// [`FileError`]: not there, outside, or no regular file.
 pub fn open_file(root: &Root, path: &[u8]) -> Result<(File, u64), FileError> {
-    let fail = |error: Errno| FileError::new("read", path, error);
     // Looked at before it is opened: to open a device can do something.
     let found = root.open_at("read", path, OFlags::PATH)?;
-    let stat = rustix::fs::fstat(&found).map_err(fail)?;
-    if kind(&stat) != FileKind::File {
-        let reason = Reason::WrongKind { found: describe(kind(&stat)), wanted: "a regular file" };
-        return Err(FileError::new("read", path, reason));
+    let stat = rustix::fs::fstat(&found).map_err(|error| FileError::new("read", path, error))?;
+    must_be_file("read", path, &stat)?;
+    let file = open_again(&found, OFlags::RDONLY).map_err(|error| FileError::new("read", path, error))?;
+    Ok((file, stat.st_size.unsigned_abs()))
+}
+
+/// Opens what is only held as a place, without looking for it again.
+pub(crate) fn open_again(found: &OwnedFd, flags: OFlags) -> Result<File, Errno> {
+    let link = format!("/proc/self/fd/{}", found.as_raw_fd());
+    rustix::fs::open(link, flags | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty()).map(File::from)
+}
+
+pub(crate) fn must_be_file(operation: &'static str, path: &[u8], stat: &Stat) -> Result<(), FileError> {
+    match kind(stat) {
+        FileKind::File => Ok(()),
+        other => {
+            let reason = Reason::WrongKind { found: describe(other), wanted: "a regular file" };
+            Err(FileError::new(operation, path, reason))
+        }
     }
-    let link = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&found));
-    let file = rustix::fs::open(link, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(fail)?;
-    Ok((file.into(), stat.st_size.unsigned_abs()))
+}
+
+/// What is at a name, if anything is. Must be a regular file where something is, and be there or not as `create` says.
+pub(crate) fn look(
+    operation: &'static str,
+    path: &[u8],
+    (directory, name): (&OwnedFd, &Name),
+    create: Create,
+) -> Result<Option<Stat>, FileError> {
+    match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(_) if create == Create::New => Err(FileError::new(operation, path, Errno::EXIST)),
+        Ok(stat) => must_be_file(operation, path, &stat).map(|()| Some(stat)),
+        Err(Errno::NOENT) if create != Create::Existing => Ok(None),
+        Err(error) => Err(FileError::new(operation, path, error)),
+    }
 }
 
 /// New content for a file, which takes its place when it is committed, and is gone when it is dropped before.
+///
+/// Names of the file other than this one (hard links) keep the old content.
 #[derive(Debug)]
 pub struct Replacement {
-    file: File,
-    directory: OwnedFd,
+    fresh: Fresh,
     name: Name,
     path: Vec<u8>,
-    temporary: Name,
-    committed: bool,
+    /// The path as an entry has it.
+    shown: Vec<u8>,
+    create: Create,
 }
 
 impl Replacement {
-    /// Begins to replace, or to make, the file at `path`. Missing directories are made. What is replaced keeps mode and owner; what is new
-    /// has `mode`, 0644 by default, and belongs to the root's owner.
+    /// Begins to replace, or to make, the file at `path`, or the one that a symbolic link there leads to. Missing directories are made,
+    /// unless the file must be there. What is replaced keeps mode and owner; what is new has `mode`, 0644 by default, and belongs to
+    /// the root's owner.
     ///
     /// # Errors
-    /// [`FileError`]: outside, or something else than a regular file is there.
-    pub fn begin(root: &Root, path: &[u8], mode: Option<u32>) -> Result<Self, FileError> {
+    /// [`FileError`]: outside, something else than a regular file is there, or what is there is not as `create` says.
+    pub fn begin(root: &Root, path: &[u8], mode: Option<u32>, create: Create) -> Result<Self, FileError> {
+        let (directory, name) = root.follow("write", path, create != Create::Existing)?;
+        let old = look("write", path, (&directory, &name), create)?;
         let fail = |error: Errno| FileError::new("write", path, error);
-        let (directory, name) = root.make_parent("write", path)?;
-        let old = match rustix::fs::statat(&directory, &name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) if kind(&stat) == FileKind::File => Some(stat),
-            Ok(stat) => {
-                let reason = Reason::WrongKind { found: describe(kind(&stat)), wanted: "a regular file" };
-                return Err(FileError::new("write", path, reason));
-            }
-            Err(Errno::NOENT) => None,
-            Err(error) => return Err(fail(error)),
-        };
-        let temporary = temporary_name();
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&directory, &temporary, flags, Mode::from_raw_mode(0o600)).map_err(fail)?;
-        let replacement = Self { file: file.into(), directory, name, path: path.to_vec(), temporary, committed: false };
+        let fresh = Fresh::new(directory).map_err(fail)?;
+        let shown = tidy(root.relative("write", path)?);
+        let replacement = Self { fresh, name, path: path.to_vec(), shown, create };
         replacement.dress(root, old.as_ref(), mode).map_err(fail)?;
         Ok(replacement)
     }
 
-    fn dress(&self, root: &Root, old: Option<&rustix::fs::Stat>, mode: Option<u32>) -> Result<(), Errno> {
+    fn dress(&self, root: &Root, old: Option<&Stat>, mode: Option<u32>) -> Result<(), Errno> {
+        let file = &self.fresh.file;
         match old {
             Some(old) if rustix::process::geteuid().is_root() => {
-                rustix::fs::fchown(&self.file, Some(Uid::from_raw(old.st_uid)), Some(Gid::from_raw(old.st_gid)))?;
+                rustix::fs::fchown(file, Some(Uid::from_raw(old.st_uid)), Some(Gid::from_raw(old.st_gid)))?;
             }
             Some(_) => {}
-            None => root.give_away(&self.directory, &self.temporary)?,
+            None => root.give_away_file(file)?,
         }
         let mode = old.map_or(mode.unwrap_or(NEW), |old| old.st_mode) & 0o7777;
-        rustix::fs::fchmod(&self.file, Mode::from_raw_mode(mode))
+        rustix::fs::fchmod(file, Mode::from_raw_mode(mode))
     }
 
     /// Appends to the new content.
@@ -87,34 +109,124 @@ impl Replacement {
     /// # Errors
     /// [`FileError`]: the disk is full, or fails. The old content is untouched.
     pub fn write_all(&mut self, bytes: &[u8]) -> Result<(), FileError> {
-        self.file.write_all(bytes).map_err(|error| FileError::new("write", &self.path, error))
+        self.fresh.file.write_all(bytes).map_err(|error| FileError::new("write", &self.path, error))
     }
 
-    /// Puts the new content in the place of the old.
+    /// Puts the new content in the place of the old, and tells what is there now.
     ///
     /// # Errors
     /// [`FileError`]; the old content is untouched.
-    pub fn commit(mut self) -> Result<(), FileError> {
-        rustix::fs::renameat(&self.directory, &self.temporary, &self.directory, &self.name)
-            .map_err(|error| FileError::new("write", &self.path, error))?;
-        self.committed = true;
-        Ok(())
+    pub fn commit(self) -> Result<FileEntry, FileError> {
+        let Self { fresh, name, path, shown, create } = self;
+        let stat = rustix::fs::fstat(&fresh.file);
+        let put = stat.and_then(|stat| fresh.put(&name, create != Create::New).map(|()| stat));
+        let stat = put.map_err(|error| FileError::new("write", &path, error))?;
+        // It had no name, or a temporary one, when it was looked at.
+        Ok(FileEntry { links: 1, ..entry(shown, &stat, None) })
     }
 }
 
-impl Drop for Replacement {
-    fn drop(&mut self) {
-        if !self.committed {
-            let _ = rustix::fs::unlinkat(&self.directory, &self.temporary, AtFlags::empty());
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+    use hearth_protocol::ErrorCode;
+
+    use super::*;
+
+    fn root() -> (tempfile::TempDir, Root) {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::open(directory.path(), "/workspace", None).unwrap();
+        (directory, root)
+    }
+
+    fn write(root: &Root, path: &str, text: &str, create: Create) -> Result<(), ErrorCode> {
+        let written = Replacement::begin(root, path.as_bytes(), None, create).and_then(|mut new| {
+            new.write_all(text.as_bytes())?;
+            new.commit()
+        });
+        let there = written.map(|entry| assert_eq!(entry.size, text.len() as u64));
+        there.map_err(|error| error.code())
+    }
+
+    #[test]
+    fn b28_what_is_replaced_keeps_mode_and_owner() {
+        let (directory, root) = root();
+        let file = directory.path().join("tool");
+        fs::write(&file, "old").unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(&file, Some(1234), Some(2345)).unwrap();
         }
+        let before = fs::metadata(&file).unwrap();
+        write(&root, "tool", "new", Create::Any).unwrap();
+        let after = fs::metadata(&file).unwrap();
+        assert_eq!(fs::read(&file).unwrap(), b"new");
+        assert_eq!((after.mode(), after.uid(), after.gid()), (before.mode(), before.uid(), before.gid()));
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
     }
-}
 
-/// A name that nothing else has.
-fn temporary_name() -> Name {
-    use std::sync::atomic::{AtomicU64, Ordering};
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    let name = format!(".hearth-{}-{number:x}", std::process::id());
-    Name::new(name).expect("no NUL in it")
+    #[test]
+    fn b28_what_is_dropped_before_its_end_leaves_the_old_and_nothing_else() {
+        let (directory, root) = root();
+        fs::write(directory.path().join("kept"), "old").unwrap();
+        for path in ["kept", "new"] {
+            let mut replacement = Replacement::begin(&root, path.as_bytes(), None, Create::Any).unwrap();
+            replacement.write_all(b"half").unwrap();
+        }
+        assert_eq!(fs::read(directory.path().join("kept")).unwrap(), b"old");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_is_new_or_old_as_it_is_to_be() {
+        let (directory, root) = root();
+        assert_eq!(write(&root, "a", "1", Create::Existing), Err(ErrorCode::NotFound));
+        assert_eq!(write(&root, "no/a", "1", Create::Existing), Err(ErrorCode::NotFound));
+        assert!(!directory.path().join("no").exists());
+        assert_eq!(write(&root, "a", "1", Create::New), Ok(()));
+        assert_eq!(write(&root, "a", "2", Create::New), Err(ErrorCode::AlreadyExists));
+        assert_eq!(write(&root, "a", "3", Create::Existing), Ok(()));
+        // One that appears while the content comes.
+        let late = Replacement::begin(&root, b"late", None, Create::New).unwrap();
+        fs::write(directory.path().join("late"), "first").unwrap();
+        assert_eq!(late.commit().unwrap_err().code(), ErrorCode::AlreadyExists);
+        assert_eq!(fs::read(directory.path().join("late")).unwrap(), b"first");
+        assert_eq!(fs::read(directory.path().join("a")).unwrap(), b"3");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn b27_a_link_that_stays_inside_is_written_through_and_no_other() {
+        let (directory, root) = root();
+        let outside = tempfile::tempdir().unwrap();
+        fs::create_dir(directory.path().join("real")).unwrap();
+        fs::write(directory.path().join("real/file"), "old").unwrap();
+        symlink("real/file", directory.path().join("link")).unwrap();
+        symlink("real/made", directory.path().join("dangling")).unwrap();
+        symlink(outside.path().join("x"), directory.path().join("out")).unwrap();
+        write(&root, "link", "new", Create::Any).unwrap();
+        write(&root, "dangling", "made", Create::Any).unwrap();
+        assert_eq!(write(&root, "out", "bad", Create::Any), Err(ErrorCode::OutsideRoot));
+        assert!(fs::symlink_metadata(directory.path().join("link")).unwrap().is_symlink());
+        assert_eq!(fs::read(directory.path().join("real/file")).unwrap(), b"new");
+        assert_eq!(fs::read(directory.path().join("real/made")).unwrap(), b"made");
+        assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn only_regular_files_are_written_and_read() {
+        let (directory, root) = root();
+        fs::create_dir(directory.path().join("directory")).unwrap();
+        let fifo = directory.path().join("fifo");
+        rustix::fs::mkfifoat(rustix::fs::CWD, fifo, Mode::from_raw_mode(0o600)).unwrap();
+        assert_eq!(write(&root, "directory", "", Create::Any), Err(ErrorCode::IsADirectory));
+        assert_eq!(write(&root, "fifo", "", Create::Any), Err(ErrorCode::NotARegularFile));
+        assert_eq!(open_file(&root, b"fifo").unwrap_err().code(), ErrorCode::NotARegularFile);
+        assert_eq!(open_file(&root, b"directory").unwrap_err().code(), ErrorCode::IsADirectory);
+        let long = "x".repeat(256);
+        assert_eq!(write(&root, &long, "", Create::Any), Err(ErrorCode::NameTooLong));
+        assert_eq!(write(&root, &long[1..], "", Create::Any), Ok(()));
+    }
 }

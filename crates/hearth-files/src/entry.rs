@@ -1,5 +1,8 @@
 //! What is at a path.
 
+use std::ffi::CStr;
+use std::os::fd::AsFd;
+
 use hearth_protocol::RawString;
 use hearth_protocol::files::{FileEntry, FileKind};
 use rustix::fs::{FileType, OFlags, Stat};
@@ -22,12 +25,29 @@ pub fn stat(root: &Root, path: &[u8]) -> Result<FileEntry, FileError> {
         }
         _ => None,
     };
-    Ok(entry(root.relative("stat", path)?, &stat, target))
+    Ok(entry(tidy(root.relative("stat", path)?), &stat, target))
+}
+
+/// Describes what was found under a name, whose path is `path`.
+pub(crate) fn entry_at(directory: impl AsFd, name: &CStr, path: Vec<u8>) -> Result<FileEntry, rustix::io::Errno> {
+    let directory = directory.as_fd();
+    let stat = rustix::fs::statat(directory, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)?;
+    let target = match kind(&stat) {
+        // One that vanished meanwhile says nothing.
+        FileKind::Symlink => rustix::fs::readlinkat(directory, name, Vec::new()).ok(),
+        _ => None,
+    };
+    Ok(entry(path, &stat, target.map(|target| target.into_bytes().into())))
 }
 
 /// The kind of what was looked at.
 pub(crate) fn kind(stat: &Stat) -> FileKind {
-    match FileType::from_raw_mode(stat.st_mode) {
+    kind_of(FileType::from_raw_mode(stat.st_mode))
+}
+
+/// The kind in words of the wire.
+pub(crate) fn kind_of(kind: FileType) -> FileKind {
+    match kind {
         FileType::Directory => FileKind::Directory,
         FileType::Symlink => FileKind::Symlink,
         FileType::Fifo => FileKind::Fifo,
@@ -49,13 +69,33 @@ pub(crate) fn describe(kind: FileKind) -> &'static str {
     }
 }
 
-pub(crate) fn entry(path: &[u8], stat: &Stat, target: Option<RawString>) -> FileEntry {
+pub(crate) fn entry(path: Vec<u8>, stat: &Stat, target: Option<RawString>) -> FileEntry {
     FileEntry {
         path: path.into(),
         kind: kind(stat),
         size: stat.st_size.unsigned_abs(),
+        allocated: stat.st_blocks.unsigned_abs().saturating_mul(512),
         mode: stat.st_mode & 0o7777,
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+        links: stat.st_nlink,
         modified_ns: stat.st_mtime.saturating_mul(1_000_000_000).saturating_add(stat.st_mtime_nsec as i64),
         target,
+        unreadable: None,
+    }
+}
+
+/// A relative path without its empty parts and those that are a dot.
+pub(crate) fn tidy(relative: &[u8]) -> Vec<u8> {
+    let parts: Vec<&[u8]> = relative.split(|&byte| byte == b'/').filter(|part| !matches!(*part, b"" | b".")).collect();
+    parts.join(&b'/')
+}
+
+/// What is at `path`, seen from `base`.
+pub(crate) fn join(base: &[u8], path: &[u8]) -> Vec<u8> {
+    match (base, path) {
+        (b"", path) => path.to_vec(),
+        (base, b"") => base.to_vec(),
+        (base, path) => [base, b"/", path].concat(),
     }
 }

@@ -1,5 +1,7 @@
 //! A directory that paths cannot leave.
 
+mod follow;
+
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;

@@ -35,6 +35,7 @@ pub mod limits;
 mod line;
 mod message;
 mod raw;
+mod record;
 mod renew;
 pub mod secrets;
 pub mod service;
@@ -51,6 +52,7 @@ pub use message::{
     ReplyBody, Request, RequestBody, RequestId, SignalScope, Start, parse_request,
 };
 pub use raw::RawString;
+pub use record::{RECORD, decode_record, encode_record};
 pub use renew::Renew;
 pub use signal::{Signal, UnknownSignal};
 

@@ -487,6 +487,7 @@ pub fn parse_request(line: &[u8]) -> Result<Request, Box<Reply>> {
         RequestBody::Start(start) => start.validate(),
         RequestBody::Resize { size, .. } => size.validate(),
         RequestBody::Dial(dial) => dial.validate(),
+        RequestBody::File(request) => request.validate(),
         RequestBody::Renew(renew) => renew.validate(),
         RequestBody::Secret(request) => request.validate(),
         RequestBody::Service(request) => request.validate(),

@@ -3,7 +3,9 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+use serde::de::{Error, IgnoredAny, MapAccess, Unexpected, Visitor};
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::hex;
 
@@ -38,36 +40,56 @@ impl fmt::Debug for RawString {
     }
 }
 
-#[derive(Serialize, Deserialize)]
-#[serde(untagged)]
-enum Form<'a> {
-    Text(Cow<'a, str>),
-    Hex { hex: String },
-}
-
 impl Serialize for RawString {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match std::str::from_utf8(&self.0) {
-            Ok(text) => Form::Text(Cow::Borrowed(text)),
-            Err(_) => Form::Hex { hex: hex::encode(&self.0) },
+            Ok(text) => serializer.serialize_str(text),
+            Err(_) => {
+                let mut object = serializer.serialize_map(Some(1))?;
+                object.serialize_entry(HEX, &hex::encode(&self.0))?;
+                object.end()
+            }
         }
-        .serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for RawString {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let form =
-            Form::deserialize(deserializer).map_err(|_| D::Error::custom("expected a string or {\"hex\": \"...\"}"))?;
-        let bytes = match form {
-            Form::Text(text) => text.into_owned().into_bytes(),
-            Form::Hex { hex } => {
-                hex::decode(&hex).ok_or_else(|| D::Error::custom("hex is not pairs of hexadecimal digits"))?
-            }
-        };
+        let bytes = deserializer.deserialize_any(Forms)?;
         if bytes.contains(&0) {
             return Err(D::Error::custom("a string holds a NUL byte"));
         }
         Ok(Self(bytes))
+    }
+}
+
+/// The one field of the form for bytes that are no text.
+const HEX: &str = "hex";
+
+/// Reads either form.
+struct Forms;
+
+impl<'de> Visitor<'de> for Forms {
+    type Value = Vec<u8>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string or {\"hex\": \"...\"}")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Vec<u8>, E> {
+        Ok(text.as_bytes().to_vec())
+    }
+
+    fn visit_string<E: Error>(self, text: String) -> Result<Vec<u8>, E> {
+        Ok(text.into_bytes())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Vec<u8>, A::Error> {
+        let entry = object.next_entry::<String, String>()?.filter(|(key, _)| key == HEX);
+        let Some((_, digits)) = entry else { return Err(A::Error::invalid_type(Unexpected::Map, &self)) };
+        if object.next_key::<IgnoredAny>()?.is_some() {
+            return Err(A::Error::invalid_type(Unexpected::Map, &self));
+        }
+        hex::decode(&digits).ok_or_else(|| A::Error::custom("hex is not pairs of hexadecimal digits"))
     }
 }

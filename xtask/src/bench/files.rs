@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use hearth_engine::channel::Sent;
 use hearth_engine::protocol::RequestBody;
-use hearth_engine::protocol::files::FileRequest;
+use hearth_engine::protocol::files::{FileRequest, Write};
 
 use super::Group;
 use super::figure::{Figure, Goal, Row, Samples};
@@ -68,8 +68,7 @@ async fn read(live: &Live, bytes: u64) -> Result<Duration> {
 
 /// Writes the file and tells how long it took from the first byte sent to the answer.
 async fn write(live: &Live, bytes: u64) -> Result<Duration> {
-    let writing =
-        live.channel.operate(RequestBody::File(FileRequest::Write { place: FILE.into(), mode: None })).await?;
+    let writing = live.channel.operate(RequestBody::File(FileRequest::Write(Write::new(FILE)))).await?;
     let mut upload = writing.upload().context("an upload is handed out once")?;
     let piece = Bytes::from(vec![7; PIECE as usize]);
     let begun = Instant::now();

@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use hearth_engine::channel::{Operation, Sent};
 use hearth_engine::protocol::RequestBody;
-use hearth_engine::protocol::files::FileRequest;
+use hearth_engine::protocol::files::{FileRequest, Write};
 
 use super::figure::{Figure, Goal, Row, Samples};
 use super::host::Host;
@@ -45,7 +45,7 @@ async fn measure(host: &Host) -> Result<Vec<Row>> {
 }
 
 fn write(path: &str) -> RequestBody {
-    RequestBody::File(FileRequest::Write { place: path.into(), mode: None })
+    RequestBody::File(FileRequest::Write(Write::new(path)))
 }
 
 async fn send(write: &Operation) -> Result<()> {

@@ -99,10 +99,22 @@ impl Streams {
             ended = async { tokio::join!(worker, receive) } => ended,
             never = feed(input, first_read, upload_sender) => match never {},
         };
-        result.unwrap_or_else(|error| {
-            Err(Fault::failed(ErrorCode::Internal, format!("a worker of the agent's failed: {error}")))
-        })
+        result.unwrap_or_else(|error| Err(worker_failed(&error)))
     }
+}
+
+/// Runs `work`, which has no streams, on a worker thread. It is not cut off: it must be short, or bounded.
+///
+/// # Errors
+/// What `work` fails with; [`ErrorCode::Internal`] when it panics.
+pub(crate) async fn off_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Fault> + Send + 'static,
+) -> Result<T, Fault> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(worker_failed(&error)))
+}
+
+fn worker_failed(error: &tokio::task::JoinError) -> Fault {
+    Fault::failed(ErrorCode::Internal, format!("a worker of the agent's failed: {error}"))
 }
 
 /// Passes the input on to a worker, from its first read on. One that is cut off leaves the worker's queue closed without an end.
@@ -172,8 +184,14 @@ pub(crate) struct Upload {
     ended: bool,
 }
 
-impl Read for Upload {
-    fn read(&mut self, place: &mut [u8]) -> io::Result<usize> {
+impl Upload {
+    /// The next bytes as they came; `None` at the end.
+    pub(crate) fn next(&mut self) -> io::Result<Option<Bytes>> {
+        self.fill()?;
+        Ok(Some(std::mem::take(&mut self.piece)).filter(|piece| !piece.is_empty()))
+    }
+
+    fn fill(&mut self) -> io::Result<()> {
         if let Some(wanted) = self.wanted.take() {
             let _ = wanted.send(());
         }
@@ -184,6 +202,13 @@ impl Read for Upload {
                 None => return Err(cut_off()),
             }
         }
+        Ok(())
+    }
+}
+
+impl Read for Upload {
+    fn read(&mut self, place: &mut [u8]) -> io::Result<usize> {
+        self.fill()?;
         let count = place.len().min(self.piece.len());
         self.piece.copy_to_slice(&mut place[..count]);
         Ok(count)
@@ -215,6 +240,13 @@ impl Write for Download {
 }
 
 impl Download {
+    /// What tells whether anybody still wants the operation, for work that sends little.
+    pub(crate) fn wanted(&self) -> impl Fn() -> bool + use<> {
+        let queue = self.queue.downgrade();
+        // Nothing is left of a queue that was closed, and dropped, at the other end.
+        move || queue.upgrade().is_some_and(|queue| !queue.is_closed())
+    }
+
     /// Hands on bytes that need not be gathered, behind those that were.
     pub(crate) fn hand_on(&mut self, piece: Bytes) -> io::Result<()> {
         self.flush()?;

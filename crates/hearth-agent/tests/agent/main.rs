@@ -10,4 +10,6 @@ mod files;
 mod secrets;
 mod services;
 mod support;
+mod trees;
+mod watches;
 mod wire;

@@ -19,7 +19,9 @@ fn epoch() -> Epoch {
 pub(crate) fn messages() -> Vec<String> {
     let requests = requests().into_iter().map(|(text, _)| text.to_owned());
     let replies = replies().into_iter().map(|(text, _)| text.to_owned());
-    let groups = [crate::golden_secrets::messages(), crate::golden_services::messages()].concat();
+    let groups =
+        [crate::golden_secrets::messages(), crate::golden_services::messages(), crate::golden_files::messages()]
+            .concat();
     requests
         .chain(replies)
         .chain(groups)

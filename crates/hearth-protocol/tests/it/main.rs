@@ -2,6 +2,7 @@
 #![allow(clippy::panic, clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod golden;
+mod golden_files;
 mod golden_secrets;
 mod golden_services;
 mod invariants;
