@@ -26,6 +26,8 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
 const OWNERS: &[(&str, &[&str])] = &[
     ("clap", &["hearth", "xtask"]),
     ("indicatif", &["hearth"]),
+    ("ignore", &["hearth-files"]),
+    ("regex", &["hearth-files"]),
     ("anyhow", &["xtask"]),
     ("landlock", &["hearth-vmm"]),
     ("seccompiler", &["hearth-vmm"]),
