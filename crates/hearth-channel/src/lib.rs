@@ -34,10 +34,12 @@ pub mod lines;
 mod operation;
 mod owed;
 mod process;
+mod processes;
 mod reader;
 mod secrets;
 mod services;
 mod session;
+mod shells;
 mod text;
 mod writer;
 

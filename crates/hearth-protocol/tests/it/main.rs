@@ -2,7 +2,9 @@
 #![allow(clippy::panic, clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod golden;
+mod golden_process;
 mod golden_secrets;
 mod golden_services;
+mod golden_shell;
 mod invariants;
 mod properties;
