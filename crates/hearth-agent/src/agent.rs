@@ -12,12 +12,14 @@ use crate::roots::Roots;
 use crate::runtime::Runtime;
 use crate::secrets::{Place, Secrets};
 use crate::service::Services;
+use crate::shell::Shells;
 
 /// One agent.
 pub(crate) struct Agent {
     pub(crate) processes: Rc<Processes>,
     pub(crate) roots: Roots,
     pub(crate) services: Services,
+    pub(crate) shells: Shells,
     /// Whether the whole machine is the agent's: it may then set its clock and name, and turn it off.
     pub(crate) owns_machine: bool,
     shutdown: watch::Sender<bool>,
@@ -40,8 +42,8 @@ impl Agent {
         let processes = Processes::new(defaults, trees, Rc::new(secrets));
         let child_signals = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::child())?;
         tokio::task::spawn_local(Rc::clone(&processes).reap(child_signals));
-        let services = Services::default();
-        Ok(Rc::new(Self { processes, roots, services, owns_machine, shutdown: watch::Sender::new(false) }))
+        let (services, shells) = (Services::default(), Shells::default());
+        Ok(Rc::new(Self { processes, roots, services, shells, owns_machine, shutdown: watch::Sender::new(false) }))
     }
 
     /// Describes the guest.

@@ -18,6 +18,7 @@ mod secrets;
 mod serve;
 mod service;
 mod session;
+mod shell;
 mod sys;
 
 use std::process::ExitCode;
@@ -26,7 +27,9 @@ use tokio::task::LocalSet;
 
 fn main() -> ExitCode {
     sys::keep_freed_memory();
-    if rustix::process::getpid().as_raw_nonzero().get() == 1 {
+    let owns_machine = rustix::process::getpid().as_raw_nonzero().get() == 1;
+    sys::raise_descriptor_limit(owns_machine);
+    if owns_machine {
         return boot::run_machine();
     }
     serve::run(std::env::args_os().skip(1).collect())

@@ -5,6 +5,7 @@
 use std::ffi::{CString, c_char};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use tokio::io::unix::AsyncFd;
@@ -77,6 +78,7 @@ struct Child {
     stdio: [RawFd; 3],
     terminal: bool,
     identity: Option<(u32, u32, *const u32, usize)>,
+    descriptors: Option<libc::rlimit>,
     step: AtomicI32,
     errno: AtomicI32,
 }
@@ -99,6 +101,7 @@ pub(crate) fn spawn(plan: &Plan<'_>) -> Result<u32, SpawnError> {
         stdio: plan.stdio.map(|fd| fd.as_raw_fd()),
         terminal: plan.terminal,
         identity: plan.identity.map(|who| (who.uid, who.gid, who.groups.as_ptr(), who.groups.len())),
+        descriptors: DESCRIPTORS.get().copied(),
         step: AtomicI32::new(0),
         errno: AtomicI32::new(0),
     };
@@ -200,6 +203,9 @@ unsafe fn become_program(child: &Child) -> Step {
         if libc::chdir(child.cwd) < 0 {
             return Step::WorkingDirectory;
         }
+        if let Some(limit) = &child.descriptors {
+            libc::setrlimit(libc::RLIMIT_NOFILE, limit);
+        }
         libc::umask(0o022);
         libc::signal(libc::SIGPIPE, libc::SIG_DFL);
         let mut none: libc::sigset_t = std::mem::zeroed();
@@ -268,6 +274,40 @@ pub(crate) fn reap_one() -> Option<Reaped> {
         cpu_us: microseconds(usage.ru_utime) + microseconds(usage.ru_stime),
         peak_memory_bytes: usage.ru_maxrss as u64 * 1024,
     })
+}
+
+/// Sends a signal to a process, or, by the negative of its number, to a process group.
+pub(crate) fn kill(target: i32, signal: i32) -> io::Result<()> {
+    // SAFETY: takes two numbers.
+    match unsafe { libc::kill(target, signal) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// The limit on descriptors that children start with.
+static DESCRIPTORS: OnceLock<libc::rlimit> = OnceLock::new();
+
+/// Lets the agent itself have as many descriptors as the system allows: each process that it watches takes some. Children get the
+/// limit as it was, where a program that uses `select` still works; where the machine is the agent's, with room to raise it.
+pub(crate) fn raise_descriptor_limit(owns_machine: bool) {
+    /// What a machine's programs may raise their limit to: what service managers grant.
+    const MACHINE: libc::rlim_t = 512 * 1024;
+    // SAFETY: plain out-parameters. A refusal leaves the limit as it is.
+    unsafe {
+        let mut limit: libc::rlimit = std::mem::zeroed();
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) < 0 {
+            return;
+        }
+        if owns_machine && limit.rlim_max < MACHINE {
+            let raised = libc::rlimit { rlim_max: MACHINE, ..limit };
+            if libc::setrlimit(libc::RLIMIT_NOFILE, &raised) == 0 {
+                limit = raised;
+            }
+        }
+        let _ = DESCRIPTORS.set(limit);
+        libc::setrlimit(libc::RLIMIT_NOFILE, &libc::rlimit { rlim_cur: limit.rlim_max, ..limit });
+    }
 }
 
 /// Keeps up to a MiB of freed memory, so that a stream's chunks and larger pieces, made and sent and made again, do not have the kernel

@@ -5,9 +5,10 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use hearth_protocol::{
-    Attach, Epoch, Finished, HostHello, Info, Lane, Outcome, OutputTotals, ProcessId, ProcessInfo, PtySize, Renew,
-    ReplyBody, Request, RequestBody, Signal, SignalScope, Start,
+    Attach, Epoch, Finished, HostHello, Info, Lane, Outcome, OutputTotals, ProcessInfo, ProcessRef, PtySize, Renew,
+    ReplyBody, Request, RequestBody, Signal, SignalScope, Start, Tag,
 };
 use tokio::task::JoinHandle;
 use tokio::time::{self, Instant};
@@ -204,7 +205,13 @@ impl Channel {
     ///
     /// # Errors
     /// As [`Self::request`].
-    pub async fn signal(&self, process: ProcessId, signal: Signal, scope: SignalScope) -> Result<(), ChannelError> {
+    pub async fn signal(
+        &self,
+        process: impl Into<ProcessRef>,
+        signal: Signal,
+        scope: SignalScope,
+    ) -> Result<(), ChannelError> {
+        let process = process.into();
         done("signal", self.request(RequestBody::Signal { process, signal, scope }).await?)
     }
 
@@ -212,7 +219,8 @@ impl Channel {
     ///
     /// # Errors
     /// As [`Self::request`].
-    pub async fn resize(&self, process: ProcessId, size: PtySize) -> Result<(), ChannelError> {
+    pub async fn resize(&self, process: impl Into<ProcessRef>, size: PtySize) -> Result<(), ChannelError> {
+        let process = process.into();
         done("resize", self.request(RequestBody::Resize { process, size }).await?)
     }
 
@@ -221,10 +229,22 @@ impl Channel {
     /// # Errors
     /// As [`Self::request`].
     pub async fn list(&self) -> Result<Vec<ProcessInfo>, ChannelError> {
+        self.list_all(None).await
+    }
+
+    /// Lists the processes that bear a tag: of those that run at most one, and the ended ones that the agent still remembers.
+    ///
+    /// # Errors
+    /// As [`Self::request`].
+    pub async fn list_tagged(&self, tag: Tag) -> Result<Vec<ProcessInfo>, ChannelError> {
+        self.list_all(Some(tag)).await
+    }
+
+    async fn list_all(&self, tag: Option<Tag>) -> Result<Vec<ProcessInfo>, ChannelError> {
         let mut all: Vec<ProcessInfo> = Vec::new();
         loop {
             let after = all.last().map(|process| process.process);
-            match self.request(RequestBody::List { after }).await? {
+            match self.request(RequestBody::List { after, tag: tag.clone() }).await? {
                 ReplyBody::Processes { processes, more } => {
                     // What does not go forward would go on for ever.
                     let forward = processes.first().is_some_and(|first| Some(first.process) > after);
@@ -261,7 +281,7 @@ impl Channel {
     /// # Errors
     /// As [`Self::request`].
     pub async fn attach(&self, attach: Attach) -> Result<Process, ChannelError> {
-        let from = OutputTotals { stdout: attach.stdout, stderr: attach.stderr, data: 0 };
+        let from = OutputTotals { stdout: attach.stdout, stderr: attach.stderr, ..OutputTotals::default() };
         self.follow(RequestBody::Attach(attach), true, from, true).await
     }
 
@@ -308,10 +328,35 @@ impl Channel {
 
     /// Asks for an operation without streams, within the default bound.
     pub(crate) async fn finish(&self, body: RequestBody) -> Result<Finished, ChannelError> {
-        match self.request(body).await? {
+        self.finish_within(body, Duration::ZERO).await
+    }
+
+    /// As [`Self::finish`], of an operation that may itself wait for so long.
+    pub(crate) async fn finish_within(&self, body: RequestBody, wait: Duration) -> Result<Finished, ChannelError> {
+        match self.request_within(body, self.options.request_timeout + wait).await? {
             ReplyBody::Finished { result, .. } => Ok(result),
             other => Err(unexpected("an operation", &other)),
         }
+    }
+
+    /// Asks for an operation that may itself wait for so long, sends it `upload` and takes up to `limit` bytes of its `data`.
+    pub(crate) async fn exchange(
+        &self,
+        body: RequestBody,
+        wait: Duration,
+        upload: Option<Bytes>,
+        limit: usize,
+    ) -> Result<(Finished, Bytes), ChannelError> {
+        let after = self.options.request_timeout + wait;
+        let whole = async {
+            let operation = self.operate(body).await?;
+            if let Some(upload) = upload {
+                operation.send_all(upload).await?;
+            }
+            operation.collect(limit).await
+        };
+        let answered = time::timeout(after, whole).await;
+        answered.unwrap_or(Err(ChannelError::TimedOut { after, outcome: Outcome::MayHaveRun }))
     }
 
     /// Waits until the channel has ended, and tells why.

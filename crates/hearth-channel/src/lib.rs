@@ -34,11 +34,13 @@ pub mod lines;
 mod operation;
 mod owed;
 mod process;
+mod processes;
 mod reader;
 mod records;
 mod secrets;
 mod services;
 mod session;
+mod shells;
 mod text;
 mod writer;
 

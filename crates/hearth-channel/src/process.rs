@@ -102,12 +102,12 @@ impl Process {
         available.then(|| self.following.stdin())
     }
 
-    /// Sends a signal to the process, or to all it has started.
+    /// Sends a signal to the process, to all it has started, or to the job in the foreground of its terminal.
     ///
     /// # Errors
     /// Any [`ChannelError`] of a request.
     pub async fn signal(&self, signal: Signal, scope: SignalScope) -> Result<(), ChannelError> {
-        let body = RequestBody::Signal { process: self.id(), signal, scope };
+        let body = RequestBody::Signal { process: self.id().into(), signal, scope };
         done("signal", self.following.session.ask(body, self.request_timeout).await?)
     }
 
@@ -116,7 +116,7 @@ impl Process {
     /// # Errors
     /// Any [`ChannelError`] of a request.
     pub async fn resize(&self, size: PtySize) -> Result<(), ChannelError> {
-        let body = RequestBody::Resize { process: self.id(), size };
+        let body = RequestBody::Resize { process: self.id().into(), size };
         done("resize", self.following.session.ask(body, self.request_timeout).await?)
     }
 

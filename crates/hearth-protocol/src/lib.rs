@@ -34,12 +34,15 @@ pub mod hex;
 pub mod limits;
 mod line;
 mod message;
+pub mod process;
 mod raw;
 mod record;
 mod renew;
 pub mod secrets;
 pub mod service;
+pub mod shell;
 mod signal;
+mod start;
 
 pub use chunk::{ChunkDecoder, ChunkHeader, StreamName};
 pub use command::Command;
@@ -47,14 +50,13 @@ pub use error::{ErrorCode, Fault, FrameError, Outcome};
 pub use flow::{CreditError, ReceiveWindow, SendWindow};
 pub use hello::{AgentHello, Epoch, HELLO_PREFIX, HelloAnswer, HelloScanner, HostHello, Lane, negotiate};
 pub use line::{LineDecoder, encode_line};
-pub use message::{
-    Attach, Delivery, ExitStatus, Finished, Info, OutputTotals, ProcessId, ProcessInfo, ProcessState, PtySize, Reply,
-    ReplyBody, Request, RequestBody, RequestId, SignalScope, Start, parse_request,
-};
+pub use message::{Finished, Info, Reply, ReplyBody, Request, RequestBody, RequestId, parse_request};
+pub use process::{Attach, ExitStatus, OutputTotals, ProcessId, ProcessInfo, ProcessRef, ProcessState, SignalScope};
 pub use raw::RawString;
 pub use record::{RECORD, decode_record, encode_record};
 pub use renew::Renew;
 pub use signal::{Signal, UnknownSignal};
+pub use start::{Budget, Delivery, Keep, PtySize, ResourceLimits, Start, Tag};
 
 /// The newest protocol version this crate speaks.
 pub const PROTOCOL_MAX: u32 = 1;

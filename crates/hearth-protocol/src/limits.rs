@@ -61,3 +61,34 @@ pub const BACKOFF_MS: u64 = 200;
 pub const LONGEST_BACKOFF_MS: u64 = 30_000;
 /// How long a service must have been ready for its restarts to be counted anew, in milliseconds.
 pub const HEALTHY_MS: u64 = 10_000;
+/// The bytes kept from the start of an output stream where no budget is given.
+pub const KEPT_HEAD: u64 = 128 * 1024;
+/// The bytes kept from the end of an output stream where no budget is given. At least a session's window, so that a lossless follower can
+/// be a whole window behind.
+pub const KEPT_TAIL: u64 = 1024 * 1024;
+/// The most that may be kept of a stream's head, and of its tail, in bytes.
+pub const KEPT_MOST: u64 = 16 * 1024 * 1024;
+/// The least that is kept of a stream's tail, in bytes: followers read from it.
+pub const KEPT_LEAST_TAIL: u64 = 32 * 1024;
+/// The longest tag of a process, in bytes.
+pub const TAG: usize = 128;
+/// The longest name of a shell, in bytes.
+pub const NAME: usize = 64;
+/// The most that one read of a stream returns, in bytes.
+pub const READ: u64 = 1024 * 1024;
+/// What one read returns at most where it does not say, in bytes.
+pub const DEFAULT_READ: u64 = 64 * 1024;
+/// How long a write waits for a process that does not read, where it does not say, in milliseconds.
+pub const DEFAULT_WRITE_WAIT_MS: u64 = 1000;
+/// The longest that a read or a write waits, in milliseconds (10 minutes).
+pub const WAIT_MS: u64 = 10 * 60 * 1000;
+/// The largest width or height of a shell's terminal, in cells: the agent keeps what it shows.
+pub const SHELL_CELLS: u16 = 512;
+/// The most shells there may be.
+pub const SHELLS: usize = 64;
+/// The least that a wait for an idle shell may call quiet, in milliseconds.
+pub const QUIET_MS: u64 = 10;
+/// How long a shell must be quiet to be idle where a wait does not say, in milliseconds.
+pub const DEFAULT_QUIET_MS: u64 = 200;
+/// How long a wait for an idle shell takes at most where it does not say, in milliseconds.
+pub const DEFAULT_IDLE_TIMEOUT_MS: u64 = 30_000;

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::message::validate_variables;
 use crate::secrets::{Secret, validate_secrets};
+use crate::start::validate_variables;
 use crate::{ErrorCode, Fault, RawString, hex, limits};
 
 /// What makes a guest this sandbox's own, and its clock right: after a boot, and after each restore.

@@ -3,12 +3,13 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error};
 
 macro_rules! signals {
     ($($variant:ident = $number:literal $name:literal),+ $(,)?) => {
-        /// A signal that can be sent to a process. On the wire its name without `SIG`, such as `"TERM"`.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        /// A signal that can be sent to a process. On the wire its name without `SIG`, such as `"TERM"`; read in any form that
+        /// [`FromStr`] takes, and as a number.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
         pub enum Signal {
             $(#[doc = concat!("SIG", $name, ", number ", $number)] #[serde(rename = $name)] $variant = $number,)+
         }
@@ -28,8 +29,14 @@ macro_rules! signals {
 signals! {
     Hup = 1 "HUP", Int = 2 "INT", Quit = 3 "QUIT", Ill = 4 "ILL", Trap = 5 "TRAP", Abrt = 6 "ABRT", Bus = 7 "BUS", Fpe = 8 "FPE",
     Kill = 9 "KILL", Usr1 = 10 "USR1", Segv = 11 "SEGV", Usr2 = 12 "USR2", Pipe = 13 "PIPE", Alrm = 14 "ALRM", Term = 15 "TERM",
-    Chld = 17 "CHLD", Cont = 18 "CONT", Stop = 19 "STOP", Tstp = 20 "TSTP", Ttin = 21 "TTIN", Ttou = 22 "TTOU", Urg = 23 "URG",
-    Xcpu = 24 "XCPU", Xfsz = 25 "XFSZ", Vtalrm = 26 "VTALRM", Prof = 27 "PROF", Winch = 28 "WINCH", Io = 29 "IO", Sys = 31 "SYS",
+    Stkflt = 16 "STKFLT", Chld = 17 "CHLD", Cont = 18 "CONT", Stop = 19 "STOP", Tstp = 20 "TSTP", Ttin = 21 "TTIN", Ttou = 22 "TTOU", Urg = 23 "URG",
+    Xcpu = 24 "XCPU", Xfsz = 25 "XFSZ", Vtalrm = 26 "VTALRM", Prof = 27 "PROF", Winch = 28 "WINCH", Io = 29 "IO", Pwr = 30 "PWR",
+    Sys = 31 "SYS", Rt0 = 34 "RTMIN", Rt1 = 35 "RTMIN+1", Rt2 = 36 "RTMIN+2", Rt3 = 37 "RTMIN+3", Rt4 = 38 "RTMIN+4",
+    Rt5 = 39 "RTMIN+5", Rt6 = 40 "RTMIN+6", Rt7 = 41 "RTMIN+7", Rt8 = 42 "RTMIN+8", Rt9 = 43 "RTMIN+9", Rt10 = 44 "RTMIN+10",
+    Rt11 = 45 "RTMIN+11", Rt12 = 46 "RTMIN+12", Rt13 = 47 "RTMIN+13", Rt14 = 48 "RTMIN+14", Rt15 = 49 "RTMIN+15",
+    Rt16 = 50 "RTMAX-14", Rt17 = 51 "RTMAX-13", Rt18 = 52 "RTMAX-12", Rt19 = 53 "RTMAX-11", Rt20 = 54 "RTMAX-10",
+    Rt21 = 55 "RTMAX-9", Rt22 = 56 "RTMAX-8", Rt23 = 57 "RTMAX-7", Rt24 = 58 "RTMAX-6", Rt25 = 59 "RTMAX-5",
+    Rt26 = 60 "RTMAX-4", Rt27 = 61 "RTMAX-3", Rt28 = 62 "RTMAX-2", Rt29 = 63 "RTMAX-1", Rt30 = 64 "RTMAX",
 }
 
 impl Signal {
@@ -60,6 +67,23 @@ impl FromStr for Signal {
         let by_name = Self::ALL.iter().copied().find(|signal| signal.name() == name);
         let by_number = || text.parse().ok().and_then(Self::from_number);
         by_name.or_else(by_number).ok_or_else(|| UnknownSignal { text: text.to_owned() })
+    }
+}
+
+impl<'de> Deserialize<'de> for Signal {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Form {
+            Number(i32),
+            Name(String),
+        }
+        let unknown = |text: String| D::Error::custom(UnknownSignal { text });
+        match Form::deserialize(deserializer) {
+            Ok(Form::Number(number)) => Self::from_number(number).ok_or_else(|| unknown(number.to_string())),
+            Ok(Form::Name(name)) => name.parse().map_err(D::Error::custom),
+            Err(_) => Err(D::Error::custom("a signal is a name such as \"TERM\" or a number")),
+        }
     }
 }
 

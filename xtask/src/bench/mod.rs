@@ -16,6 +16,7 @@ mod native;
 mod output;
 mod ping;
 mod report;
+mod spawn;
 mod streaming;
 
 use std::pin::Pin;
@@ -27,8 +28,16 @@ use figure::{Figure, Row};
 use host::Host;
 
 /// Every group there is, in the order of the report.
-const GROUPS: &[Group] =
-    &[boot::GROUP, exec::GROUP, ping::GROUP, output::GROUP, files::GROUP, memory::GROUP, streaming::GROUP];
+const GROUPS: &[Group] = &[
+    boot::GROUP,
+    exec::GROUP,
+    ping::GROUP,
+    output::GROUP,
+    files::GROUP,
+    memory::GROUP,
+    streaming::GROUP,
+    spawn::GROUP,
+];
 /// A bound on one group, so that a guest that hangs ends the bench and not the day.
 const PATIENCE: Duration = Duration::from_secs(20 * 60);
 /// Rounds whose samples are dropped: under emulation code is translated when it first runs.

@@ -36,6 +36,8 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("zstd", &["hearth-files"]),
     ("ruzstd", &["hearth-image"]),
     ("lzma-rust2", &["hearth-image", "hearth-files"]),
+    ("vte", &["hearth-agent"]),
+    ("unicode-width", &["hearth-agent"]),
     ("tokio-vsock", &["hearth-agent", "hearth-channel"]),
 ];
 

@@ -1,6 +1,6 @@
 //! Processes: started, watched, remembered. The one primitive that shells, services and kernels are made of.
 //!
-//! A process belongs to the agent, not to the connection that started it. Three tasks serve it: a pump for each output
+//! A process belongs to the agent, not to the connection that started it ([`child`]). Three tasks serve it: a pump for each output
 //! ([`output`]), one that feeds its input ([`input`]), and a supervisor that waits for its end or its deadline:
 //!
 //! ```text
@@ -10,8 +10,10 @@
 //!
 //! Everything runs on one thread, so that between two awaits nothing changes.
 
+mod child;
 mod input;
 mod output;
+mod request;
 mod ring;
 mod spawn;
 mod tree;
@@ -20,22 +22,23 @@ mod users;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use hearth_protocol::{
-    Command, ErrorCode, ExitStatus, Fault, OutputTotals, ProcessId, ProcessInfo, ProcessState, PtySize, RawString,
-    Signal, SignalScope, Start, limits,
+    ErrorCode, ExitStatus, Fault, ProcessId, ProcessInfo, ProcessRef, RawString, Signal, Start, Tag, limits,
 };
-use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
-use crate::secrets::{Automaton, Change, Hidden, Secrets, redact_command, redact_fault};
-use crate::sys::{self, Reaped};
+use crate::secrets::{Change, Secrets, redact_command, redact_fault};
+use crate::sys;
+use child::Pipes;
+pub(crate) use child::Process;
 pub(crate) use input::{Input, Intake, Piece};
 pub(crate) use output::{Cursor, OUTPUT_PIECE, Output};
+pub(crate) use request::{Source, read_output, run, write_input};
+use ring::Memory;
 use spawn::Surroundings;
 pub(crate) use spawn::{Defaults, home_of};
 pub(crate) use tree::Trees;
@@ -46,38 +49,12 @@ pub(crate) use users::User;
 const REMEMBERED: usize = 256;
 /// The memory that the output of ended processes may take, in bytes.
 const REMEMBERED_MEMORY: usize = 16 * 1024 * 1024;
+/// The most memory that the output of all processes together may take, in bytes; on a small machine an eighth of its memory. Some for
+/// each stream comes on top.
+const OUTPUT_MEMORY: usize = 256 * 1024 * 1024;
 /// How long a killed tree may take to be gone before its end is reported all the same: a process in an uninterruptible
 /// wait of the kernel dies later.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
-/// How long the rest of a terminal's output may take once its process has exited.
-const TERMINAL_PATIENCE: Duration = Duration::from_secs(1);
-
-/// A process that was started.
-pub(crate) struct Process {
-    pub(crate) id: ProcessId,
-    pub(crate) pid: u32,
-    /// As it may be shown.
-    command: RefCell<Command>,
-    hidden: Hidden,
-    tree: Tree,
-    pub(crate) stdout: Rc<Output>,
-    pub(crate) stderr: Rc<Output>,
-    pub(crate) input: Option<Rc<Input>>,
-    terminal: Option<Rc<AsyncFd<OwnedFd>>>,
-    started: Instant,
-    reaped: Cell<Option<Reaped>>,
-    status: RefCell<Option<ExitStatus>>,
-    /// Whether it is forgotten as soon as it has ended.
-    passing: Cell<bool>,
-    /// The status is there.
-    ended: Notify,
-}
-
-/// The output descriptors that the supervisor looks into when the process has exited.
-struct Pipes {
-    stdout: Rc<AsyncFd<OwnedFd>>,
-    stderr: Option<Rc<AsyncFd<OwnedFd>>>,
-}
 
 /// All processes of an agent.
 pub(crate) struct Processes {
@@ -86,6 +63,7 @@ pub(crate) struct Processes {
     pub(crate) secrets: Rc<Secrets>,
     /// Variables of every process.
     variables: RefCell<BTreeMap<String, RawString>>,
+    memory: Rc<Memory>,
     next: Cell<u64>,
     /// The agent is about to end: nothing is started any more.
     ending: Cell<bool>,
@@ -98,11 +76,14 @@ pub(crate) struct Processes {
 impl Processes {
     /// Makes the table. Its caller must run [`Processes::reap`] beside everything else.
     pub(crate) fn new(defaults: Defaults, trees: Rc<Trees>, secrets: Rc<Secrets>) -> Rc<Self> {
+        let machine = rustix::system::sysinfo();
+        let eighth = machine.totalram as usize * machine.mem_unit as usize / 8;
         Rc::new(Self {
             defaults,
             trees,
             secrets,
             variables: RefCell::default(),
+            memory: Memory::new(OUTPUT_MEMORY.min(eighth)),
             next: Cell::new(1),
             ending: Cell::new(false),
             all: RefCell::default(),
@@ -116,6 +97,14 @@ impl Processes {
         self.trees.describe()
     }
 
+    /// The shell of the user `user`, or of the default user.
+    ///
+    /// # Errors
+    /// As for a start by that user.
+    pub(crate) fn login_shell(&self, user: Option<&str>) -> Result<String, Fault> {
+        spawn::login_shell(user, &self.defaults)
+    }
+
     /// Starts a process.
     ///
     /// # Errors
@@ -125,7 +114,10 @@ impl Processes {
         if self.ending.get() {
             return Err(Fault::never_started(ErrorCode::Busy, "the agent is about to end"));
         }
-        let tree = self.trees.prepare();
+        if let Some(tag) = &start.tag {
+            self.refuse_taken(tag)?;
+        }
+        let tree = self.trees.prepare(&start.limits)?;
         let group = tree.group();
         let variables = self.variables.borrow();
         let surroundings = Surroundings { defaults: &self.defaults, secrets: &self.secrets, variables: &variables };
@@ -139,18 +131,25 @@ impl Processes {
         })?;
         tree.set_leader(spawned.pid);
         let id = ProcessId(self.next.replace(self.next.get() + 1));
+        let stdout = Output::new(start.keep.stdout, Rc::clone(&self.memory), values.clone());
+        let stderr = match spawned.stderr {
+            Some(_) => Output::new(start.keep.stderr, Rc::clone(&self.memory), values.clone()),
+            None => Output::empty(Rc::clone(&self.memory)),
+        };
         let process = Rc::new(Process {
             id,
             pid: spawned.pid,
             command: RefCell::new(redact_command(values.as_ref(), &start.command)),
             hidden,
+            tag: start.tag.clone(),
             tree,
-            stdout: Output::new(values.clone()),
-            stderr: if spawned.stderr.is_some() { Output::new(values) } else { Output::empty() },
+            stdout,
+            stderr,
             input: spawned.stdin.map(|target| Rc::new(Input::new(target))),
             terminal: spawned.terminal,
             started,
             reaped: Cell::new(None),
+            reaping: Notify::new(),
             status: RefCell::default(),
             passing: Cell::new(false),
             ended: Notify::new(),
@@ -162,7 +161,7 @@ impl Processes {
         if let Some(stderr) = &pipes.stderr {
             tokio::task::spawn_local(Rc::clone(&process.stderr).pump(Rc::clone(stderr)));
         }
-        tokio::task::spawn_local(Rc::clone(self).supervise(Rc::clone(&process), pipes, Limits::of(start)));
+        tokio::task::spawn_local(Rc::clone(self).supervise(Rc::clone(&process), pipes, Deadline::of(start)));
         Ok(process)
     }
 
@@ -174,25 +173,44 @@ impl Processes {
         spawn::directory_of(start, &self.defaults)
     }
 
+    fn refuse_taken(&self, tag: &Tag) -> Result<(), Fault> {
+        match self.tagged(tag).filter(|process| !process.has_ended()) {
+            Some(process) => {
+                let message = format!("process {} runs and has the tag {:?}", process.id.0, tag.as_str());
+                Err(Fault::never_started(ErrorCode::AlreadyExists, message))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The process with a tag that was started last: if one of them runs, it is this one.
+    fn tagged(&self, tag: &Tag) -> Option<Rc<Process>> {
+        self.all.borrow().values().rev().find(|process| process.tag.as_ref() == Some(tag)).cloned()
+    }
+
     /// Finds a process.
     ///
     /// # Errors
     /// [`ErrorCode::UnknownProcess`].
-    pub(crate) fn get(&self, id: ProcessId) -> Result<Rc<Process>, Fault> {
-        let found = self.all.borrow().get(&id).cloned();
+    pub(crate) fn get(&self, process: &ProcessRef) -> Result<Rc<Process>, Fault> {
+        let (found, name) = match process {
+            ProcessRef::Id(id) => (self.all.borrow().get(id).cloned(), id.0.to_string()),
+            ProcessRef::Tag(tag) => (self.tagged(tag), format!("{:?}", tag.as_str())),
+        };
         found.ok_or_else(|| {
             Fault::never_started(
                 ErrorCode::UnknownProcess,
-                format!("there is no process {}, or it was forgotten since", id.0),
+                format!("there is no process {name}, or it was forgotten since"),
             )
         })
     }
 
-    /// Lists those that are remembered and come behind `after`, as many as one reply may hold; and whether there are more.
-    pub(crate) fn list(&self, after: Option<ProcessId>) -> (Vec<ProcessInfo>, bool) {
+    /// Lists those that are remembered, come behind `after` and bear `tag`, as many as one reply may hold; and whether there are more.
+    pub(crate) fn list(&self, after: Option<ProcessId>, tag: Option<&Tag>) -> (Vec<ProcessInfo>, bool) {
         let all = self.all.borrow();
+        let behind = all.range((after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded));
         let mut rest =
-            all.range((after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded)).map(|(_, process)| process);
+            behind.map(|(_, process)| process).filter(|process| tag.is_none() || process.tag.as_ref() == tag);
         let page = rest.by_ref().take(limits::LISTED).map(|process| process.info()).collect();
         (page, rest.next().is_some())
     }
@@ -221,6 +239,7 @@ impl Processes {
             while let Some(child) = sys::reap_one() {
                 if let Some(process) = self.by_pid.borrow_mut().remove(&child.pid) {
                     process.reaped.set(Some(child));
+                    process.reaping.notify_waiters();
                 }
             }
             self.reaped.notify_waiters();
@@ -242,8 +261,8 @@ impl Processes {
         self.trees.remove();
     }
 
-    async fn supervise(self: Rc<Self>, process: Rc<Process>, pipes: Pipes, limits: Limits) {
-        let timed_out = match limits.timeout {
+    async fn supervise(self: Rc<Self>, process: Rc<Process>, pipes: Pipes, deadline: Deadline) {
+        let timed_out = match deadline.timeout {
             Some(timeout) => tokio::time::timeout(timeout, self.wait_until_reaped(&process)).await.is_err(),
             None => {
                 self.wait_until_reaped(&process).await;
@@ -251,7 +270,7 @@ impl Processes {
             }
         };
         if timed_out {
-            self.stop(&process, Signal::Term, limits.grace).await;
+            self.stop(&process, Signal::Term, deadline.grace).await;
             // What is dead may not be reaped yet; what even a KILL does not end is reported as killed.
             let _ = tokio::time::timeout(KILL_PATIENCE, self.wait_until_reaped(&process)).await;
         }
@@ -266,7 +285,7 @@ impl Processes {
 
     async fn wait_until_reaped(&self, process: &Process) {
         loop {
-            let reaped = self.reaped.notified();
+            let reaped = process.reaping.notified();
             if process.reaped.get().is_some() {
                 return;
             }
@@ -285,6 +304,12 @@ impl Processes {
         process.tree.signal(Signal::Kill);
         self.wait_until_empty(&process.tree, KILL_PATIENCE).await;
         Stopped::Killed
+    }
+
+    /// As [`Self::stop`], and how the process ended; `None` for one that even a KILL has not ended yet.
+    pub(crate) async fn stop_and_wait(&self, process: &Process, signal: Signal, grace: Duration) -> Option<ExitStatus> {
+        self.stop(process, signal, grace).await;
+        tokio::time::timeout(KILL_PATIENCE, process.wait()).await.ok().map(|(status, _)| status)
     }
 
     /// Every member that dies is in the end reaped by the agent, so a reaped child is when to look again.
@@ -331,126 +356,16 @@ pub(crate) enum Stopped {
     Killed,
 }
 
-struct Limits {
+struct Deadline {
     timeout: Option<Duration>,
     grace: Duration,
 }
 
-impl Limits {
+impl Deadline {
     fn of(start: &Start) -> Self {
         Self {
             timeout: start.timeout_ms.map(Duration::from_millis),
             grace: Duration::from_millis(start.grace_ms.unwrap_or(limits::DEFAULT_GRACE_MS)),
         }
-    }
-}
-
-impl Process {
-    /// Sends a signal.
-    ///
-    /// # Errors
-    /// [`ErrorCode::NotRunning`] when there is nothing to send it to.
-    pub(crate) fn signal(&self, signal: Signal, scope: SignalScope) -> Result<(), Fault> {
-        match scope {
-            SignalScope::Process if self.reaped.get().is_none() => tree::signal_process(self.pid, signal),
-            SignalScope::Tree if !self.tree.is_empty() => self.tree.signal(signal),
-            _ => {
-                let message = format!("process {} has exited already", self.id.0);
-                return Err(Fault::never_started(ErrorCode::NotRunning, message));
-            }
-        }
-        Ok(())
-    }
-
-    /// Changes the terminal's size.
-    ///
-    /// # Errors
-    /// [`ErrorCode::NotATerminal`], [`ErrorCode::Io`].
-    pub(crate) fn resize(&self, size: PtySize) -> Result<(), Fault> {
-        let Some(terminal) = &self.terminal else {
-            let message = format!("process {} was started without a terminal", self.id.0);
-            return Err(Fault::never_started(ErrorCode::NotATerminal, message));
-        };
-        spawn::set_size(terminal.get_ref(), size)
-            .map_err(|error| Fault::failed(ErrorCode::Io, format!("resize process {}: {error}", self.id.0)))
-    }
-
-    /// Waits for the end, and tells how and where the streams end.
-    pub(crate) async fn wait(&self) -> (ExitStatus, OutputTotals) {
-        loop {
-            let ended = self.ended.notified();
-            if let Some(status) = self.status.borrow().clone() {
-                return (status, self.totals());
-            }
-            ended.await;
-        }
-    }
-
-    /// Whether it, or a child that it left behind, may still write.
-    fn may_write(&self) -> bool {
-        !self.has_ended() || self.stdout.is_open() || self.stderr.is_open()
-    }
-
-    fn hide(&self, values: Option<Rc<Automaton>>) {
-        self.command.replace_with(|command| redact_command(values.as_ref(), command));
-        self.stdout.hide(values.clone());
-        self.stderr.hide(values);
-    }
-
-    /// How it ended, once it has.
-    pub(crate) fn status(&self) -> Option<ExitStatus> {
-        self.status.borrow().clone()
-    }
-
-    /// Lets it be forgotten as soon as it has ended: nobody will ask for it.
-    pub(crate) fn forget_when_ended(&self) {
-        self.passing.set(true);
-    }
-
-    fn has_ended(&self) -> bool {
-        self.status.borrow().is_some()
-    }
-
-    fn memory(&self) -> usize {
-        self.stdout.memory() + self.stderr.memory()
-    }
-
-    fn totals(&self) -> OutputTotals {
-        let position = |output: &Output| output.end().unwrap_or_else(|| output.total());
-        OutputTotals { stdout: position(&self.stdout), stderr: position(&self.stderr), data: 0 }
-    }
-
-    fn info(&self) -> ProcessInfo {
-        let state = self.status.borrow().clone().map_or(ProcessState::Running, ProcessState::Exited);
-        ProcessInfo {
-            process: self.id,
-            pid: self.pid,
-            command: self.command.borrow().shortened(limits::LISTED_COMMAND),
-            state,
-            output: self.totals(),
-        }
-    }
-
-    async fn finish(&self, pipes: &Pipes, timed_out: bool) {
-        let duration_us = self.started.elapsed().as_micros() as u64;
-        if self.terminal.is_some() {
-            // The kernel hangs the terminal up when its session's leader exits, and the pump then sees its end.
-            let _ = tokio::time::timeout(TERMINAL_PATIENCE, self.stdout.wait_for_end()).await;
-            self.stdout.end_now();
-        } else {
-            tokio::join!(self.stdout.drain(Some(&pipes.stdout)), self.stderr.drain(pipes.stderr.as_deref()));
-        }
-        let reaped = self.reaped.get();
-        let signal = reaped.map_or(Some(Signal::Kill.number()), |child| child.signal);
-        *self.status.borrow_mut() = Some(ExitStatus {
-            code: reaped.and_then(|child| child.code),
-            signal,
-            timed_out,
-            out_of_memory: signal == Some(Signal::Kill.number()) && self.tree.ran_out_of_memory(),
-            duration_us,
-            cpu_us: reaped.map_or(0, |child| child.cpu_us),
-            peak_memory_bytes: reaped.map_or(0, |child| child.peak_memory_bytes),
-        });
-        self.ended.notify_waiters();
     }
 }

@@ -8,11 +8,12 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::{Rc, Weak};
 
+use hearth_protocol::Budget;
 use rustix::io::Errno;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
-use super::ring::{FILL, Ring};
+use super::ring::{Memory, Ring};
 use crate::secrets::{Automaton, Redactor};
 
 /// The most that is sent in one chunk, in bytes. With its header that is two messages of a virtio-serial port, which takes
@@ -22,6 +23,9 @@ pub(crate) const OUTPUT_PIECE: usize = 64 * 1024 - 256;
 const SCRATCH_SIZE: usize = 64 * 1024;
 /// The least that a redactor must be able to take before it is given any.
 const FEED: usize = 4096;
+
+/// What is read of one stream before others have their turn, in bytes.
+const TURN: usize = 512 * 1024;
 
 thread_local! {
     /// One buffer for all streams: what is read is in a ring, or held by a redactor, before anything else runs.
@@ -45,7 +49,12 @@ pub(crate) struct Output {
     /// Once the process has exited: how many bytes are taken when all its own are.
     drain_to: Cell<Option<u64>>,
     closed: Cell<bool>,
+    /// Who is shown every byte that is kept, and where it stands.
+    tap: RefCell<Option<(u64, Tap)>>,
 }
+
+/// Takes all bytes of a stream in their order, before anything else can happen to them.
+type Tap = Box<dyn FnMut(&[u8])>;
 
 /// A place in an output stream.
 pub(crate) struct Cursor {
@@ -54,10 +63,10 @@ pub(crate) struct Cursor {
 }
 
 impl Output {
-    /// Makes a stream with nothing in it, in which `hidden` are hidden.
-    pub(crate) fn new(hidden: Option<Rc<Automaton>>) -> Rc<Self> {
+    /// Makes a stream with nothing in it, in which `hidden` are hidden and of which `budget` is kept.
+    pub(super) fn new(budget: Budget, memory: Rc<Memory>, hidden: Option<Rc<Automaton>>) -> Rc<Self> {
         Rc::new(Self {
-            ring: RefCell::default(),
+            ring: RefCell::new(Ring::new(budget, memory)),
             redactor: RefCell::new(hidden.map(Redactor::new)),
             taken: Cell::new(0),
             lossless: RefCell::default(),
@@ -66,14 +75,21 @@ impl Output {
             end: Cell::new(None),
             drain_to: Cell::new(None),
             closed: Cell::new(false),
+            tap: RefCell::default(),
         })
     }
 
     /// Makes a stream that has ended already: the error output of a process on a terminal.
-    pub(crate) fn empty() -> Rc<Self> {
-        let output = Self::new(None);
+    pub(super) fn empty(memory: Rc<Memory>) -> Rc<Self> {
+        let output = Self::new(Budget::default(), memory, None);
         output.close();
         output
+    }
+
+    /// Makes a stream that no process writes.
+    #[cfg(test)]
+    pub(crate) fn alone() -> Rc<Self> {
+        Self::new(Budget::default(), Memory::new(usize::MAX), None)
     }
 
     /// Keeps bytes as if the process had written them.
@@ -85,7 +101,7 @@ impl Output {
     /// Hides other values from now on.
     pub(crate) fn hide(&self, values: Option<Rc<Automaton>>) {
         let mut redactor = self.redactor.borrow_mut();
-        let ring = &mut *self.ring.borrow_mut();
+        let mut ring = self.ring.borrow_mut();
         let mut keep = |bytes: &[u8]| ring.write(bytes);
         match (redactor.as_mut(), values) {
             (Some(redactor), Some(values)) => redactor.replace_values(values, &mut keep),
@@ -95,12 +111,19 @@ impl Output {
             }
             (None, values) => *redactor = values.map(Redactor::new),
         }
+        drop((ring, redactor));
+        self.show();
         self.changed.notify_waiters();
     }
 
     /// The bytes written so far.
     pub(crate) fn total(&self) -> u64 {
         self.ring.borrow().total()
+    }
+
+    /// The bytes that were written and are no longer kept, up to the stream's end.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.ring.borrow().dropped(self.end.get().unwrap_or(u64::MAX))
     }
 
     /// The memory in use.
@@ -118,6 +141,52 @@ impl Output {
         self.end.get()
     }
 
+    /// Shows `tap` every byte from here on.
+    pub(crate) fn set_tap(&self, tap: impl FnMut(&[u8]) + 'static) {
+        *self.tap.borrow_mut() = Some((self.total(), Box::new(tap)));
+    }
+
+    /// Ends what [`Self::set_tap`] began.
+    pub(crate) fn clear_tap(&self) {
+        self.tap.borrow_mut().take();
+    }
+
+    /// Shows the tap what is new in the ring.
+    fn show(&self) {
+        if let Some((position, tap)) = &mut *self.tap.borrow_mut() {
+            let ring = self.ring.borrow();
+            while let Some((at, piece)) = ring.read(*position, usize::MAX) {
+                tap(piece);
+                *position = at + piece.len() as u64;
+            }
+        }
+    }
+
+    /// The first bytes kept at or after `from`, at most `limit` and as far as they go without a gap, and the position of the first.
+    pub(crate) fn piece(&self, from: u64, limit: usize) -> (u64, Vec<u8>) {
+        let ring = self.ring.borrow();
+        let Some((at, first)) = ring.read(from, limit) else { return (from, Vec::new()) };
+        let mut piece = first.to_vec();
+        while let Some((next, more)) = ring.read(at + piece.len() as u64, limit - piece.len())
+            && next == at + piece.len() as u64
+            && !more.is_empty()
+        {
+            piece.extend_from_slice(more);
+        }
+        (at, piece)
+    }
+
+    /// Waits until there is a byte at or behind `from`, or it is known that the stream ends before it.
+    pub(crate) async fn wait_beyond(&self, from: u64) {
+        loop {
+            let changed = self.changed.notified();
+            if self.total() > from || self.end.get().is_some() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
     /// Stands a reader at `position`; while a lossless one lives, the process waits rather than lose a byte of it.
     pub(crate) fn cursor(self: &Rc<Self>, position: u64, lossless: bool) -> Cursor {
         let position = Rc::new(Cell::new(position));
@@ -129,13 +198,20 @@ impl Output {
 
     /// Empties `pipe` into the ring until its end.
     pub(crate) async fn pump(self: Rc<Self>, pipe: Rc<AsyncFd<OwnedFd>>) {
+        let mut turn = 0;
         loop {
             let Ok(mut ready) = pipe.readable().await else { break };
             let room = self.wait_for_room().await;
             match ready.try_io(|fd| self.read_once(fd.get_ref(), room)) {
                 Ok(Ok(0)) => break,
                 Ok(Err(error)) if error.kind() != io::ErrorKind::Interrupted => break,
-                Ok(_) | Err(_) => {}
+                Ok(Ok(count)) => turn += count,
+                Ok(Err(_)) | Err(_) => {}
+            }
+            // A process that writes as fast as it is read must not keep everybody else from their turn.
+            if turn >= TURN {
+                turn = 0;
+                tokio::task::yield_now().await;
             }
         }
         self.close();
@@ -146,7 +222,7 @@ impl Output {
         let mut ring = self.ring.borrow_mut();
         let mut redactor = self.redactor.borrow_mut();
         let count = match redactor.as_mut() {
-            Some(redactor) => read_to_scratch(pipe, redactor.most(room), |bytes| {
+            Some(redactor) => read_to_scratch(pipe, redactor.most(room).max(FEED), |bytes| {
                 redactor.feed(bytes, &mut |shown| ring.write(shown));
             })?,
             None if ring.is_past_head() => ring.fill(room, |place| rustix::io::read(pipe, place))?,
@@ -154,6 +230,7 @@ impl Output {
         };
         drop((ring, redactor));
         self.taken.set(self.taken.get() + count as u64);
+        self.show();
         self.note_drained();
         self.changed.notify_waiters();
         Ok(count)
@@ -178,18 +255,22 @@ impl Output {
     /// Keeps what was held back because it could have been the beginning of a hidden value.
     fn flush(&self) {
         if let Some(redactor) = self.redactor.borrow_mut().as_mut() {
-            let ring = &mut *self.ring.borrow_mut();
+            let mut ring = self.ring.borrow_mut();
             redactor.flush(&mut |bytes| ring.write(bytes));
         }
+        self.show();
     }
 
     async fn wait_for_room(&self) -> usize {
         loop {
             let moved = self.room.notified();
+            self.ring.borrow_mut().prepare();
             let room = self.room_now();
             // Not less: a nearly full ring would be filled byte by byte, with a switch to the process and back each time.
             let held = self.redactor.borrow().as_ref().map_or(0, |redactor| redactor.room_for(FEED));
-            if room >= FILL.max(held) {
+            let (fill, window) = (self.ring.borrow().fill_limit(), self.ring.borrow().window());
+            // Not more than there is: a tail too small for all that a mark could make of what is held shows a gap instead.
+            if room >= fill.max(held).min(window) {
                 return room;
             }
             moved.await;

@@ -69,7 +69,7 @@ pub(super) fn spawn(
     cgroup: Option<BorrowedFd<'_>>,
 ) -> Result<Spawned, Fault> {
     let Surroundings { defaults, secrets, variables } = *surroundings;
-    let user = effective_user(start, defaults)?;
+    let user = effective_user(start.user.as_deref(), defaults)?;
     let home = home_of(user.as_ref(), defaults);
     let cwd = working_directory(start, defaults, &home);
     let mut environment = environment(start, variables, user.as_ref(), &home);
@@ -92,9 +92,20 @@ pub(super) fn spawn(
     Ok(Spawned { pid, stdin, stdout, stderr, terminal })
 }
 
-fn effective_user(start: &Start, defaults: &Defaults) -> Result<Option<User>, Fault> {
+/// The shell of the user that a process would run as.
+pub(super) fn login_shell(user: Option<&str>, defaults: &Defaults) -> Result<String, Fault> {
+    let own = rustix::process::geteuid().as_raw().to_string();
+    let user = match effective_user(user, defaults)? {
+        Some(user) => Some(user),
+        None => User::find(&own).ok(),
+    };
+    let exists = |shell: &String| Path::new(shell).exists();
+    Ok(user.map(|user| user.shell).filter(exists).unwrap_or_else(|| "/bin/sh".to_owned()))
+}
+
+fn effective_user(wanted: Option<&str>, defaults: &Defaults) -> Result<Option<User>, Fault> {
     let own = rustix::process::geteuid();
-    match start.user.as_deref().or(defaults.user.as_deref()) {
+    match wanted.or(defaults.user.as_deref()) {
         None => Ok(None),
         Some(wanted) => {
             let user = User::find(wanted)?;
@@ -112,7 +123,7 @@ fn effective_user(start: &Start, defaults: &Defaults) -> Result<Option<User>, Fa
 
 /// The working directory of a process.
 pub(super) fn directory_of(start: &Start, defaults: &Defaults) -> Result<PathBuf, Fault> {
-    let home = home_of(effective_user(start, defaults)?.as_ref(), defaults);
+    let home = home_of(effective_user(start.user.as_deref(), defaults)?.as_ref(), defaults);
     Ok(OsString::from_vec(working_directory(start, defaults, &home)).into())
 }
 
@@ -261,6 +272,13 @@ fn nonblocking(fd: OwnedFd) -> io::Result<OwnedFd> {
 pub(super) fn set_size(terminal: &OwnedFd, size: PtySize) -> io::Result<()> {
     let size = Winsize { ws_col: size.columns, ws_row: size.rows, ws_xpixel: 0, ws_ypixel: 0 };
     Ok(rustix::termios::tcsetwinsize(terminal, size)?)
+}
+
+/// Whether a terminal's programs have read all that was typed at it.
+pub(super) fn has_read_all(terminal: &OwnedFd) -> bool {
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let unread = rustix::pty::ioctl_tiocgptpeer(terminal, flags).and_then(rustix::io::ioctl_fionread);
+    unread == Ok(0)
 }
 
 fn spawn_failed(what: &str, error: &io::Error) -> Fault {

@@ -10,10 +10,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use hearth_protocol::Signal;
+use hearth_protocol::{ErrorCode, Fault, ResourceLimits, Signal};
 use rustix::fs::{Mode, OFlags};
-use rustix::process::{Pid, kill_process};
 
+use crate::sys;
+
+/// The time over which processor time is shared out, in microseconds: the kernel's own default.
+const CPU_PERIOD_US: u64 = 100_000;
 /// Control groups that are kept ready, so that a start need not make one.
 const SPARE: usize = 4;
 
@@ -35,6 +38,8 @@ pub(crate) struct Group {
     /// Whether it was killed as a whole. Some kernels then kill whatever is born into it later, too (seen with 6.18: the
     /// count of kills is compared with that of the parent's group).
     killed: Cell<bool>,
+    /// Whether limits were set, which one that comes later must not inherit.
+    limited: bool,
 }
 
 /// One process and all it has started.
@@ -69,9 +74,33 @@ impl Trees {
     }
 
     /// Makes the tree for a process that is about to start.
-    pub(crate) fn prepare(self: &Rc<Self>) -> Tree {
-        let group = self.groups.as_ref().ok().and_then(Groups::take).map(Rc::new);
-        Tree { group: RefCell::new(group), owner: Rc::clone(self), leader: Cell::new(0) }
+    ///
+    /// # Errors
+    /// [`ErrorCode::Unavailable`] for limits that cannot be set here.
+    pub(crate) fn prepare(self: &Rc<Self>, limits: &ResourceLimits) -> Result<Tree, Fault> {
+        let group = match limits.is_empty() {
+            true => self.groups.as_ref().ok().and_then(Groups::take),
+            false => Some(self.limited(limits)?),
+        };
+        Ok(Tree { group: RefCell::new(group.map(Rc::new)), owner: Rc::clone(self), leader: Cell::new(0) })
+    }
+
+    /// A group of its own, since limits, and what is charged against them, would stay with one that is used again.
+    fn limited(&self, limits: &ResourceLimits) -> Result<Group, Fault> {
+        let unavailable = |reason: String| Fault::never_started(ErrorCode::Unavailable, format!("limits: {reason}"));
+        let groups = self.groups.as_ref().map_err(|reason| unavailable(format!("no control groups; {reason}")))?;
+        let mut group = groups.make().map_err(|error| unavailable(format!("make a control group: {error}")))?;
+        group.limited = true;
+        group.limit(limits).map_err(|reason| {
+            let available = fs::read_to_string(groups.root.join("cgroup.subtree_control")).unwrap_or_default();
+            let available = match available.trim() {
+                "" => "there are none".to_owned(),
+                names => format!("there are {names}"),
+            };
+            group.remove();
+            unavailable(format!("{reason}; of the controllers of control groups (v2) {available}"))
+        })?;
+        Ok(group)
     }
 
     /// Makes up for the groups that were taken; call when there is time.
@@ -85,21 +114,26 @@ impl Trees {
     /// Removes every group that is not in use, and their root, if it is empty then.
     pub(crate) fn remove(&self) {
         if let Ok(groups) = &self.groups {
-            groups.spare.borrow_mut().drain(..).for_each(Group::remove);
+            groups.spare.borrow_mut().drain(..).for_each(|group| group.remove());
             let _ = fs::remove_dir(&groups.root);
         }
     }
 }
 
-/// What groups can account and limit, to be enabled together or not at all: memory is refused where a group has processes of its own,
-/// and the others alone would then make groups below it that no process can be born into.
-const CONTROLLERS: &str = "+memory +pids +cpu";
+/// What groups can account and limit.
+const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
 
 /// Makes the root group, and lets its children account what the kernel can: missing controllers are no obstacle.
+///
+/// Those there are are enabled together or not at all: memory is refused where a group has processes of its own, and the others alone
+/// would then make groups below it that no process can be born into.
 fn prepare(mount: &Path, root: &Path) -> io::Result<()> {
     for directory in [mount, root] {
         fs::create_dir_all(directory)?;
-        let _ = fs::write(directory.join("cgroup.subtree_control"), CONTROLLERS);
+        let present = fs::read_to_string(directory.join("cgroup.controllers")).unwrap_or_default();
+        let wanted = CONTROLLERS.iter().filter(|name| present.split_whitespace().any(|word| word == **name));
+        let words: Vec<_> = wanted.map(|name| format!("+{name}")).collect();
+        let _ = fs::write(directory.join("cgroup.subtree_control"), words.join(" "));
     }
     Ok(())
 }
@@ -118,7 +152,7 @@ impl Groups {
         let path = self.root.join(number.to_string());
         fs::create_dir(&path)?;
         let directory = rustix::fs::open(&path, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        Ok(Group { path, directory, killed: Cell::new(false) })
+        Ok(Group { path, directory, killed: Cell::new(false), limited: false })
     }
 
     fn take(&self) -> Option<Group> {
@@ -127,7 +161,8 @@ impl Groups {
 
     /// Keeps an empty group for the next tree, unless it bears marks of the last one.
     fn put_back(&self, group: Group) {
-        if self.spare.borrow().len() < 2 * SPARE && !group.killed.get() && group.out_of_memory_kills() == 0 {
+        let marked = group.limited || group.killed.get() || group.out_of_memory_kills() > 0;
+        if self.spare.borrow().len() < 2 * SPARE && !marked {
             self.spare.borrow_mut().push(group);
         } else {
             group.remove();
@@ -150,7 +185,35 @@ impl Group {
         events.lines().find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok()).unwrap_or(0)
     }
 
-    fn remove(self) {
+    /// Sets the limits, or says which cannot be set.
+    fn limit(&self, limits: &ResourceLimits) -> Result<(), String> {
+        let set = |field: &str, file: &str, value: String| match fs::write(self.path.join(file), value) {
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound || error.kind() == io::ErrorKind::PermissionDenied =>
+            {
+                let controller = file.split('.').next().unwrap_or_default();
+                Err(format!("{field} needs the controller {controller:?}"))
+            }
+            Err(error) => Err(format!("{field}: {error}")),
+            Ok(()) => Ok(()),
+        };
+        if let Some(bytes) = limits.memory_bytes {
+            set("memory_bytes", "memory.max", bytes.to_string())?;
+            // The tree is killed as a whole: what is left of one is of no use to anybody.
+            set("memory_bytes", "memory.oom.group", "1".to_owned())?;
+            // Not there where nothing can be swapped out.
+            let _ = fs::write(self.path.join("memory.swap.max"), "0");
+        }
+        if let Some(pids) = limits.pids {
+            set("pids", "pids.max", pids.to_string())?;
+        }
+        if let Some(percent) = limits.cpu_percent {
+            set("cpu_percent", "cpu.max", format!("{} {CPU_PERIOD_US}", u64::from(percent) * CPU_PERIOD_US / 100))?;
+        }
+        Ok(())
+    }
+
+    fn remove(&self) {
         let _ = fs::remove_dir(&self.path);
     }
 }
@@ -200,6 +263,11 @@ impl Tree {
         }
     }
 
+    /// Whether its memory is limited, or anything else of it.
+    pub(crate) fn is_limited(&self) -> bool {
+        self.group().is_some_and(|group| group.limited)
+    }
+
     /// Whether the kernel has killed a member for want of memory.
     pub(crate) fn ran_out_of_memory(&self) -> bool {
         self.group().is_some_and(|group| group.out_of_memory_kills() > 0)
@@ -225,10 +293,7 @@ impl Tree {
 
 /// Sends a signal to one process; one that has just ended is no error.
 pub(crate) fn signal_process(pid: u32, signal: Signal) {
-    let signal = rustix::process::Signal::from_named_raw(signal.number());
-    if let (Some(pid), Some(signal)) = (Pid::from_raw(pid as i32), signal) {
-        let _ = kill_process(pid, signal);
-    }
+    let _ = sys::kill(pid as i32, signal.number());
 }
 
 /// The living members of the session and the descendants of `leader`.
@@ -246,10 +311,22 @@ fn walk(leader: u32) -> Vec<u32> {
     members
 }
 
+/// The calls in which a program waits for input: read, poll, select, readv, epoll_wait, pselect6, ppoll, epoll_pwait.
+const WAITS_FOR_INPUT: [&str; 8] = ["0", "7", "23", "19", "232", "270", "271", "281"];
+
+/// Whether a process waits for input, as far as can be seen: that it sleeps, and, where the system tells, in which call.
+pub(super) fn waits_for_input(pid: u32) -> bool {
+    let directory = Path::new("/proc").join(pid.to_string());
+    let call = fs::read_to_string(directory.join("syscall"));
+    let is_input = |call: &str| call.split(' ').next().is_some_and(|number| WAITS_FOR_INPUT.contains(&number.trim()));
+    Stat::read(&directory).is_some_and(|stat| stat.asleep) && call.map_or(true, |call| is_input(&call))
+}
+
 struct Stat {
     pid: u32,
     parent: u32,
     session: u32,
+    asleep: bool,
 }
 
 impl Stat {
@@ -260,6 +337,6 @@ impl Stat {
         let state = fields.next()?;
         let parent = fields.next()?.parse().ok()?;
         let session = fields.nth(1)?.parse().ok()?;
-        (!matches!(state, "Z" | "X")).then_some(Self { pid, parent, session })
+        (!matches!(state, "Z" | "X")).then_some(Self { pid, parent, session, asleep: state == "S" })
     }
 }

@@ -129,7 +129,7 @@ mod tests {
     fn log(runs: &[&str]) -> Log {
         let log = Log::default();
         for run in runs {
-            let output = Output::new(None);
+            let output = Output::alone();
             output.write(run.as_bytes());
             log.follow_with(output);
         }

@@ -240,10 +240,10 @@ impl Session {
             RequestBody::Start(start) => self.start(request.id, &start).await,
             RequestBody::Attach(attach) => self.attach(request.id, &attach).await,
             RequestBody::Detach {} => Ok(self.detach(request.id)),
-            RequestBody::Signal { process, signal, scope } => processes.get(process)?.signal(signal, scope).and(done),
-            RequestBody::Resize { process, size } => processes.get(process)?.resize(size).and(done),
-            RequestBody::List { after } => {
-                let (processes, more) = processes.list(after);
+            RequestBody::Signal { process, signal, scope } => processes.get(&process)?.signal(signal, scope).and(done),
+            RequestBody::Resize { process, size } => processes.get(&process)?.resize(size).and(done),
+            RequestBody::List { after, tag } => {
+                let (processes, more) = processes.list(after, tag.as_ref());
                 Ok(Some(ReplyBody::Processes { processes, more }))
             }
             RequestBody::Credit { stream, bytes } => self.credit(request.id, stream, bytes).map(|()| None),
@@ -253,6 +253,12 @@ impl Session {
             }
             RequestBody::Service(service) => {
                 self.operate(request.id, |agent, streams| crate::service::run(agent, service, streams))
+            }
+            RequestBody::Process(process) => {
+                self.operate(request.id, |agent, streams| crate::process::run(agent, process, streams))
+            }
+            RequestBody::Shell(shell) => {
+                self.operate(request.id, |agent, streams| crate::shell::run(agent, shell, streams))
             }
             RequestBody::File(file) => {
                 self.operate(request.id, |agent, streams| crate::files::run(agent, file, streams))
@@ -283,7 +289,7 @@ impl Session {
 
     async fn attach(self: &Rc<Self>, id: RequestId, attach: &Attach) -> Result<Option<ReplyBody>, Fault> {
         self.refuse_duplicate(id)?;
-        let process = self.agent.processes.get(attach.process)?;
+        let process = self.agent.processes.get(&attach.process)?;
         for (stream, from, total) in
             [("stdout", attach.stdout, process.stdout.total()), ("stderr", attach.stderr, process.stderr.total())]
         {

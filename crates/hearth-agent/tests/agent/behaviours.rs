@@ -1,19 +1,12 @@
 //! Running things.
 
 use bytes::Bytes;
-use hearth_channel::{ChannelError, Event};
+use hearth_channel::Event;
 use hearth_protocol::{
     Attach, Command, Delivery, ErrorCode, Outcome as Retry, PtySize, Signal, SignalScope, Start, StreamName,
 };
 
-use crate::support::{Agent, HANG, finish, is_alive, number, run, shell};
-
-fn fault(error: &ChannelError) -> (ErrorCode, Retry) {
-    match error {
-        ChannelError::Fault { source } => (source.code, source.outcome),
-        other => panic!("not a fault of the agent's: {other}"),
-    }
-}
+use crate::support::{Agent, HANG, fault, finish, is_alive, number, peak_kib, run, shell};
 
 #[tokio::test]
 async fn b01_both_streams_and_the_code_arrive() {
@@ -86,8 +79,10 @@ async fn b05_a_client_that_vanishes_leaves_the_process_and_all_its_output_to_the
     drop(channel);
     let channel = agent.connect().await;
     run(&channel, "echo > go").await;
-    let process =
-        channel.attach(Attach { process: id, stdout: 0, stderr: 0, delivery: Delivery::Lossless }).await.unwrap();
+    let process = channel
+        .attach(Attach { process: id.into(), stdout: 0, stderr: 0, delivery: Delivery::Lossless })
+        .await
+        .unwrap();
     let outcome = finish(&process).await;
     let expected: String = (1..=20_000).map(|number| format!("{number}\n")).collect();
     assert_eq!(String::from_utf8(outcome.stdout).unwrap(), format!("first\n{expected}"));
@@ -117,15 +112,13 @@ async fn b08_a_flood_that_nobody_reads_is_bounded_counted_and_crowds_out_nothing
     start.attach = None;
     let id = channel.start(start).await.unwrap().id();
     let process =
-        channel.attach(Attach { process: id, stdout: 0, stderr: 0, delivery: Delivery::Bounded }).await.unwrap();
+        channel.attach(Attach { process: id.into(), stdout: 0, stderr: 0, delivery: Delivery::Bounded }).await.unwrap();
     let outcome = finish(&process).await;
     assert_eq!(outcome.totals.stdout, 100_000_004);
     assert_eq!(outcome.stdout.len() as u64 + outcome.gaps, outcome.totals.stdout);
     assert!(outcome.stdout.ends_with(b"\0end\n") && outcome.stdout.starts_with(b"\0\0"));
     assert_eq!(outcome.stderr, b"kept\n");
-    let status = std::fs::read_to_string(format!("/proc/{}/status", agent.pid())).unwrap();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    let peak: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+    let peak = peak_kib(agent.pid());
     assert!(peak < 40 * 1024, "the agent took {peak} KiB");
 }
 

@@ -119,7 +119,7 @@ async fn b43_every_cursor_leads_to_the_same_bytes() {
     start.attach = None;
     let id = channel.start(start).await.unwrap().id();
     for stdout in 0..=whole.len() as u64 {
-        let attach = Attach { process: id, stdout, stderr: 0, delivery: Delivery::Lossless };
+        let attach = Attach { process: id.into(), stdout, stderr: 0, delivery: Delivery::Lossless };
         let outcome = finish(&channel.attach(attach).await.unwrap()).await;
         assert_eq!(String::from_utf8(outcome.stdout).unwrap(), whole[stdout as usize..], "from {stdout}");
         assert_eq!(outcome.totals.stdout, whole.len() as u64);

@@ -6,8 +6,10 @@ use std::path::PathBuf;
 use std::process::{Child, Command as Program, Stdio};
 use std::time::Duration;
 
-use hearth_channel::{Channel, ConnectOptions, Endpoint, Endpoints, Event, Process};
-use hearth_protocol::{Command, Delivery, Epoch, ExitStatus, HostHello, Lane, OutputTotals, Start, StreamName};
+use hearth_channel::{Channel, ChannelError, ConnectOptions, Endpoint, Endpoints, Event, Process};
+use hearth_protocol::{
+    Command, Delivery, Epoch, ErrorCode, ExitStatus, HostHello, Lane, Outcome as Retry, OutputTotals, Start, StreamName,
+};
 
 /// A bound on everything that a test waits for: reached only by a hang.
 pub(crate) const HANG: Duration = Duration::from_secs(60);
@@ -26,8 +28,20 @@ impl Agent {
     }
 
     pub(crate) fn start_with(options: &[&str]) -> Self {
+        Self::spawn(Program::new(env!("CARGO_BIN_EXE_hearth-agent")), options)
+    }
+
+    /// With a limit on descriptors, which the agent may raise.
+    pub(crate) fn start_with_descriptors(limit: u32) -> Self {
+        let mut program = Program::new("sh");
+        program.arg("-c").arg(format!("ulimit -Sn {limit}; exec \"$0\" \"$@\""));
+        program.arg(env!("CARGO_BIN_EXE_hearth-agent"));
+        Self::spawn(program, &[])
+    }
+
+    fn spawn(mut program: Program, options: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let mut process = Program::new(env!("CARGO_BIN_EXE_hearth-agent"))
+        let mut process = program
             .args(["serve", "--native"])
             .arg(format!("unix:{}", directory.path().join("agent.sock").display()))
             .arg("--workspace")
@@ -173,4 +187,24 @@ pub(crate) fn is_alive(pid: u32) -> bool {
 /// The one number that a process printed as its only line.
 pub(crate) fn number(bytes: &[u8]) -> u32 {
     String::from_utf8_lossy(bytes).trim().parse().unwrap()
+}
+
+/// What the agent answered with.
+pub(crate) fn fault(error: &ChannelError) -> (ErrorCode, Retry) {
+    match error {
+        ChannelError::Fault { source } => (source.code, source.outcome),
+        other => panic!("not a fault of the agent's: {other}"),
+    }
+}
+
+/// A figure of `/proc/PID/status` in KiB.
+pub(crate) fn status_kib(pid: u32, name: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let figure = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+    figure.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// The most memory that a process has had at once.
+pub(crate) fn peak_kib(pid: u32) -> u64 {
+    status_kib(pid, "VmHWM:")
 }

@@ -24,6 +24,10 @@ async fn b18_each_bad_line_gets_one_structured_error_and_the_next_is_served() {
         (r#"{"id":1,"type":"start","command":{"argv":7}}"#, "invalid_field"),
         (r#"{"id":1,"type":"signal","process":99,"signal":"TERM"}"#, "unknown_process"),
         (r#"{"id":1,"type":"signal","process":99,"signal":"NOPE"}"#, "invalid_field"),
+        (r#"{"id":1,"type":"process","op":"dance"}"#, "invalid_field"),
+        (r#"{"id":1,"type":"process","op":"read","process":"nobody"}"#, "unknown_process"),
+        (r#"{"id":1,"type":"shell","op":"open","name":"../../tmp/x"}"#, "invalid_field"),
+        (r#"{"id":1,"type":"shell","op":"close","name":"nobody"}"#, "unknown_name"),
     ] {
         control.write_all(format!("{line}\n").as_bytes()).unwrap();
         let answer = read_line(&mut control);

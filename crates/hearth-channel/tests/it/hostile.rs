@@ -54,7 +54,10 @@ mod tests {
             any::<String>().prop_map(|text| ReplyBody::Error(Fault::failed(ErrorCode::Io, text))),
             any::<u64>().prop_map(|bytes| ReplyBody::Credit { stream: StreamName::Stdin, bytes: bytes >> 32 }),
             (0..100u64, 0..100u64).prop_map(|(stdout, stderr)| {
-                ReplyBody::Exit { status: success(), output: OutputTotals { stdout, stderr, data: 0 } }
+                ReplyBody::Exit {
+                    status: success(),
+                    output: OutputTotals { stdout, stderr, ..OutputTotals::default() },
+                }
             }),
         ];
         (prop::option::weighted(0.9, 0..4u64), body).prop_map(|(id, body)| line(&Reply { id: id.map(RequestId), body }))

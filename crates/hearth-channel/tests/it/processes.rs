@@ -1,8 +1,8 @@
 use bytes::Bytes;
 use hearth_channel::{Channel, ChannelError, Ended, Event, Process, Violation};
 use hearth_protocol::{
-    Attach, Command, CreditError, Delivery, ErrorCode, Fault, Lane, Outcome, OutputTotals, ProcessId, ReplyBody,
-    RequestBody, RequestId, Start, StreamName, limits,
+    Attach, Command, CreditError, Delivery, ErrorCode, Fault, Lane, Outcome, OutputTotals, ProcessId, ProcessRef,
+    ReplyBody, RequestBody, RequestId, Start, StreamName, limits,
 };
 
 use crate::peer::{Peer, chunk, connected, seconds, success};
@@ -30,11 +30,11 @@ async fn started() -> (Channel, Peer, Process, RequestId) {
 }
 
 fn exit(stdout: u64, stderr: u64) -> ReplyBody {
-    ReplyBody::Exit { status: success(), output: OutputTotals { stdout, stderr, data: 0 } }
+    ReplyBody::Exit { status: success(), output: OutputTotals { stdout, stderr, ..OutputTotals::default() } }
 }
 
 fn exited(stdout: u64, stderr: u64) -> Event {
-    Event::Exit { status: success(), output: OutputTotals { stdout, stderr, data: 0 } }
+    Event::Exit { status: success(), output: OutputTotals { stdout, stderr, ..OutputTotals::default() } }
 }
 
 fn output(stream: StreamName, at: u64, bytes: &'static [u8]) -> Event {
@@ -123,7 +123,7 @@ async fn dropped_last_bytes_show_in_the_totals() {
 #[tokio::test(start_paused = true)]
 async fn an_attach_starts_where_it_asked_to_or_later() {
     let (channel, mut peer) = connected().await;
-    let attach = Attach { process: ProcessId(7), stdout: 100, stderr: 20, delivery: Delivery::Bounded };
+    let attach = Attach { process: ProcessId(7).into(), stdout: 100, stderr: 20, delivery: Delivery::Bounded };
     let (process, id) = tokio::join!(channel.attach(attach), peer.start());
     let process = process.unwrap();
     peer.output(id, OUT, 150, b"ab").await;
@@ -410,7 +410,7 @@ async fn one_task_reads_while_others_write_and_signal() {
         let (_, payload) = peer.bulk.chunk().await;
         peer.output(id, OUT, 0, &payload).await;
         let request = peer.request().await;
-        assert!(matches!(request.body, RequestBody::Signal { process: ProcessId(7), .. }));
+        assert!(matches!(request.body, RequestBody::Signal { process: ProcessRef::Id(ProcessId(7)), .. }));
         peer.reply(request.id, ReplyBody::Done {}).await;
     };
     let signal = process.signal(hearth_protocol::Signal::Int, hearth_protocol::SignalScope::Process);

@@ -33,7 +33,7 @@ async fn replies_find_their_requests_in_any_order() {
     let (channel, mut peer) = connected().await;
     let script = async {
         let (first, second) = (peer.request().await, peer.request().await);
-        assert_eq!((&first.body, &second.body), (&RequestBody::Ping {}, &RequestBody::List { after: None }));
+        assert_eq!((&first.body, &second.body), (&RequestBody::Ping {}, &RequestBody::List { after: None, tag: None }));
         peer.reply(second.id, ReplyBody::Processes { processes: vec![], more: false }).await;
         peer.reply(first.id, ReplyBody::Pong {}).await;
     };

@@ -5,10 +5,10 @@ use hearth_protocol::archive::{ArchiveRequest, ArchiveResult, Compression, Expor
 use hearth_protocol::dial::{DialRequest, DialResult};
 use hearth_protocol::files::{FileKind, FileRoot};
 use hearth_protocol::{
-    AgentHello, Attach, ChunkDecoder, ChunkHeader, Command, Delivery, Epoch, ErrorCode, ExitStatus, Fault, Finished,
-    HelloAnswer, HostHello, Info, Lane, OutputTotals, ProcessId, ProcessInfo, ProcessState, PtySize, RawString, Renew,
-    Reply, ReplyBody, Request, RequestBody, RequestId, Signal, SignalScope, Start, StreamName, encode_line,
-    parse_request,
+    AgentHello, Attach, Budget, ChunkDecoder, ChunkHeader, Command, Delivery, Epoch, ErrorCode, ExitStatus, Fault,
+    Finished, HelloAnswer, HostHello, Info, Keep, Lane, OutputTotals, ProcessId, ProcessInfo, ProcessState, PtySize,
+    RawString, Renew, Reply, ReplyBody, Request, RequestBody, RequestId, ResourceLimits, Signal, SignalScope, Start,
+    StreamName, Tag, encode_line, parse_request,
 };
 
 fn epoch() -> Epoch {
@@ -19,9 +19,14 @@ fn epoch() -> Epoch {
 pub(crate) fn messages() -> Vec<String> {
     let requests = requests().into_iter().map(|(text, _)| text.to_owned());
     let replies = replies().into_iter().map(|(text, _)| text.to_owned());
-    let groups =
-        [crate::golden_secrets::messages(), crate::golden_services::messages(), crate::golden_files::messages()]
-            .concat();
+    let groups = [
+        crate::golden_files::messages(),
+        crate::golden_process::messages(),
+        crate::golden_secrets::messages(),
+        crate::golden_services::messages(),
+        crate::golden_shell::messages(),
+    ]
+    .concat();
     requests
         .chain(replies)
         .chain(groups)
@@ -47,9 +52,12 @@ fn requests() -> Vec<(&'static str, RequestBody)> {
         timeout_ms: Some(1000),
         grace_ms: Some(250),
         attach: Some(Delivery::Lossless),
+        tag: Some(Tag::new("web").unwrap()),
+        keep: Keep { stderr: Budget { head: 0, tail: 65536 }, ..Keep::default() },
+        limits: ResourceLimits { memory_bytes: Some(1 << 30), pids: Some(100), cpu_percent: Some(150) },
         ..Start::new(argv)
     };
-    let attach = Attach { process, stdout: 10, stderr: 0, delivery: Delivery::Bounded };
+    let attach = Attach { process: process.into(), stdout: 10, stderr: 0, delivery: Delivery::Bounded };
     vec![
         (r#"{"id":9,"type":"ping"}"#, RequestBody::Ping {}),
         (r#"{"id":9,"type":"info"}"#, RequestBody::Info {}),
@@ -59,7 +67,7 @@ fn requests() -> Vec<(&'static str, RequestBody)> {
             RequestBody::Start(Start::new(Command::Shell("true".into()))),
         ),
         (
-            r#"{"id":9,"type":"start","command":{"argv":["printf",{"hex":"ff01"}]},"cwd":"/tmp","env":{"LANG":"C"},"user":"root","stdin":true,"pty":{"columns":80,"rows":24},"timeout_ms":1000,"grace_ms":250,"attach":"lossless"}"#,
+            r#"{"id":9,"type":"start","command":{"argv":["printf",{"hex":"ff01"}]},"cwd":"/tmp","env":{"LANG":"C"},"user":"root","stdin":true,"pty":{"columns":80,"rows":24},"timeout_ms":1000,"grace_ms":250,"attach":"lossless","tag":"web","keep":{"stdout":{"head":131072,"tail":1048576},"stderr":{"head":0,"tail":65536}},"limits":{"memory_bytes":1073741824,"pids":100,"cpu_percent":150}}"#,
             RequestBody::Start(full),
         ),
         (
@@ -113,14 +121,25 @@ fn requests() -> Vec<(&'static str, RequestBody)> {
         ),
         (
             r#"{"id":9,"type":"signal","process":3,"signal":"TERM","scope":"tree"}"#,
-            RequestBody::Signal { process, signal: Signal::Term, scope: SignalScope::Tree },
+            RequestBody::Signal { process: process.into(), signal: Signal::Term, scope: SignalScope::Tree },
+        ),
+        (
+            r#"{"id":9,"type":"signal","process":"web","signal":"RTMIN+1","scope":"foreground"}"#,
+            RequestBody::Signal {
+                process: Tag::new("web").unwrap().into(),
+                signal: Signal::Rt1,
+                scope: SignalScope::Foreground,
+            },
         ),
         (
             r#"{"id":9,"type":"resize","process":3,"size":{"columns":100,"rows":30}}"#,
-            RequestBody::Resize { process, size: PtySize { columns: 100, rows: 30 } },
+            RequestBody::Resize { process: process.into(), size: PtySize { columns: 100, rows: 30 } },
         ),
-        (r#"{"id":9,"type":"list"}"#, RequestBody::List { after: None }),
-        (r#"{"id":9,"type":"list","after":7}"#, RequestBody::List { after: Some(ProcessId(7)) }),
+        (r#"{"id":9,"type":"list"}"#, RequestBody::List { after: None, tag: None }),
+        (
+            r#"{"id":9,"type":"list","after":7,"tag":"web"}"#,
+            RequestBody::List { after: Some(ProcessId(7)), tag: Some(Tag::new("web").unwrap()) },
+        ),
         (
             r#"{"id":9,"type":"credit","stream":"stderr","bytes":65536}"#,
             RequestBody::Credit { stream: StreamName::Stderr, bytes: 65536 },
@@ -138,7 +157,7 @@ fn replies() -> Vec<(&'static str, Reply)> {
     let id = Some(RequestId(9));
     let process = ProcessId(3);
     let reply = |body| Reply { id, body };
-    let output = OutputTotals { stdout: 5, stderr: 0, data: 0 };
+    let output = OutputTotals { stdout: 5, ..OutputTotals::default() };
     let info = Info {
         agent: "0.1.0".into(),
         kernel: "6.1.0".into(),
@@ -148,7 +167,8 @@ fn replies() -> Vec<(&'static str, Reply)> {
         agent_resident_bytes: 3,
         process_trees: "cgroup".into(),
     };
-    let listed = |state| ProcessInfo { process, pid: 70, command: Command::Shell("true".into()), state, output };
+    let listed =
+        |state| ProcessInfo { process, pid: 70, tag: None, command: Command::Shell("true".into()), state, output };
     let exited = ProcessState::Exited(status(Some(0), None));
     let fault = Fault::never_started(ErrorCode::CommandNotFound, "no such command: nope");
     vec![
@@ -164,8 +184,11 @@ fn replies() -> Vec<(&'static str, Reply)> {
             reply(ReplyBody::Exit { status: status(Some(3), None), output }),
         ),
         (
-            r#"{"id":9,"type":"exit","status":{"signal":9,"timed_out":true,"out_of_memory":false,"duration_us":1,"cpu_us":2,"peak_memory_bytes":3},"output":{"stdout":5,"stderr":0}}"#,
-            reply(ReplyBody::Exit { status: status(None, Some(9)), output }),
+            r#"{"id":9,"type":"exit","status":{"signal":9,"timed_out":true,"out_of_memory":false,"duration_us":1,"cpu_us":2,"peak_memory_bytes":3},"output":{"stdout":5,"stderr":0,"stdout_dropped":4}}"#,
+            reply(ReplyBody::Exit {
+                status: status(None, Some(9)),
+                output: OutputTotals { stdout_dropped: 4, ..output },
+            }),
         ),
         (
             r#"{"id":9,"type":"processes","processes":[{"process":3,"pid":70,"command":{"shell":"true"},"state":"running","output":{"stdout":5,"stderr":0}},{"process":3,"pid":70,"command":{"shell":"true"},"state":{"exited":{"code":0,"timed_out":false,"out_of_memory":false,"duration_us":1,"cpu_us":2,"peak_memory_bytes":3}},"output":{"stdout":5,"stderr":0}}]}"#,

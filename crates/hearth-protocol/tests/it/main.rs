@@ -3,7 +3,9 @@
 
 mod golden;
 mod golden_files;
+mod golden_process;
 mod golden_secrets;
 mod golden_services;
+mod golden_shell;
 mod invariants;
 mod properties;

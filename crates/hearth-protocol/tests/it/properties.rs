@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use bytes::BytesMut;
 use hearth_protocol::{
     AgentHello, Attach, ChunkHeader, Command, CreditError, Delivery, Epoch, HelloAnswer, HelloScanner, HostHello, Lane,
-    ProcessId, PtySize, RawString, ReceiveWindow, Request, RequestBody, RequestId, SendWindow, Signal, SignalScope,
-    Start, StreamName, encode_line, limits, negotiate, parse_request,
+    ProcessId, ProcessRef, PtySize, RawString, ReceiveWindow, Request, RequestBody, RequestId, SendWindow, Signal,
+    SignalScope, Start, StreamName, Tag, encode_line, limits, negotiate, parse_request,
 };
 use proptest::prelude::*;
 
@@ -87,7 +87,8 @@ fn start() -> impl Strategy<Value = Start> {
 }
 
 fn body() -> impl Strategy<Value = RequestBody> {
-    let process = any::<u64>().prop_map(ProcessId);
+    let tag = "[^\\p{C}]{1,30}".prop_map(|tag: String| ProcessRef::from(Tag::new(tag).unwrap()));
+    let process = prop_oneof![any::<u64>().prop_map(|id| ProcessRef::from(ProcessId(id))), tag];
     prop_oneof![
         start().prop_map(RequestBody::Start),
         (process.clone(), any::<u64>(), any::<u64>()).prop_map(|(process, stdout, stderr)| {

@@ -7,5 +7,6 @@
 
 mod dialects;
 mod files;
+mod processes;
 mod secrets;
 mod support;

@@ -1,0 +1,244 @@
+//! One process: its streams, its terminal, its signals and its end.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use hearth_protocol::{
+    Command, ErrorCode, ExitStatus, Fault, OutputTotals, ProcessId, ProcessInfo, ProcessState, PtySize, Signal,
+    SignalScope, StreamName, Tag, limits,
+};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::Notify;
+
+use super::input::Input;
+use super::output::Output;
+use super::spawn;
+use super::tree::{self, Tree};
+use crate::secrets::{Automaton, Hidden, redact_command};
+use crate::sys::{self, Reaped};
+
+/// How long the rest of a terminal's output may take once its process has exited.
+const TERMINAL_PATIENCE: Duration = Duration::from_secs(1);
+
+/// A process that was started.
+pub(crate) struct Process {
+    pub(crate) id: ProcessId,
+    pub(crate) pid: u32,
+    /// As it may be shown.
+    pub(super) command: RefCell<Command>,
+    pub(super) hidden: Hidden,
+    pub(super) tag: Option<Tag>,
+    pub(super) tree: Tree,
+    pub(crate) stdout: Rc<Output>,
+    pub(crate) stderr: Rc<Output>,
+    pub(crate) input: Option<Rc<Input>>,
+    pub(super) terminal: Option<Rc<AsyncFd<OwnedFd>>>,
+    pub(super) started: Instant,
+    pub(super) reaped: Cell<Option<Reaped>>,
+    /// It was reaped.
+    pub(super) reaping: Notify,
+    pub(super) status: RefCell<Option<ExitStatus>>,
+    /// Whether it is forgotten as soon as it has ended.
+    pub(super) passing: Cell<bool>,
+    /// The status is there.
+    pub(super) ended: Notify,
+}
+
+/// The output descriptors that the supervisor looks into when the process has exited.
+pub(super) struct Pipes {
+    pub(super) stdout: Rc<AsyncFd<OwnedFd>>,
+    pub(super) stderr: Option<Rc<AsyncFd<OwnedFd>>>,
+}
+
+impl Process {
+    /// Sends a signal.
+    ///
+    /// # Errors
+    /// [`ErrorCode::NotRunning`] when there is nothing to send it to, [`ErrorCode::NotATerminal`], [`ErrorCode::PermissionDenied`].
+    pub(crate) fn signal(&self, signal: Signal, scope: SignalScope) -> Result<(), Fault> {
+        match scope {
+            SignalScope::Process if self.reaped.get().is_none() => self.kill(self.pid as i32, signal),
+            SignalScope::Tree if !self.tree.is_empty() => {
+                self.tree.signal(signal);
+                Ok(())
+            }
+            SignalScope::Foreground => self.kill(-(self.foreground()? as i32), signal),
+            SignalScope::Process | SignalScope::Tree => Err(self.not_running("has exited already")),
+        }
+    }
+
+    fn kill(&self, target: i32, signal: Signal) -> Result<(), Fault> {
+        sys::kill(target, signal.number()).map_err(|error| {
+            if error.kind() == io::ErrorKind::PermissionDenied {
+                let message = format!("the agent may not send a signal to process {}: {error}", self.id.0);
+                return Fault::failed(ErrorCode::PermissionDenied, message);
+            }
+            self.not_running("has exited already")
+        })
+    }
+
+    /// The process group in the foreground of its terminal.
+    ///
+    /// # Errors
+    /// [`ErrorCode::NotATerminal`]; [`ErrorCode::NotRunning`] when nothing is.
+    pub(crate) fn foreground(&self) -> Result<u32, Fault> {
+        let group = rustix::termios::tcgetpgrp(self.terminal()?.get_ref());
+        group
+            .map(|group| group.as_raw_nonzero().get() as u32)
+            .map_err(|_| self.not_running("has no job in the foreground"))
+    }
+
+    /// Whether it waits for input at its terminal, with nothing to read and nothing else in the foreground: a shell at its prompt.
+    pub(crate) fn is_at_prompt(&self) -> bool {
+        let all_written = || self.input.as_ref().is_none_or(|input| input.is_empty());
+        let all_read = || self.terminal().is_ok_and(|terminal| spawn::has_read_all(terminal.get_ref()));
+        self.foreground().is_ok_and(|group| group == self.pid)
+            && all_written()
+            && all_read()
+            && tree::waits_for_input(self.pid)
+    }
+
+    fn not_running(&self, what: &str) -> Fault {
+        Fault::never_started(ErrorCode::NotRunning, format!("process {} {what}", self.id.0))
+    }
+
+    /// The stream of its output that has this name.
+    ///
+    /// # Errors
+    /// [`ErrorCode::InvalidField`] for one that is no output.
+    pub(crate) fn output(&self, stream: StreamName) -> Result<&Rc<Output>, Fault> {
+        match stream {
+            StreamName::Stdout => Ok(&self.stdout),
+            StreamName::Stderr => Ok(&self.stderr),
+            StreamName::Stdin | StreamName::Data => {
+                Err(Fault::never_started(ErrorCode::InvalidField, "stream must be stdout or stderr"))
+            }
+        }
+    }
+
+    /// Its input.
+    ///
+    /// # Errors
+    /// [`ErrorCode::NotRunning`], [`ErrorCode::InvalidField`] for one that was started without.
+    pub(crate) fn open_input(&self) -> Result<&Rc<Input>, Fault> {
+        if self.reaped.get().is_some() {
+            return Err(self.not_running("has exited already"));
+        }
+        let message = || format!("process {} was started without input", self.id.0);
+        self.input.as_ref().ok_or_else(|| Fault::never_started(ErrorCode::InvalidField, message()))
+    }
+
+    fn terminal(&self) -> Result<&AsyncFd<OwnedFd>, Fault> {
+        self.terminal.as_deref().ok_or_else(|| {
+            let message = format!("process {} was started without a terminal", self.id.0);
+            Fault::never_started(ErrorCode::NotATerminal, message)
+        })
+    }
+
+    /// Changes the terminal's size.
+    ///
+    /// # Errors
+    /// [`ErrorCode::NotATerminal`], [`ErrorCode::Io`].
+    pub(crate) fn resize(&self, size: PtySize) -> Result<(), Fault> {
+        spawn::set_size(self.terminal()?.get_ref(), size)
+            .map_err(|error| Fault::failed(ErrorCode::Io, format!("resize process {}: {error}", self.id.0)))
+    }
+
+    /// Waits for the end, and tells how and where the streams end.
+    pub(crate) async fn wait(&self) -> (ExitStatus, OutputTotals) {
+        loop {
+            let ended = self.ended.notified();
+            if let Some(status) = self.status.borrow().clone() {
+                return (status, self.totals());
+            }
+            ended.await;
+        }
+    }
+
+    /// How it ended, once it has.
+    pub(crate) fn status(&self) -> Option<ExitStatus> {
+        self.status.borrow().clone()
+    }
+
+    /// Whether it, or a child that it left behind, may still write.
+    pub(super) fn may_write(&self) -> bool {
+        !self.has_ended() || self.stdout.is_open() || self.stderr.is_open()
+    }
+
+    /// Hides other values from now on.
+    pub(super) fn hide(&self, values: Option<Rc<Automaton>>) {
+        self.command.replace_with(|command| redact_command(values.as_ref(), command));
+        self.stdout.hide(values.clone());
+        self.stderr.hide(values);
+    }
+
+    /// Lets it be forgotten as soon as it has ended: nobody will ask for it.
+    pub(crate) fn forget_when_ended(&self) {
+        self.passing.set(true);
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.status.borrow().is_some()
+    }
+
+    pub(super) fn memory(&self) -> usize {
+        self.stdout.memory() + self.stderr.memory()
+    }
+
+    fn totals(&self) -> OutputTotals {
+        let position = |output: &Output| output.end().unwrap_or_else(|| output.total());
+        OutputTotals {
+            stdout: position(&self.stdout),
+            stderr: position(&self.stderr),
+            data: 0,
+            stdout_dropped: self.stdout.dropped(),
+            stderr_dropped: self.stderr.dropped(),
+        }
+    }
+
+    pub(super) fn info(&self) -> ProcessInfo {
+        let state = self.status.borrow().clone().map_or(ProcessState::Running, ProcessState::Exited);
+        ProcessInfo {
+            process: self.id,
+            pid: self.pid,
+            tag: self.tag.clone(),
+            command: self.command.borrow().shortened(limits::LISTED_COMMAND),
+            state,
+            output: self.totals(),
+        }
+    }
+
+    pub(super) async fn finish(&self, pipes: &Pipes, timed_out: bool) {
+        let duration_us = self.started.elapsed().as_micros() as u64;
+        if self.terminal.is_some() {
+            // The kernel hangs the terminal up when its session's leader exits, and the pump then sees its end.
+            let _ = tokio::time::timeout(TERMINAL_PATIENCE, self.stdout.wait_for_end()).await;
+            self.stdout.end_now();
+        } else {
+            tokio::join!(self.stdout.drain(Some(&pipes.stdout)), self.stderr.drain(pipes.stderr.as_deref()));
+        }
+        let reaped = self.reaped.get();
+        let signal = reaped.map_or(Some(Signal::Kill.number()), |child| child.signal);
+        *self.status.borrow_mut() = Some(ExitStatus {
+            code: reaped.and_then(|child| child.code),
+            signal,
+            timed_out,
+            out_of_memory: self.ran_out_of_memory(reaped.and_then(|child| child.code), signal),
+            duration_us,
+            cpu_us: reaped.map_or(0, |child| child.cpu_us),
+            peak_memory_bytes: reaped.map_or(0, |child| child.peak_memory_bytes),
+        });
+        self.ended.notify_waiters();
+    }
+
+    /// Whether the kernel killed one of its tree for want of memory. Looked into only where it may be: it costs a read of a file.
+    fn ran_out_of_memory(&self, code: Option<i32>, signal: Option<i32>) -> bool {
+        let kill = Signal::Kill.number();
+        // What a shell says of a program of its own that was killed.
+        let may_be = signal == Some(kill) || code == Some(128 + kill) || self.tree.is_limited();
+        may_be && self.tree.ran_out_of_memory()
+    }
+}
