@@ -4,6 +4,7 @@
 //! what counts is the ratio. To add a figure, give its group's file a [`Figure`] and samples, or write a file with a
 //! [`Group`] and list it in [`GROUPS`].
 
+mod archive;
 mod bare;
 mod boot;
 mod exec;
@@ -27,8 +28,16 @@ use figure::{Figure, Row};
 use host::Host;
 
 /// Every group there is, in the order of the report.
-const GROUPS: &[Group] =
-    &[boot::GROUP, exec::GROUP, ping::GROUP, output::GROUP, files::GROUP, memory::GROUP, streaming::GROUP];
+const GROUPS: &[Group] = &[
+    boot::GROUP,
+    exec::GROUP,
+    ping::GROUP,
+    output::GROUP,
+    files::GROUP,
+    memory::GROUP,
+    streaming::GROUP,
+    archive::GROUP,
+];
 /// A bound on one group, so that a guest that hangs ends the bench and not the day.
 const PATIENCE: Duration = Duration::from_secs(20 * 60);
 /// Rounds whose samples are dropped: under emulation code is translated when it first runs.
