@@ -4,6 +4,7 @@
 //! what counts is the ratio. To add a figure, give its group's file a [`Figure`] and samples, or write a file with a
 //! [`Group`] and list it in [`GROUPS`].
 
+mod archive;
 mod bare;
 mod boot;
 mod exec;
@@ -37,6 +38,7 @@ const GROUPS: &[Group] = &[
     memory::GROUP,
     streaming::GROUP,
     spawn::GROUP,
+    archive::GROUP,
 ];
 /// A bound on one group, so that a guest that hangs ends the bench and not the day.
 const PATIENCE: Duration = Duration::from_secs(20 * 60);
