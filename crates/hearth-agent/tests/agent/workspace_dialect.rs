@@ -1,0 +1,14 @@
+//! The workspace agent's dialect, spoken by the plainest of clients.
+//!
+//! What a client of that agent sees is written down as transcripts, in files beside this one: a request, and the reply it must have.
+
+mod client;
+mod exec;
+mod files;
+mod framing;
+mod invariants;
+mod lines;
+mod services;
+mod transcripts;
+
+use client::Rpc;
