@@ -2,12 +2,14 @@
 //!
 //! What a client of that agent sees is written down as transcripts, in files beside this one: a request, and the reply it must have.
 
+mod archives;
 mod client;
 mod exec;
 mod files;
 mod framing;
 mod invariants;
 mod lines;
+mod secrets;
 mod services;
 mod transcripts;
 

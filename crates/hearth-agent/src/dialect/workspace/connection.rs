@@ -93,6 +93,27 @@ impl Connection {
         Ok(count > 0)
     }
 
+    /// Announces that so many bytes follow the request.
+    pub(super) fn expect(&mut self, bytes: u64) {
+        self.owed = bytes;
+    }
+
+    /// The next bytes of the upload; `None` behind its last.
+    ///
+    /// # Errors
+    /// When the peer leaves, or falls silent, before that.
+    pub(super) async fn next_piece(&mut self) -> io::Result<Option<Bytes>> {
+        if self.owed == 0 {
+            return Ok(None);
+        }
+        if self.ahead.is_empty() && !self.read().await? {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let length = usize::try_from(self.owed).unwrap_or(usize::MAX).min(self.ahead.len());
+        self.owed -= length as u64;
+        Ok(Some(self.ahead.split_to(length).freeze()))
+    }
+
     /// Sends bytes of the answer. Once the peer is gone they go nowhere.
     pub(super) async fn send(&mut self, bytes: &[u8]) {
         self.begun = true;

@@ -6,12 +6,14 @@
 //! What must stay true: a request that was read is done to its end, whether its client waits or not; no client is waited for by another; what a
 //! client can name is inside the workspace.
 
+mod archives;
 mod connection;
 mod exec;
 mod files;
 mod path;
 mod reply;
 mod request;
+mod secrets;
 mod services;
 mod text;
 mod texts;
@@ -37,11 +39,13 @@ pub(crate) const PORT: u32 = 5005;
 struct Dialect {
     agent: Rc<Agent>,
     services: Services,
+    secrets: secrets::Link,
 }
 
 /// The dialect, as listeners serve it.
 pub(crate) fn service(agent: &Rc<Agent>) -> Service {
-    let dialect = Rc::new(Dialect { agent: Rc::clone(agent), services: Services::default() });
+    let dialect =
+        Rc::new(Dialect { agent: Rc::clone(agent), services: Services::default(), secrets: secrets::Link::default() });
     listen::service(move |reader, writer| serve(Rc::clone(&dialect), reader, writer))
 }
 
@@ -69,6 +73,9 @@ async fn answer(dialect: &Dialect, line: &[u8], connection: &mut Connection) -> 
     let request = Request::parse(line)?;
     match request.text("action", "exec")?.as_str() {
         "exec" => exec::run(agent, &request, connection).await,
+        "extract_archive" => archives::extract(agent, &request, connection).await,
+        "export_archive" => archives::send(agent, &request, connection).await,
+        "install_secrets" => secrets::install(agent, &dialect.secrets, &request, connection).await,
         "read_workspace_file" => files::read(agent, &request, connection).await,
         "write_workspace_file" => files::write(agent, &request, connection).await,
         "start_service" => services::start(agent, services, &request, connection).await,

@@ -39,6 +39,11 @@ impl WorkspacePath {
         self.text.get(WORKSPACE.len() + 1..).unwrap_or_default()
     }
 
+    /// The whole path of something in it.
+    pub(super) fn join(&self, inner: &[u8]) -> Vec<u8> {
+        [self.text.as_slice(), b"/", inner].concat()
+    }
+
     /// The path as an error names it.
     pub(super) fn shown(&self) -> String {
         String::from_utf8_lossy(&self.text).into_owned()

@@ -107,6 +107,11 @@ impl Request {
         self.get(name).map_or(Ok(default), Value::to_integer)
     }
 
+    /// A field as true or false.
+    pub(super) fn flag(&self, name: &str, default: bool) -> bool {
+        self.get(name).map_or(default, Value::is_true)
+    }
+
     /// An object of texts for the system, none where the field is not there; `kind` names it in the refusal.
     pub(super) fn environment(&self, kind: &str) -> Result<Vec<(String, Vec<u8>)>, Refusal> {
         match self.given("env") {
@@ -190,6 +195,19 @@ impl Value {
             }
         };
         Ok(number.clamp(i64::MIN.into(), i64::MAX.into()) as i64)
+    }
+
+    /// What Python's `bool` makes of it.
+    fn is_true(&self) -> bool {
+        match self {
+            Self::Null => false,
+            Self::Flag(flag) => *flag,
+            Self::Integer(number) => *number != 0,
+            Self::Real(number) => *number != 0.0,
+            Self::Text(text) => !text.is_empty(),
+            Self::List(values) => !values.is_empty(),
+            Self::Object(fields) => !fields.is_empty(),
+        }
     }
 }
 
@@ -351,10 +369,12 @@ mod tests {
     }
 
     #[test]
-    fn anything_is_a_text() {
+    fn anything_is_a_text_and_true_or_false() {
         let fields = request(r#"{"a":1,"b":true,"c":null,"d":["x",{"y":0.5}],"e":"","f":"false","g":0,"a":2}"#);
         let texts = ["a", "b", "c", "d", "e", "none"].map(|name| fields.text(name, "default").unwrap());
         assert_eq!(texts, ["2", "True", "None", "['x', {'y': 0.5}]", "", "default"]);
+        let flags = ["a", "b", "c", "d", "e", "f", "g", "none"].map(|name| fields.flag(name, true));
+        assert_eq!(flags, [true, true, false, true, false, true, false, true]);
     }
 
     #[test]

@@ -43,6 +43,11 @@ impl Decoder {
         }
     }
 
+    /// How many bytes wait for the rest of their character.
+    pub(super) fn begun(&self) -> usize {
+        self.begun.len()
+    }
+
     /// Ends the stream, or a stretch of it: what was begun becomes no character.
     pub(super) fn finish(&mut self, out: &mut impl FnMut(&str)) {
         if !self.begun.is_empty() {

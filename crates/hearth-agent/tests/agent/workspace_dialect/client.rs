@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
@@ -24,6 +25,11 @@ impl Rpc {
         let address = format!("unix:{}", sockets.path().join("rpc.sock").display());
         let agent = Agent::start_with(&[&["--workspace-rpc", &address], options].concat());
         Self { agent, sockets }
+    }
+
+    /// Ends the agent.
+    pub(super) fn stop(self) {
+        assert!(self.agent.stop());
     }
 
     /// Where a file of the workspace really is.
@@ -50,6 +56,23 @@ impl Rpc {
         let reply = connection.reply();
         assert_eq!(connection.rest(), b"", "behind {reply}");
         reply
+    }
+
+    /// Reads a shell until it shows a text or is in a state; a client has no other way to wait.
+    pub(super) fn wait_for_shell(&self, wanted: &Value) {
+        let begun = Instant::now();
+        loop {
+            let read = json!({"action": "read_shell", "shell_id": wanted["shell_id"], "max_chars": 10_000_000});
+            let reply = self.ask(&read);
+            let shows = |text: &str| reply["output"].as_str().is_some_and(|output| output.contains(text));
+            if wanted["shows"].as_str().is_none_or(shows)
+                && wanted["state"].as_str().is_none_or(|s| reply["state"] == s)
+            {
+                return;
+            }
+            assert!(begun.elapsed() < HANG, "{wanted} never came: {reply}");
+            std::thread::yield_now();
+        }
     }
 
     /// Runs a command.

@@ -35,7 +35,7 @@ pub(crate) fn workspace_line(line: &[u8]) {
         if let (Ok(text), Ok(bytes)) = (request.text(name, ""), bytes) {
             assert_eq!(text.as_bytes(), bytes);
         }
-        let _ = (request.integer(name, 0), request.given(name).map(Value::to_text));
+        let _ = (request.integer(name, 0), request.flag(name, false), request.given(name).map(Value::to_text));
     }
     for (name, value) in request.environment("exec").unwrap_or_default() {
         assert!(!name.is_empty() && name.bytes().all(|byte| byte == b'_' || byte.is_ascii_alphanumeric()));

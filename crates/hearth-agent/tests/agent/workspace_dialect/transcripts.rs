@@ -3,6 +3,9 @@
 //! - `# ...`: for people.
 //! - `$ ...`: a command for the host's shell, in the workspace, before what follows.
 //! - `> {...}`: a request.
+//! - `+ ...`: a file in the workspace that is sent behind the request; `SIZE` in the request is its length.
+//! - `- ...`: a file in the workspace that is made of what follows the reply: `archive_size` bytes.
+//! - `~ {"shell_id":...,"shows":TEXT}` or `~ {"shell_id":...,"state":"stopped"}`: reads a shell until that is so.
 //! - `< {...}`: the whole reply. `"#number"`, `"#time"` (a recent one in seconds), `"#any"` and `"#has TEXT"` stand for what differs.
 
 use std::process::Command;
@@ -11,6 +14,7 @@ use std::time::SystemTime;
 use serde_json::Value;
 
 use super::Rpc;
+use super::client::Connection;
 
 macro_rules! transcripts {
     ($($name:ident)*) => {$(
@@ -21,10 +25,10 @@ macro_rules! transcripts {
     )*};
 }
 
-transcripts! { requests execs file_contents services }
+transcripts! { requests execs file_contents archives services secrets }
 
 fn play(transcript: &str) {
-    let mut player = Player { rpc: Rpc::start(), request: String::new() };
+    let mut player = Player { rpc: Rpc::start(), request: String::new(), upload: Vec::new(), answered: None };
     for (number, line) in transcript.lines().enumerate().filter(|(_, line)| !line.is_empty()) {
         let (kind, text) = line.split_once(' ').unwrap_or((line, ""));
         if let Err(error) = player.line(kind, text) {
@@ -36,6 +40,8 @@ fn play(transcript: &str) {
 struct Player {
     rpc: Rpc,
     request: String,
+    upload: Vec<u8>,
+    answered: Option<(Connection, Value)>,
 }
 
 impl Player {
@@ -43,16 +49,28 @@ impl Player {
         match kind {
             "#" => {}
             "$" => shell(&self.rpc, text),
-            ">" => self.request = text.to_owned(),
+            ">" => (self.request, self.upload) = (text.to_owned(), Vec::new()),
+            "+" => {
+                self.upload = std::fs::read(self.rpc.place(text)).unwrap();
+                self.request = self.request.replace("SIZE", &self.upload.len().to_string());
+            }
             "<" => {
                 let expected = serde_json::from_str(text).map_err(|error| error.to_string())?;
                 let mut connection = self.rpc.connect();
-                connection.send(&[self.request.as_bytes(), b"\n"].concat());
+                connection.send(&[self.request.as_bytes(), b"\n", &self.upload].concat());
                 let reply = connection.reply();
                 if !matches(&expected, &reply) {
                     return Err(format!("< {reply}"));
                 }
+                self.answered = Some((connection, reply));
             }
+            "-" => {
+                let (mut connection, reply) = self.answered.take().ok_or("no reply")?;
+                let rest = connection.rest();
+                assert_eq!(reply["archive_size"], rest.len());
+                std::fs::write(self.rpc.place(text), rest).unwrap();
+            }
+            "~" => self.rpc.wait_for_shell(&serde_json::from_str(text).map_err(|error| error.to_string())?),
             _ => return Err("what is this?".to_owned()),
         }
         Ok(())
