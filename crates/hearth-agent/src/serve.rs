@@ -11,6 +11,7 @@ use std::rc::Rc;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::agent::Agent;
+use crate::dialect::workspace;
 use crate::listen::{self, Address, Service};
 use crate::process::{Defaults, Trees};
 use crate::runtime::Runtime;
@@ -22,6 +23,7 @@ Runs Hearth's guest agent as an ordinary process.
 Usage: hearth-agent serve --native ADDRESS [OPTIONS]
 
   --native ADDRESS         serve Hearth's own protocol
+  --workspace-rpc ADDRESS  serve the workspace agent's dialect: one JSON request a connection, behind a CONNECT line or without
   --workspace DIR          where processes start that name no directory
   --home DIR               HOME of every process, in place of the user's own
   --user NAME              run processes as this user where none is asked for (the agent must be root)
@@ -35,6 +37,7 @@ The agent runs whatever it is asked to by anyone who can reach one. A Unix socke
 #[derive(Debug, PartialEq, Eq)]
 enum Served {
     Native(Address),
+    WorkspaceRpc(Address),
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -81,6 +84,7 @@ fn parse(arguments: Vec<OsString>) -> Result<Option<Options>, String> {
         let mut value = || arguments.next().ok_or_else(|| format!("{flag} needs a value"));
         match flag.as_str() {
             "--native" => options.served.push(Served::Native(Address::parse(&value()?)?)),
+            "--workspace-rpc" => options.served.push(Served::WorkspaceRpc(Address::parse(&value()?)?)),
             "--workspace" => options.workspace = Some(value()?.into()),
             "--home" => options.home = Some(value()?.into()),
             "--user" => options.user = Some(value()?.to_string_lossy().into_owned()),
@@ -106,14 +110,12 @@ async fn serve(options: Options) -> Result<(), String> {
     let runtime = Runtime::of_process(shared).map_err(|error| format!("name a directory of its own: {error}"))?;
     let agent =
         Agent::new(defaults, trees, Rc::clone(&runtime), false).map_err(|error| format!("watch children: {error}"))?;
-    let mut serving = String::new();
-    let mut addresses = Vec::new();
+    let mut listening = Listening(Vec::new());
     for (address, service) in services(&options.served, &agent) {
         let bound = address.listen(service).await;
-        let bound = bound.map_err(|error| format!("listen on {address}: {error}"))?;
-        serving += &format!(" {bound}");
-        addresses.push(bound);
+        listening.0.push(bound.map_err(|error| format!("listen on {address}: {error}"))?);
     }
+    let serving: String = listening.0.iter().map(|address| format!(" {address}")).collect();
     // For whoever started it: from here on a connection is answered, and a signal heeded.
     let _ = writeln!(io::stderr(), "hearth-agent: serving{serving}");
     tokio::select! {
@@ -122,8 +124,16 @@ async fn serve(options: Options) -> Result<(), String> {
     }
     agent.processes.stop_all().await;
     runtime.remove();
-    addresses.iter().for_each(Address::remove);
     Ok(())
+}
+
+/// The addresses that are served. Their sockets go with it, however serving ends.
+struct Listening(Vec<Address>);
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.0.iter().for_each(Address::remove);
+    }
 }
 
 /// Every address with what is spoken there, in the order they were asked for.
@@ -131,6 +141,7 @@ fn services(served: &[Served], agent: &Rc<Agent>) -> Vec<(Address, Service)> {
     let sessions = Rc::<Sessions>::default();
     let one = |served: &Served| match served {
         Served::Native(address) => (address.clone(), native(agent, &sessions)),
+        Served::WorkspaceRpc(address) => (address.clone(), workspace::service(agent)),
     };
     served.iter().map(one).collect()
 }

@@ -23,6 +23,7 @@ mod list;
 mod remove;
 mod root;
 mod search;
+mod unnamed;
 mod walk;
 mod watch;
 
@@ -37,4 +38,5 @@ pub use list::{Listed, Lister, Listing};
 pub use remove::{Removal, Wanted, remove};
 pub use root::{Name, Owner, Root};
 pub use search::{Searched, search};
+pub use unnamed::unnamed;
 pub use watch::Watcher;

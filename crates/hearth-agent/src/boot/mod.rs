@@ -18,6 +18,8 @@ use rustix::system::RebootCommand;
 use uevents::Uevents;
 
 use crate::agent::Agent;
+use crate::dialect;
+use crate::listen::Address;
 use crate::process::{Defaults, Trees};
 use crate::runtime::Runtime;
 use crate::session::port::Port;
@@ -29,6 +31,8 @@ const MODULES: &str = "/modules";
 const ORDER: &str = "order";
 /// The user that processes run as by default, where the image has it.
 const DEFAULT_USER: &str = "user";
+/// Where the sockets of the dialects are.
+const SOCKETS: &str = "/run/hearth";
 
 /// A boot step that failed.
 #[derive(Debug, thiserror::Error)]
@@ -74,10 +78,10 @@ fn boot_and_serve() -> Result<(), BootError> {
     rustix::system::sethostname(b"hearth").map_err(|error| BootError::new("set the host name", error))?;
     crate::sys::loopback_up().map_err(|error| BootError::new("bring up the loopback interface", error))?;
     step(7, "open the channel and serve");
-    crate::block_on(serve(devices)).map_err(|error| BootError::new("start the runtime", error))?
+    crate::block_on(serve(devices, options.dialects)).map_err(|error| BootError::new("start the runtime", error))?
 }
 
-async fn serve(devices: Uevents) -> Result<(), BootError> {
+async fn serve(devices: Uevents, dialects: bool) -> Result<(), BootError> {
     let (control, bulk) = (open_port(CONTROL_PORT, &devices)?, open_port(BULK_PORT, &devices)?);
     drop(devices);
     let user = fs::read_to_string("/etc/passwd")
@@ -90,9 +94,27 @@ async fn serve(devices: Uevents) -> Result<(), BootError> {
     let trees = Trees::in_cgroup(Path::new("/sys/fs/cgroup"), "hearth");
     let agent = Agent::new(defaults, trees, Runtime::of_machine(), true)
         .map_err(|error| BootError::new("watch children", error))?;
+    if dialects {
+        listen_for_dialects(&agent).await?;
+    }
     tokio::task::spawn_local(serial::serve(Rc::clone(&agent), control, bulk));
     agent.wait_for_shutdown().await;
     agent.processes.stop_all().await;
+    Ok(())
+}
+
+/// Opens the listeners of the dialects: sockets that the host dials, and a port where the machine has a way of its own to the host.
+async fn listen_for_dialects(agent: &Rc<Agent>) -> Result<(), BootError> {
+    fs::create_dir_all(SOCKETS).map_err(|error| BootError::new(format!("make {SOCKETS}"), error))?;
+    let workspace = dialect::workspace::service(agent);
+    let mut addresses = vec![(Address::Unix(Path::new(SOCKETS).join("workspace.sock")), Rc::clone(&workspace))];
+    if Path::new("/dev/vsock").exists() {
+        addresses.push((Address::Vsock(dialect::workspace::PORT), workspace));
+    }
+    for (address, service) in addresses {
+        let listening = address.listen(service).await;
+        listening.map_err(|error| BootError::new(format!("listen on {address}"), error))?;
+    }
     Ok(())
 }
 
@@ -113,11 +135,14 @@ fn open_port(name: &str, devices: &Uevents) -> Result<Rc<Port>, BootError> {
 pub(crate) struct BootOptions {
     /// `hearth.scratch`: there is a disk, with an ext4 filesystem, that takes all changes; without it they stay in memory.
     scratch: bool,
+    /// `hearth.dialects`: the two earlier protocols are spoken too.
+    dialects: bool,
 }
 
 impl BootOptions {
     fn from_command_line(line: &str) -> Self {
-        Self { scratch: line.split_whitespace().any(|word| word == "hearth.scratch") }
+        let says = |word| line.split_whitespace().any(|said| said == word);
+        Self { scratch: says("hearth.scratch"), dialects: says("hearth.dialects") }
     }
 }
 
@@ -152,9 +177,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_scratch_disk_is_announced_by_a_word_of_the_kernel_command_line() {
-        let scratch = |line| BootOptions::from_command_line(line).scratch;
-        assert!(scratch("quiet hearth.scratch panic=-1"));
-        assert!(!scratch("quiet hearth.scratch=no"));
+    fn options_are_words_of_the_kernel_command_line() {
+        let options = BootOptions::from_command_line;
+        let both = BootOptions { scratch: true, dialects: true };
+        assert_eq!(options("quiet hearth.scratch panic=-1 hearth.dialects"), both);
+        assert_eq!(options("quiet hearth.scratch=no hearth.dialect"), BootOptions::default());
     }
 }

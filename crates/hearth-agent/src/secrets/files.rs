@@ -4,10 +4,11 @@
 //! nothing of the old one is therefore written to, and what else than secrets is in it goes with it.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
 
 use hearth_files::Owner;
@@ -85,18 +86,36 @@ impl Place {
         self.directory.with_extension(number.to_string())
     }
 
+    /// Writes files, whose names may be paths of the plain kind: names with a slash between two.
     fn write_all<'a>(&self, directory: &Path, files: impl Iterator<Item = (&'a str, &'a [u8])>) -> io::Result<()> {
-        DirBuilder::new().mode(0o700).create(directory)?;
+        let private = |path: &Path| DirBuilder::new().mode(0o700).create(path);
+        private(directory)?;
+        let mut below = BTreeSet::new();
         for (name, value) in files {
-            let mut file = File::options().write(true).create_new(true).mode(0o600).open(directory.join(name))?;
+            if !Path::new(name).components().all(|part| matches!(part, Component::Normal(_))) {
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{name:?} is no name of a file")));
+            }
+            let path = directory.join(name);
+            let parents: Vec<_> = path.ancestors().skip(1).take_while(|parent| *parent != directory).collect();
+            for parent in parents.into_iter().rev() {
+                if below.insert(parent.to_owned()) {
+                    private(parent)?;
+                }
+            }
+            let mut file = File::options().write(true).create_new(true).mode(0o600).open(path)?;
             file.write_all(value)?;
             if let Some(Owner { uid, gid }) = self.owner {
                 std::os::unix::fs::fchown(&file, Some(uid), Some(gid))?;
             }
         }
-        // Last, so that nobody but the agent is in it until it is whole.
+        // Last, so that nobody but the agent is in it until it is whole; the outermost very last.
         match self.owner {
-            Some(Owner { uid, gid }) => std::os::unix::fs::lchown(directory, Some(uid), Some(gid)),
+            Some(Owner { uid, gid }) => below
+                .iter()
+                .rev()
+                .map(PathBuf::as_path)
+                .chain([directory])
+                .try_for_each(|path| std::os::unix::fs::lchown(path, Some(uid), Some(gid))),
             None => Ok(()),
         }
     }

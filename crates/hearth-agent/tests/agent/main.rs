@@ -15,3 +15,4 @@ mod support;
 mod trees;
 mod watches;
 mod wire;
+mod workspace_dialect;

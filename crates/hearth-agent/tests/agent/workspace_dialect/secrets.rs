@@ -1,0 +1,46 @@
+//! Secrets: where clients look for them, and their bounds.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::Rpc;
+use super::archives::tar;
+
+const NAMED: &str = "/run/pyro-secrets";
+
+fn install(rpc: &Rpc, made_by: &str) -> Value {
+    let archive = tar(made_by);
+    let mut connection = rpc.connect();
+    let request = json!({"action": "install_secrets", "archive_size": archive.len()});
+    connection.send(format!("{request}\n").as_bytes());
+    connection.send(&archive);
+    connection.reply()
+}
+
+#[test]
+fn secrets_are_found_where_clients_look_for_them_and_go_with_the_agent() {
+    let rpc = Rpc::start();
+    assert_eq!(install(&rpc, "printf a-secret-value > TOKEN")["destination"], NAMED);
+    let real = rpc.exec("printf '%s' \"$HEARTH_SECRETS\"")["stdout"].as_str().unwrap().to_owned();
+    if !fs::read_link(NAMED).is_ok_and(|target| target == Path::new(&real)) {
+        eprintln!("{NAMED} is another agent's, or may not be made: not tried");
+        return;
+    }
+    assert_eq!(fs::read_to_string(format!("{NAMED}/TOKEN")).unwrap(), "a-secret-value");
+    rpc.stop();
+    assert!(fs::symlink_metadata(NAMED).is_err() && !Path::new(&real).exists());
+}
+
+#[test]
+fn secrets_have_bounds() {
+    let rpc = Rpc::start();
+    let large = install(&rpc, "head -c 65537 /dev/zero > TOKEN");
+    assert_eq!(large, json!({"error": "secret TOKEN has 65537 bytes, over the limit of 65536"}));
+    for made_by in ["head -c 2000000 /dev/zero > TOKEN", "for i in $(seq 100); do echo secret-$i > S$i; done"] {
+        let reply = install(&rpc, made_by);
+        assert!(reply["error"].is_string(), "{reply}");
+    }
+    assert_eq!(rpc.exec("echo \"[$HEARTH_SECRETS]\"")["stdout"], "[]\n");
+}
