@@ -7,6 +7,7 @@ use hearth_protocol::secrets::{SecretRequest, SecretResult};
 use hearth_protocol::{Fault, Finished, Info, ReplyBody};
 use tokio::sync::watch;
 
+use crate::kernel::Kernels;
 use crate::process::{Defaults, Processes, Trees};
 use crate::roots::Roots;
 use crate::runtime::Runtime;
@@ -20,6 +21,7 @@ pub(crate) struct Agent {
     pub(crate) roots: Roots,
     pub(crate) services: Services,
     pub(crate) shells: Shells,
+    pub(crate) kernels: Kernels,
     /// Whether the whole machine is the agent's: it may then set its clock and name, and turn it off.
     pub(crate) owns_machine: bool,
     shutdown: watch::Sender<bool>,
@@ -43,7 +45,7 @@ impl Agent {
         let child_signals = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::child())?;
         tokio::task::spawn_local(Rc::clone(&processes).reap(child_signals));
         let (services, shells) = (Services::default(), Shells::default());
-        Ok(Rc::new(Self { processes, roots, services, shells, owns_machine, shutdown: watch::Sender::new(false) }))
+        Ok(Rc::new(Self {processes, roots, kernels: Kernels::default(), services, shells, owns_machine, shutdown: watch::Sender::new(false) }))
     }
 
     /// Describes the guest.

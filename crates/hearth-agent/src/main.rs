@@ -9,6 +9,7 @@ mod boot;
 mod dial;
 mod dialect;
 mod files;
+mod kernel;
 mod listen;
 mod process;
 mod renew;
@@ -27,6 +28,7 @@ use tokio::task::LocalSet;
 
 fn main() -> ExitCode {
     sys::keep_freed_memory();
+    sys::keep_inherited_descriptors();
     let owns_machine = rustix::process::getpid().as_raw_nonzero().get() == 1;
     sys::raise_descriptor_limit(owns_machine);
     if owns_machine {

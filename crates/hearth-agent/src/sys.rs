@@ -19,6 +19,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) cwd: CString,
     /// What becomes descriptors 0, 1 and 2.
     pub(crate) stdio: [BorrowedFd<'a>; 3],
+    /// What becomes further descriptors, and their numbers, none of which may be that of a descriptor here.
+    pub(crate) extra: Vec<(BorrowedFd<'a>, RawFd)>,
     /// Makes descriptor 0 the controlling terminal.
     pub(crate) terminal: bool,
     /// Who to become; `None` stays who the agent is.
@@ -76,6 +78,7 @@ struct Child {
     env: Vec<*const c_char>,
     cwd: *const c_char,
     stdio: [RawFd; 3],
+    extra: Vec<(RawFd, RawFd)>,
     terminal: bool,
     identity: Option<(u32, u32, *const u32, usize)>,
     descriptors: Option<libc::rlimit>,
@@ -99,6 +102,7 @@ pub(crate) fn spawn(plan: &Plan<'_>) -> Result<u32, SpawnError> {
         env: pointers(&plan.env),
         cwd: plan.cwd.as_ptr(),
         stdio: plan.stdio.map(|fd| fd.as_raw_fd()),
+        extra: plan.extra.iter().map(|(fd, number)| (fd.as_raw_fd(), *number)).collect(),
         terminal: plan.terminal,
         identity: plan.identity.map(|who| (who.uid, who.gid, who.groups.as_ptr(), who.groups.len())),
         descriptors: DESCRIPTORS.get().copied(),
@@ -186,7 +190,7 @@ unsafe fn become_program(child: &Child) -> Step {
         if libc::setsid() < 0 {
             return Step::Session;
         }
-        if !place_stdio(child.stdio) {
+        if !place_descriptors(child) {
             return Step::Stdio;
         }
         if child.terminal && libc::ioctl(0, libc::TIOCSCTTY, 0) < 0 {
@@ -216,10 +220,12 @@ unsafe fn become_program(child: &Child) -> Step {
     }
 }
 
-/// Puts the three descriptors in place. The agent's own are all above 2 and close on exec.
-unsafe fn place_stdio(stdio: [RawFd; 3]) -> bool {
+/// Puts the descriptors in place. The agent's own are all above 2 and close on exec; those that are put in place do not.
+unsafe fn place_descriptors(child: &Child) -> bool {
+    let stdio = child.stdio.iter().zip(0..);
+    let extra = child.extra.iter().map(|(source, target)| (source, *target));
     // SAFETY: dup2 on descriptors that the parent keeps open.
-    stdio.iter().enumerate().all(|(target, &source)| unsafe { libc::dup2(source, target as RawFd) >= 0 })
+    stdio.chain(extra).all(|(&source, target)| unsafe { libc::dup2(source, target) >= 0 })
 }
 
 /// Tries each path as `execvp` does: one that is not there or not a directory is passed over, a refusal is remembered.
@@ -319,6 +325,17 @@ pub(crate) fn keep_freed_memory() {
         libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 20);
         libc::mallopt(libc::M_ARENA_MAX, 2);
     }
+}
+
+/// The limit on descriptors that children start with, where the agent's own is another.
+pub(crate) fn children_descriptor_limit() -> Option<u64> {
+    DESCRIPTORS.get().map(|limit| limit.rlim_cur)
+}
+
+/// Keeps what the agent's own starter left open from every program that the agent starts.
+pub(crate) fn keep_inherited_descriptors() {
+    // SAFETY: only sets a flag of descriptors. A kernel without the call leaves them as they are.
+    unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
 }
 
 /// Mixes `seed` into the kernel's random generator, credits every bit of it, and makes the generator start anew from that: by itself it would go

@@ -119,17 +119,18 @@ impl Operation {
 pub struct Upload(Stdin);
 
 impl Upload {
-    /// Sends all of `data`, waiting for credit as often as needed.
+    /// Sends all of `data`, waiting for credit as often as needed; waits until the agent wants any even when it is empty.
     ///
     /// Not cancel-safe: a part may have been sent.
     ///
     /// # Errors
     /// [`ChannelError::StdinClosed`] when the operation has ended: its own end says why. Else as for a request.
     pub async fn write(&mut self, data: Bytes) -> Result<(), ChannelError> {
+        self.0.credit().await?;
         self.0.write(data).await
     }
 
-    /// Says that this was all.
+    /// Says that this was all. A [`Self::write`] must come before: an end that overtook its request, on the other lane, would be lost.
     pub fn finish(self) {
         self.0.end();
     }

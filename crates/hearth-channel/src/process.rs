@@ -273,7 +273,8 @@ impl Stdin {
         self.ends_with_drop = true;
     }
 
-    async fn credit(&self) -> Result<(), ChannelError> {
+    /// Waits until something may be sent.
+    pub(crate) async fn credit(&self) -> Result<(), ChannelError> {
         loop {
             let changed = self.follower.changed.notified();
             match self.follower.input_credit() {

@@ -92,3 +92,11 @@ pub const QUIET_MS: u64 = 10;
 pub const DEFAULT_QUIET_MS: u64 = 200;
 /// How long a wait for an idle shell takes at most where it does not say, in milliseconds.
 pub const DEFAULT_IDLE_TIMEOUT_MS: u64 = 30_000;
+/// The longest code that a kernel runs at a time, in bytes.
+pub const CODE: usize = 1024 * 1024;
+/// The longest line of a kernel's `data` stream in bytes: a value in its forms, or an error.
+pub const KERNEL_EVENT: usize = 6 * 1024 * 1024;
+/// The time that interrupted code has before its kernel is killed, in milliseconds, where none is asked for.
+pub const KERNEL_GRACE_MS: u64 = 400;
+/// The most modules that a kernel imports ahead.
+pub const IMPORTS: usize = 64;

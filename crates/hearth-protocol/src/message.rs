@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::archive::{ArchiveRequest, ArchiveResult};
 use crate::dial::{DialRequest, DialResult};
 use crate::files::{FileRequest, FileResult};
+use crate::kernel::{KernelRequest, KernelResult};
 use crate::process::{ProcessRequest, ProcessResult};
 use crate::secrets::{SecretRequest, SecretResult};
 use crate::service::{ServiceRequest, ServiceResult};
@@ -85,6 +86,8 @@ pub enum RequestBody {
     },
     /// Does something with files.
     File(FileRequest),
+    /// Does something with kernels.
+    Kernel(KernelRequest),
     /// Connects to something inside the guest.
     Dial(DialRequest),
     /// Does something with secrets. It is done before the next request is looked at.
@@ -176,6 +179,8 @@ pub enum Finished {
     Service(ServiceResult),
     /// Of [`RequestBody::Archive`].
     Archive(ArchiveResult),
+    /// Of [`RequestBody::Kernel`].
+    Kernel(KernelResult),
 }
 
 /// What the guest is.
@@ -207,7 +212,7 @@ struct Peek {
 
 const KNOWN: &[&str] = &[
     "ping", "info", "renew", "start", "attach", "detach", "signal", "resize", "list", "credit", "shutdown", "file",
-    "dial", "secret", "service", "archive", "process", "shell",
+    "dial", "secret", "service", "archive", "process", "shell", "kernel",
 ];
 
 /// Reads one line of the control lane.
@@ -244,6 +249,7 @@ pub fn parse_request(line: &[u8]) -> Result<Request, Box<Reply>> {
         RequestBody::Archive(archive) => archive.validate(),
         RequestBody::Process(process) => process.validate(),
         RequestBody::Shell(shell) => shell.validate(),
+        RequestBody::Kernel(kernel) => kernel.validate(),
         _ => Ok(()),
     }
     .map_err(|fault| Box::new(Reply { id: Some(request.id), body: ReplyBody::Error(fault) }))?;

@@ -70,6 +70,17 @@ impl Process {
         }
     }
 
+    /// Sends a signal to its process group: itself, and what it waits for.
+    ///
+    /// # Errors
+    /// As [`Self::signal`].
+    pub(crate) fn signal_group(&self, signal: Signal) -> Result<(), Fault> {
+        match self.reaped.get() {
+            None => self.kill(-(self.pid as i32), signal),
+            Some(_) => Err(self.not_running("has exited already")),
+        }
+    }
+
     fn kill(&self, target: i32, signal: Signal) -> Result<(), Fault> {
         sys::kill(target, signal.number()).map_err(|error| {
             if error.kind() == io::ErrorKind::PermissionDenied {
@@ -180,7 +191,8 @@ impl Process {
         self.passing.set(true);
     }
 
-    pub(super) fn has_ended(&self) -> bool {
+    /// Whether its end is known.
+    pub(crate) fn has_ended(&self) -> bool {
         self.status.borrow().is_some()
     }
 

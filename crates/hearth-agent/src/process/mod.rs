@@ -31,7 +31,7 @@ use hearth_protocol::{
 };
 use tokio::sync::Notify;
 
-use crate::secrets::{Change, Secrets, redact_command, redact_fault};
+use crate::secrets::{Automaton, Change, Secrets, redact_command, redact_fault};
 use crate::sys;
 use child::Pipes;
 pub(crate) use child::Process;
@@ -40,7 +40,7 @@ pub(crate) use output::{Cursor, OUTPUT_PIECE, Output};
 pub(crate) use request::{Source, read_output, run, write_input};
 use ring::Memory;
 use spawn::Surroundings;
-pub(crate) use spawn::{Defaults, home_of};
+pub(crate) use spawn::{Defaults, Extra, home_of};
 pub(crate) use tree::Trees;
 use tree::{Group, Tree};
 pub(crate) use users::User;
@@ -110,6 +110,14 @@ impl Processes {
     /// # Errors
     /// A [`Fault`] that says nothing has run.
     pub(crate) fn start(self: &Rc<Self>, start: &Start) -> Result<Rc<Process>, Fault> {
+        self.start_with(start, Vec::new())
+    }
+
+    /// Starts a process with more descriptors than the usual three.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub(crate) fn start_with(self: &Rc<Self>, start: &Start, extra: Vec<Extra>) -> Result<Rc<Process>, Fault> {
         let started = Instant::now();
         if self.ending.get() {
             return Err(Fault::never_started(ErrorCode::Busy, "the agent is about to end"));
@@ -121,7 +129,7 @@ impl Processes {
         let group = tree.group();
         let variables = self.variables.borrow();
         let surroundings = Surroundings { defaults: &self.defaults, secrets: &self.secrets, variables: &variables };
-        let spawned = spawn::spawn(start, &surroundings, group.as_deref().map(Group::directory));
+        let spawned = spawn::spawn(start, extra, &surroundings, group.as_deref().map(Group::directory));
         drop(group);
         let hidden = self.secrets.hide_with(&start.redact);
         let values = self.secrets.automaton(&hidden);
@@ -220,6 +228,11 @@ impl Processes {
         self.variables.replace(variables);
     }
 
+    /// What to look for in whatever comes of a process beside its output; `None` for nothing.
+    pub(crate) fn hidden_in(&self, process: &Process) -> Option<Rc<Automaton>> {
+        self.secrets.automaton(&process.hidden)
+    }
+
     /// Makes a change of the secrets, and hides the new values in the output of every process, those that run already included.
     ///
     /// # Errors
@@ -259,6 +272,14 @@ impl Processes {
             process.tree.release();
         }
         self.trees.remove();
+    }
+
+    /// Kills a process and all that it has started, and waits until nothing of them is left.
+    pub(crate) async fn kill_tree(&self, process: &Process) {
+        process.tree.signal(Signal::Kill);
+        // What even a KILL does not end at once ends later.
+        self.wait_until_empty(&process.tree, KILL_PATIENCE).await;
+        let _ = tokio::time::timeout(KILL_PATIENCE, process.wait()).await;
     }
 
     async fn supervise(self: Rc<Self>, process: Rc<Process>, pipes: Pipes, deadline: Deadline) {

@@ -51,6 +51,8 @@ pub(crate) struct Output {
     closed: Cell<bool>,
     /// Who is shown every byte that is kept, and where it stands.
     tap: RefCell<Option<(u64, Tap)>>,
+    /// The pipe that is emptied, as long as it is.
+    pipe: RefCell<Weak<AsyncFd<OwnedFd>>>,
 }
 
 /// Takes all bytes of a stream in their order, before anything else can happen to them.
@@ -76,6 +78,7 @@ impl Output {
             drain_to: Cell::new(None),
             closed: Cell::new(false),
             tap: RefCell::default(),
+            pipe: RefCell::default(),
         })
     }
 
@@ -126,6 +129,20 @@ impl Output {
         self.ring.borrow().dropped(self.end.get().unwrap_or(u64::MAX))
     }
 
+    /// Waits until all that was written when this is called is taken out of the pipe, and returns the position behind it. What could be the
+    /// beginning of a hidden value stands behind that: it is shown when it turns out to be none.
+    pub(crate) async fn settle(&self) -> u64 {
+        let pipe = self.pipe.borrow().upgrade();
+        let written = self.taken.get() + pipe.and_then(|pipe| bytes_waiting(pipe.get_ref()).ok()).unwrap_or(0);
+        loop {
+            let changed = self.changed.notified();
+            if self.taken.get() >= written || self.closed.get() {
+                return self.total();
+            }
+            changed.await;
+        }
+    }
+
     /// The memory in use.
     pub(crate) fn memory(&self) -> usize {
         self.ring.borrow().memory()
@@ -134,6 +151,18 @@ impl Output {
     /// Whether more may come.
     pub(crate) fn is_open(&self) -> bool {
         !self.closed.get()
+    }
+
+    /// The end of what is kept, at most `limit` bytes, as text for people.
+    pub(crate) fn last(&self, limit: usize) -> String {
+        let ring = self.ring.borrow();
+        let mut from = ring.total().saturating_sub(limit as u64);
+        let mut text = Vec::with_capacity(limit);
+        while let Some((at, piece)) = ring.read(from, limit) {
+            text.extend_from_slice(piece);
+            from = at + piece.len() as u64;
+        }
+        String::from_utf8_lossy(&text).trim().to_owned()
     }
 
     /// Where the stream ends, once that is known.
@@ -199,6 +228,7 @@ impl Output {
     /// Empties `pipe` into the ring until its end.
     pub(crate) async fn pump(self: Rc<Self>, pipe: Rc<AsyncFd<OwnedFd>>) {
         let mut turn = 0;
+        *self.pipe.borrow_mut() = Rc::downgrade(&pipe);
         loop {
             let Ok(mut ready) = pipe.readable().await else { break };
             let room = self.wait_for_room().await;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsString};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -53,6 +53,15 @@ pub(super) struct Spawned {
     pub(super) terminal: Option<Rc<AsyncFd<OwnedFd>>>,
 }
 
+/// A descriptor that a child is born with beside the usual three.
+#[derive(Debug)]
+pub(crate) struct Extra {
+    /// What it is. It becomes its user's, who may open it anew by its name in `/proc`.
+    pub(crate) fd: OwnedFd,
+    /// Its number in the child.
+    pub(crate) number: RawFd,
+}
+
 /// The agent's ends and the child's.
 struct Descriptors {
     child: [OwnedFd; 3],
@@ -65,6 +74,7 @@ struct Descriptors {
 /// Starts the child that `start` asks for.
 pub(super) fn spawn(
     start: &Start,
+    extra: Vec<Extra>,
     surroundings: &Surroundings<'_>,
     cgroup: Option<BorrowedFd<'_>>,
 ) -> Result<Spawned, Fault> {
@@ -77,12 +87,14 @@ pub(super) fn spawn(
     let (program, argv) = command_line(&start.command);
     let search = environment.get(b"PATH".as_slice()).cloned().unwrap_or_default();
     let descriptors = open_descriptors(start, user.as_ref()).map_err(|error| spawn_failed("make its pipes", &error))?;
+    let extra = prepare_extra(extra, user.as_ref()).map_err(|error| spawn_failed("pass it descriptors", &error))?;
     let plan = Plan {
         programs: candidates(&program, &search),
         argv,
         env: environment.into_iter().map(|(name, value)| c_string(&[name.as_slice(), b"=", &value].concat())).collect(),
         cwd: c_string(&cwd),
         stdio: [descriptors.child[0].as_fd(), descriptors.child[1].as_fd(), descriptors.child[2].as_fd()],
+        extra: extra.iter().map(|extra| (extra.fd.as_fd(), extra.number)).collect(),
         terminal: descriptors.terminal.is_some(),
         identity: user.as_ref().map(|user| Identity { uid: user.uid, gid: user.gid, groups: &user.groups }),
         cgroup,
@@ -261,6 +273,21 @@ fn open_terminal(size: PtySize, user: Option<&User>) -> io::Result<Descriptors> 
         stderr: None,
         terminal: Some(terminal),
     })
+}
+
+/// Gives the descriptors to the child's user, and moves those away that have a number which one of them is to get.
+fn prepare_extra(extra: Vec<Extra>, user: Option<&User>) -> io::Result<Vec<Extra>> {
+    let numbers: Vec<RawFd> = extra.iter().map(|extra| extra.number).collect();
+    let above = numbers.iter().max().map_or(0, |number| number + 1);
+    let prepare = |Extra { fd, number }: Extra| {
+        if let Some(user) = user {
+            rustix::fs::fchown(&fd, Some(rustix::fs::Uid::from_raw(user.uid)), None)?;
+        }
+        let taken = numbers.contains(&fd.as_raw_fd());
+        let fd = if taken { rustix::io::fcntl_dupfd_cloexec(&fd, above)? } else { fd };
+        Ok(Extra { fd, number })
+    };
+    extra.into_iter().map(prepare).collect()
 }
 
 fn nonblocking(fd: OwnedFd) -> io::Result<OwnedFd> {

@@ -203,6 +203,14 @@ pub(crate) fn redact_raw(automaton: Option<&Rc<Automaton>>, text: &RawString) ->
     }
 }
 
+/// Hides values in a text that is all there; `None` when there are none in it.
+pub(crate) fn redact_text(automaton: &Rc<Automaton>, text: &str) -> Option<String> {
+    match redact::redact(automaton, text.as_bytes()) {
+        Cow::Borrowed(_) => None,
+        Cow::Owned(text) => Some(String::from_utf8_lossy(&text).into_owned()),
+    }
+}
+
 /// Hides values in a command.
 pub(crate) fn redact_command(automaton: Option<&Rc<Automaton>>, command: &Command) -> Command {
     let hide = |text: &RawString| redact_raw(automaton, text);

@@ -260,6 +260,9 @@ impl Session {
             RequestBody::Shell(shell) => {
                 self.operate(request.id, |agent, streams| crate::shell::run(agent, shell, streams))
             }
+            RequestBody::Kernel(kernel) => {
+                self.operate(request.id, |agent, streams| crate::kernel::run(agent, kernel, streams))
+            }
             RequestBody::File(file) => {
                 self.operate(request.id, |agent, streams| crate::files::run(agent, file, streams))
             }

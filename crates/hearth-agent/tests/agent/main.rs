@@ -7,6 +7,7 @@ mod archives;
 mod behaviours;
 mod dial;
 mod files;
+mod kernels;
 mod processes;
 mod secrets;
 mod services;
