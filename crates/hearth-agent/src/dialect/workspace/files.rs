@@ -8,7 +8,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use hearth_files::{FileError, Reason, Replacement, Root};
 use hearth_protocol::ErrorCode;
-use hearth_protocol::files::{FileEntry, FileKind, FileRoot};
+use hearth_protocol::files::{Create, FileEntry, FileKind, FileRoot};
 use rustix::fs::OFlags;
 
 use super::connection::Connection;
@@ -103,9 +103,9 @@ fn write_content(root: &Root, path: &WorkspacePath, content: &[u8]) -> Result<()
         Err(error) if error != missing(path) => return Err(error),
         _ => {}
     }
-    let mut file = Replacement::begin(root, path.relative(), None).map_err(refuse)?;
+    let mut file = Replacement::begin(root, path.relative(), None, Create::Any).map_err(refuse)?;
     file.write_all(content).map_err(refuse)?;
-    file.commit().map_err(refuse)
+    file.commit().map(drop).map_err(refuse)
 }
 
 /// The workspace.
