@@ -149,6 +149,19 @@ impl Process {
         })
     }
 
+    /// Sends a signal to all that it has started, and not to itself.
+    pub(crate) fn signal_children(&self, signal: Signal) {
+        let children = self.tree.members().into_iter().filter(|&pid| pid != self.pid);
+        children.for_each(|pid| tree::signal_process(pid, signal));
+    }
+
+    /// Whether the program has a handler of its own for a signal, and is not simply ended by it.
+    pub(crate) fn handles(&self, signal: Signal) -> bool {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
+        let caught = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigCgt:")?.trim(), 16).ok());
+        caught.unwrap_or(0) & 1 << (signal.number() - 1) != 0
+    }
+
     /// Changes the terminal's size.
     ///
     /// # Errors

@@ -10,6 +10,7 @@ mod archives;
 mod connection;
 mod exec;
 mod files;
+mod listings;
 mod path;
 mod reply;
 mod request;
@@ -78,6 +79,8 @@ async fn answer(dialect: &Dialect, line: &[u8], connection: &mut Connection) -> 
         "install_secrets" => secrets::install(agent, &dialect.secrets, &request, connection).await,
         "read_workspace_file" => files::read(agent, &request, connection).await,
         "write_workspace_file" => files::write(agent, &request, connection).await,
+        "list_workspace" => listings::list(agent, &request, connection).await,
+        "delete_workspace_path" => listings::delete(agent, &request, connection).await,
         "start_service" => services::start(agent, services, &request, connection).await,
         "status_service" => services::status(agent, services, &request, connection).await,
         "logs_service" => services::logs(agent, services, &request, connection).await,

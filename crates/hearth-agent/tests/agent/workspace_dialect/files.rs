@@ -55,3 +55,48 @@ fn b29_names_that_are_not_utf8_are_written_as_python_writes_them() {
     let longer = rpc.ask(&json!({"action": "write_workspace_file", "path": "n".repeat(256), "text": ""}));
     assert!(longer["error"].as_str().unwrap().contains("255 bytes"), "{longer}");
 }
+
+#[test]
+fn b30_a_large_tree_in_motion_is_listed_and_a_client_that_leaves_ends_its_list() {
+    let rpc = Rpc::start();
+    for directory in 0..50 {
+        let directory = rpc.place(&format!("tree/d{directory:02}"));
+        fs::create_dir_all(&directory).unwrap();
+        (0..200).for_each(|file| fs::write(directory.join(format!("f{file:03}")), "x").unwrap());
+    }
+    let mut leaving = rpc.connect();
+    leaving.send(b"{\"action\":\"list_workspace\",\"recursive\":true}\n");
+    drop(leaving);
+    let list = json!({"action": "list_workspace", "path": "tree", "recursive": true});
+    let reply = rpc.ask(&list);
+    let entries = reply["entries"].as_array().unwrap();
+    assert_eq!(entries.len(), 50 * 201);
+    let paths: Vec<_> = entries.iter().map(|entry| entry["path"].as_str().unwrap()).collect();
+    assert_eq!(&paths[..2], ["/workspace/tree/d00", "/workspace/tree/d00/f000"]);
+    assert!(paths.is_sorted());
+    std::thread::scope(|scope| {
+        let vanishing =
+            scope.spawn(|| (0..50).for_each(|d| fs::remove_dir_all(rpc.place(&format!("tree/d{d:02}"))).unwrap()));
+        while !vanishing.is_finished() {
+            assert!(rpc.ask(&list)["entries"].is_array());
+        }
+    });
+    assert_eq!(rpc.ask(&list)["entries"], json!([]));
+}
+
+#[test]
+fn b29_odd_names_are_listed_and_deleted_as_they_were_named() {
+    let rpc = Rpc::start();
+    let name = std::ffi::OsStr::from_bytes(b" a\xff\"\n ");
+    fs::create_dir(rpc.place("d")).unwrap();
+    fs::write(rpc.place("d").join(name), "").unwrap();
+    let mut connection = rpc.connect();
+    connection.send(b"{\"action\":\"list_workspace\",\"path\":\"d\"}\n");
+    let line = String::from_utf8(connection.line()).unwrap();
+    let path = "/workspace/d/ a\\udcff\\\"\\n ";
+    assert!(line.contains(&format!("\"path\":\"{path}\"")), "{line}");
+    let mut connection = rpc.connect();
+    connection.send(format!("{{\"action\":\"delete_workspace_path\",\"path\":\"{path}\"}}\n").as_bytes());
+    assert!(connection.line().ends_with(b"\"deleted\":true}"));
+    assert_eq!(fs::read_dir(rpc.place("d")).unwrap().count(), 0);
+}
