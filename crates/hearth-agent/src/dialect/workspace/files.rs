@@ -105,11 +105,7 @@ fn write_content(root: &Root, path: &WorkspacePath, content: &[u8]) -> Result<()
     }
     let mut file = Replacement::begin(root, path.relative(), None, Create::Any).map_err(refuse)?;
     file.write_all(content).map_err(refuse)?;
-<<<<<<< HEAD
-    file.commit().map_err(refuse).map(drop)
-=======
     file.commit().map(drop).map_err(refuse)
->>>>>>> dialectw
 }
 
 /// The workspace.
