@@ -129,7 +129,7 @@ fn change_below(
     changed: &mut u64,
 ) -> Result<(), Reason> {
     loop {
-        if *changed % 64 == 0 && !wanted() {
+        if changed.is_multiple_of(64) && !wanted() {
             let message = "it was given up half-way".to_owned();
             return Err(Reason::Rule { code: ErrorCode::Cancelled, message });
         }

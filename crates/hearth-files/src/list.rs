@@ -244,7 +244,7 @@ mod tests {
         let (directory, root) = root();
         fs::create_dir_all(directory.path().join("closed/in")).unwrap();
         fs::write(directory.path().join("open"), "").unwrap();
-        fs::set_permissions(directory.path().join("closed"), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(directory.path().join("closed"), fs::Permissions::from_mode(0o0)).unwrap();
         let entries = list(&root, "", 9);
         if rustix::process::geteuid().is_root() {
             // Root may read everything: then there is nothing to say.

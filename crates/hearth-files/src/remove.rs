@@ -68,7 +68,7 @@ fn empty_and_remove(directory: &OwnedFd, name: &Name, wanted: Wanted<'_>) -> Res
 fn empty(directory: OwnedFd, wanted: Wanted<'_>, removed: &mut u64) -> Result<(), Reason> {
     let mut walk = Walk::new(directory);
     loop {
-        if *removed % 64 == 0 && !wanted() {
+        if removed.is_multiple_of(64) && !wanted() {
             let message = "it was given up half-way".to_owned();
             return Err(Reason::Rule { code: ErrorCode::Cancelled, message });
         }
