@@ -45,7 +45,15 @@ impl Agent {
         let child_signals = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::child())?;
         tokio::task::spawn_local(Rc::clone(&processes).reap(child_signals));
         let (services, shells) = (Services::default(), Shells::default());
-        Ok(Rc::new(Self {processes, roots, kernels: Kernels::default(), services, shells, owns_machine, shutdown: watch::Sender::new(false) }))
+        Ok(Rc::new(Self {
+            processes,
+            roots,
+            kernels: Kernels::default(),
+            services,
+            shells,
+            owns_machine,
+            shutdown: watch::Sender::new(false),
+        }))
     }
 
     /// Describes the guest.

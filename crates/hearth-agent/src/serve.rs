@@ -138,10 +138,10 @@ impl Drop for Listening {
 
 /// Every address with what is spoken there, in the order they were asked for.
 fn services(served: &[Served], agent: &Rc<Agent>) -> Vec<(Address, Service)> {
-    let sessions = Rc::<Sessions>::default();
+    let (sessions, workspace) = (Rc::<Sessions>::default(), workspace::service(agent));
     let one = |served: &Served| match served {
         Served::Native(address) => (address.clone(), native(agent, &sessions)),
-        Served::WorkspaceRpc(address) => (address.clone(), workspace::service(agent)),
+        Served::WorkspaceRpc(address) => (address.clone(), Rc::clone(&workspace)),
     };
     served.iter().map(one).collect()
 }

@@ -116,6 +116,11 @@ impl Shells {
         self.all.borrow().iter().map(info).collect()
     }
 
+    /// Takes a shell off the list, whatever it is called.
+    pub(crate) fn forget(&self, process: &Rc<Process>) {
+        self.all.borrow_mut().retain(|_, shell| !Rc::ptr_eq(&shell.process, process));
+    }
+
     async fn close(&self, processes: &Processes, close: &CloseShell) -> Result<ExitStatus, Fault> {
         let shell = self.get(&close.name)?;
         let grace = Duration::from_millis(close.grace_ms.unwrap_or(limits::DEFAULT_GRACE_MS));

@@ -11,6 +11,7 @@ mod invariants;
 mod lines;
 mod secrets;
 mod services;
+mod shells;
 mod transcripts;
 
 use client::Rpc;

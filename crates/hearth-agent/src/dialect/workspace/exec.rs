@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use hearth_protocol::{Command, ExitStatus, RawString, Start, limits};
+use hearth_protocol::{Budget, Command, ExitStatus, Keep, RawString, Start, limits};
 
 use super::connection::{Connection, TextPiece};
 use super::reply::Object;
@@ -12,6 +12,8 @@ use super::texts::Refusal;
 use crate::agent::Agent;
 use crate::process::{OUTPUT_PIECE, Output};
 
+/// What is kept of each output: the first of it and the last.
+const KEPT: Budget = Budget { head: 1024 * 1024, tail: 7 * 1024 * 1024 };
 /// The exit code of a command that took too long.
 const TIMED_OUT: i32 = 124;
 
@@ -23,6 +25,7 @@ pub(super) async fn run(agent: &Agent, request: &Request, connection: &mut Conne
     start.cwd = Some("/".into());
     start.env = request.environment("exec")?.into_iter().map(|(name, value)| (name, value.into())).collect();
     start.timeout_ms = Some(u64::try_from(seconds).unwrap_or(0).saturating_mul(1000).clamp(1, limits::TIMEOUT_MS));
+    start.keep = Keep { stdout: KEPT, stderr: KEPT };
     start.validate().map_err(|fault| Refusal::of(&fault))?;
     let process = agent.processes.start(&start).map_err(|fault| Refusal::of(&fault))?;
     let (status, output) = process.wait().await;

@@ -16,8 +16,10 @@ mod reply;
 mod request;
 mod secrets;
 mod services;
+mod shells;
 mod text;
 mod texts;
+mod transcript;
 mod worker;
 
 use std::rc::Rc;
@@ -26,6 +28,7 @@ use connection::Connection;
 use reply::Object;
 use request::Request;
 use services::Services;
+use shells::Shells;
 use texts::Refusal;
 
 use crate::agent::Agent;
@@ -40,13 +43,14 @@ pub(crate) const PORT: u32 = 5005;
 struct Dialect {
     agent: Rc<Agent>,
     services: Services,
+    shells: Shells,
     secrets: secrets::Link,
 }
 
-/// The dialect, as listeners serve it.
+/// The dialect, as listeners serve it. All that are to know of the same shells must have the same one.
 pub(crate) fn service(agent: &Rc<Agent>) -> Service {
-    let dialect =
-        Rc::new(Dialect { agent: Rc::clone(agent), services: Services::default(), secrets: secrets::Link::default() });
+    let (services, shells, secrets) = (Services::default(), Shells::default(), secrets::Link::default());
+    let dialect = Rc::new(Dialect { agent: Rc::clone(agent), services, shells, secrets });
     listen::service(move |reader, writer| serve(Rc::clone(&dialect), reader, writer))
 }
 
@@ -70,17 +74,22 @@ async fn serve(dialect: Rc<Dialect>, reader: Reader, writer: Writer) {
 
 /// Does what a request asks, and answers unless it is refused.
 async fn answer(dialect: &Dialect, line: &[u8], connection: &mut Connection) -> Result<(), Refusal> {
-    let (agent, services) = (&dialect.agent, &dialect.services);
+    let Dialect { agent, services, shells, secrets } = dialect;
     let request = Request::parse(line)?;
     match request.text("action", "exec")?.as_str() {
         "exec" => exec::run(agent, &request, connection).await,
         "extract_archive" => archives::extract(agent, &request, connection).await,
         "export_archive" => archives::send(agent, &request, connection).await,
-        "install_secrets" => secrets::install(agent, &dialect.secrets, &request, connection).await,
+        "install_secrets" => secrets::install(agent, secrets, &request, connection).await,
         "read_workspace_file" => files::read(agent, &request, connection).await,
         "write_workspace_file" => files::write(agent, &request, connection).await,
         "list_workspace" => listings::list(agent, &request, connection).await,
         "delete_workspace_path" => listings::delete(agent, &request, connection).await,
+        "open_shell" => shells::open(agent, shells, &request, connection).await,
+        "read_shell" => shells::read(shells, &request, connection).await,
+        "write_shell" => shells::write(shells, &request, connection).await,
+        "signal_shell" => shells::signal(shells, &request, connection).await,
+        "close_shell" => shells::close(agent, shells, &request, connection).await,
         "start_service" => services::start(agent, services, &request, connection).await,
         "status_service" => services::status(agent, services, &request, connection).await,
         "logs_service" => services::logs(agent, services, &request, connection).await,

@@ -25,7 +25,7 @@ macro_rules! transcripts {
     )*};
 }
 
-transcripts! { requests execs file_contents listings archives services secrets }
+transcripts! { requests execs file_contents listings archives shells services secrets }
 
 fn play(transcript: &str) {
     let mut player = Player { rpc: Rpc::start(), request: String::new(), upload: Vec::new(), answered: None };
