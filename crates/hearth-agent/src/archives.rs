@@ -35,6 +35,8 @@ async fn pack(
     streams: Streams,
 ) -> Result<ArchiveResult, Fault> {
     let root = agent.roots.open(root)?;
-    let work = streams.on_worker(move |_, data| Ok(archive::export(&root, path.as_bytes(), data, compression)?));
+    let work = streams.on_worker(move |_, data| {
+        Ok(archive::export_pieces(&root, path.as_bytes(), |piece| data.hand_on(piece.into()), compression)?)
+    });
     work.await.map(ArchiveResult::Exported)
 }

@@ -7,6 +7,7 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -38,20 +39,28 @@ const LARGE: usize = 16 << 20;
 async fn measure(host: &Host) -> Result<Vec<Row>> {
     let native = Native::start().await?;
     let tree = native.workspace().join("tree");
-    make_tree(&tree)?;
-    let (archive, _) = pack(&tree)?;
+    let (archive, _) = beside(&tree, |tree| make_tree(tree).and_then(|()| pack(tree))).await?;
+    let archive = Arc::new(archive);
     let (mut taken_in, mut given_out) = (Samples::default(), Samples::default());
     for round in 0..host.samples(11, 3) {
-        settle(&tree)?;
-        let theirs = unpack(&native.beside().join(format!("tar-{round}")), &archive)?;
-        settle(&tree)?;
+        beside(&tree, settle).await?;
+        let copy = Arc::clone(&archive);
+        let place = native.beside().join(format!("tar-{round}"));
+        let theirs = beside(&place, move |place| unpack(place, &copy)).await?;
+        beside(&tree, settle).await?;
         let own = import(&native, &format!("import-{round}"), &archive).await?;
         taken_in.push(rate(&archive, own), rate(&archive, theirs));
-        let (_, theirs) = pack(&tree)?;
+        let (_, theirs) = beside(&tree, pack).await?;
         let own = export(&native, "tree").await?;
         given_out.push(rate(&archive, own), rate(&archive, theirs));
     }
     Ok(vec![IN.row(&taken_in), OUT.row(&given_out)])
+}
+
+/// Does what blocks beside the runtime, which has a session to keep.
+async fn beside<T: Send + 'static>(place: &Path, work: impl FnOnce(&Path) -> Result<T> + Send + 'static) -> Result<T> {
+    let place = place.to_owned();
+    tokio::task::spawn_blocking(move || work(&place)).await.context("a thread of the bench's failed")?
 }
 
 /// Ten thousand files of up to 8 KiB, as a project and its packages have them, and a few large ones.

@@ -18,6 +18,8 @@ use super::header::Header;
 use super::source::BLOCK;
 
 const INPUT: usize = 64 * 1024;
+/// The least that is passed on of what was compressed, but at the end, in bytes.
+const OUTPUT: usize = 64 * 1024;
 /// The most memory that an archive may make the xz decoder use, in KiB: `xz -9` needs 65 MiB.
 const XZ_MEMORY: u32 = 80 * 1024;
 const GZIP_LEVEL: u32 = 2;
@@ -146,46 +148,91 @@ fn only_zeros(mut input: impl BufRead) -> io::Result<()> {
     }
 }
 
-/// Writes an archive's bytes compressed.
-pub(super) enum Encoder<W: Write> {
-    Plain(W),
-    Gzip(Box<GzEncoder<W>>),
-    Zstd(Box<zstd::stream::write::Encoder<'static, W>>),
+/// Whoever takes an archive, piece by piece.
+pub(super) trait Sink {
+    /// Takes the next bytes.
+    fn take(&mut self, piece: Vec<u8>) -> io::Result<()>;
 }
 
-impl<W: Write> Encoder<W> {
-    pub(super) fn new(output: W, compression: Compression) -> io::Result<Self> {
+impl<F: FnMut(Vec<u8>) -> io::Result<()>> Sink for F {
+    fn take(&mut self, piece: Vec<u8>) -> io::Result<()> {
+        self(piece)
+    }
+}
+
+/// Passes an archive's pieces on, compressed.
+pub(super) enum Encoder<S: Sink> {
+    Plain(S),
+    Gzip(Box<GzEncoder<Gathered<S>>>),
+    Zstd(Box<zstd::stream::write::Encoder<'static, Gathered<S>>>),
+}
+
+impl<S: Sink> Encoder<S> {
+    pub(super) fn new(sink: S, compression: Compression) -> io::Result<Self> {
         Ok(match compression {
-            Compression::None => Self::Plain(output),
-            Compression::Gzip => Self::Gzip(Box::new(GzEncoder::new(output, flate2::Compression::new(GZIP_LEVEL)))),
+            Compression::None => Self::Plain(sink),
+            Compression::Gzip => {
+                let level = flate2::Compression::new(GZIP_LEVEL);
+                Self::Gzip(Box::new(GzEncoder::new(Gathered::new(sink), level)))
+            }
             Compression::Zstd => {
-                let mut encoder = zstd::stream::write::Encoder::new(output, ZSTD_LEVEL)?;
+                let mut encoder = zstd::stream::write::Encoder::new(Gathered::new(sink), ZSTD_LEVEL)?;
                 encoder.include_checksum(true)?;
                 Self::Zstd(Box::new(encoder))
             }
         })
     }
 
-    /// Writes what the compression still holds.
+    /// Takes the next bytes, and returns an empty buffer for those that follow: the same one, where it was not passed on itself.
+    pub(super) fn take(&mut self, mut piece: Vec<u8>) -> io::Result<Vec<u8>> {
+        match self {
+            Self::Plain(sink) => {
+                let next = Vec::with_capacity(piece.capacity());
+                return sink.take(piece).map(|()| next);
+            }
+            Self::Gzip(encoder) => encoder.write_all(&piece)?,
+            Self::Zstd(encoder) => encoder.write_all(&piece)?,
+        }
+        piece.clear();
+        Ok(piece)
+    }
+
+    /// Passes on what the compression still holds.
     pub(super) fn finish(self) -> io::Result<()> {
-        let mut output = match self {
-            Self::Plain(output) => output,
-            Self::Gzip(encoder) => encoder.finish()?,
-            Self::Zstd(encoder) => encoder.finish()?,
-        };
-        output.flush()
+        match self {
+            Self::Plain(_) => Ok(()),
+            Self::Gzip(encoder) => encoder.finish()?.end(),
+            Self::Zstd(encoder) => encoder.finish()?.end(),
+        }
     }
 }
 
-impl<W: Write> Write for Encoder<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Plain(output) => output.write(bytes),
-            Self::Gzip(encoder) => encoder.write(bytes),
-            Self::Zstd(encoder) => encoder.write(bytes),
-        }
+/// Gathers what a compressor writes into pieces.
+pub(super) struct Gathered<S> {
+    sink: S,
+    buffer: Vec<u8>,
+}
+
+impl<S: Sink> Gathered<S> {
+    fn new(sink: S) -> Self {
+        Self { sink, buffer: Vec::new() }
     }
 
+    fn end(mut self) -> io::Result<()> {
+        if self.buffer.is_empty() { Ok(()) } else { self.sink.take(self.buffer) }
+    }
+}
+
+impl<S: Sink> Write for Gathered<S> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.buffer.extend_from_slice(bytes);
+        if self.buffer.len() >= OUTPUT {
+            self.sink.take(std::mem::take(&mut self.buffer))?;
+        }
+        Ok(bytes.len())
+    }
+
+    /// What is held here is part of the next piece: only the end passes it on.
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }

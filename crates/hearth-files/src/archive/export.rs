@@ -5,14 +5,16 @@
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use hearth_protocol::archive::{Compression, Exported};
 use hearth_protocol::files::FileKind;
+use rustix::buffer::spare_capacity;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
+use super::codec::Sink;
 use super::pax::Timestamp;
 use super::sparse::{self, Segment};
 use super::staging::is_staging;
@@ -38,7 +40,20 @@ const OPERATION: &str = "export";
 pub fn export(
     root: &Root,
     path: &[u8],
-    output: impl Write,
+    mut output: impl Write,
+    compression: Compression,
+) -> Result<Exported, ArchiveError> {
+    export_pieces(root, path, |piece| output.write_all(&piece), compression)
+}
+
+/// As [`export`], for whoever can take large pieces of bytes for his own, which spares a copy.
+///
+/// # Errors
+/// As [`export`].
+pub fn export_pieces(
+    root: &Root,
+    path: &[u8],
+    output: impl FnMut(Vec<u8>) -> io::Result<()>,
     compression: Compression,
 ) -> Result<Exported, ArchiveError> {
     let (source, kind) = Source::find(root, path)?;
@@ -82,14 +97,14 @@ impl Source {
     }
 }
 
-struct Export<W: Write> {
-    writer: Writer<W>,
+struct Export<S: Sink> {
+    writer: Writer<S>,
     exported: Exported,
     /// Files with more names than have come so far: where the first one is, and how many are missing.
     links: HashMap<(u64, u64), (Vec<u8>, u64)>,
 }
 
-impl<W: Write> Export<W> {
+impl<S: Sink> Export<S> {
     /// Writes all that is in a directory.
     fn tree(&mut self, base: BorrowedFd<'_>) -> Result<(), ArchiveError> {
         let mut waiting = vec![Vec::new()];
@@ -211,7 +226,8 @@ impl<W: Write> Export<W> {
         }
         self.sized_header(path, (b'0', length), &stat, b"")?;
         let whole = Segment { offset: 0, length };
-        let is_changed = self.data(file.as_fd(), path, whole, Some(length))?;
+        let is_changed = self.data(file.as_fd(), path, whole, true)?;
+        self.writer.end_member().map_err(ArchiveError::Transfer)?;
         self.exported.changed += u64::from(is_changed);
         Ok(())
     }
@@ -229,55 +245,45 @@ impl<W: Write> Export<W> {
         self.exported.members += 1;
         let mut is_changed = false;
         for &segment in segments {
-            is_changed |= self.data(file, path, segment, None)?;
+            is_changed |= self.data(file, path, segment, false)?;
         }
         self.writer.end_member().map_err(ArchiveError::Transfer)?;
         self.exported.changed += u64::from(is_changed);
         Ok(())
     }
 
-    /// Writes a piece of a file, filled with zeros where the file ends before it, and tells whether it does; or, for the piece that is
-    /// all of the file, whether there is more by now.
+    /// Writes a piece of a file, filled with zeros where the file ends before it, and tells whether it does; or, for a piece that is all
+    /// of the file, whether more than that came.
     fn data(
         &mut self,
         file: BorrowedFd<'_>,
         path: &[u8],
         piece: Segment,
-        whole: Option<u64>,
+        is_whole: bool,
     ) -> Result<bool, ArchiveError> {
         self.exported.bytes += piece.length;
         let mut done = 0;
-        // One byte more than is wanted tells for nothing that a file has grown; the data behind it takes its place in the space.
-        let spare = usize::from(whole.is_some());
         while done < piece.length {
-            let left = usize::try_from(piece.length - done).unwrap_or(usize::MAX);
-            let space = self.writer.space().map_err(ArchiveError::Transfer)?;
-            let mut wanted = left.saturating_add(spare).min(space.len());
-            if wanted == left {
-                wanted -= spare;
-            }
-            let count = match rustix::io::pread(file, &mut space[..wanted], piece.offset + done) {
+            let (left, at) = (piece.length - done, piece.offset + done);
+            let read = self.writer.data(left, |buffer| match is_whole {
+                // As much as there is room for: what comes beyond the file's length tells for nothing that it has grown.
+                true => rustix::io::pread(file, spare_capacity(buffer), at),
+                false => read_exactly(file, buffer, left, at),
+            });
+            let count = match read.map_err(ArchiveError::Transfer)? {
                 Err(Errno::INTR) => continue,
-                read => read.map_err(|error| failed(path, error))?,
+                read => read.map_err(|error| failed(path, error))? as u64,
             };
             if count == 0 {
-                self.writer.zeros(piece.length - done).map_err(ArchiveError::Transfer)?;
-                self.end(whole)?;
+                self.writer.zeros(left).map_err(ArchiveError::Transfer)?;
                 return Ok(true);
             }
-            self.writer.advance(count.min(left));
-            done += count.min(left) as u64;
             if count > left {
-                self.end(whole)?;
                 return Ok(true);
             }
+            done += count;
         }
-        self.end(whole)?;
         Ok(false)
-    }
-
-    fn end(&mut self, whole: Option<u64>) -> Result<(), ArchiveError> {
-        if whole.is_some() { self.writer.end_member().map_err(ArchiveError::Transfer) } else { Ok(()) }
     }
 
     /// Writes a further name of a file whose first name is in the archive, and remembers a first one.
@@ -336,6 +342,15 @@ fn entry<'a>(path: &'a [u8], kind: u8, stat: &Stat, link: &'a [u8]) -> Entry<'a>
     let modified = Timestamp { seconds: stat.st_mtime, nanoseconds: stat.st_mtime_nsec as u32 };
     let mode = stat.st_mode & 0o7777;
     Entry { path, kind, mode, uid: stat.st_uid, gid: stat.st_gid, size: 0, modified, link }
+}
+
+/// Appends some of a piece of a file to a buffer, and nothing of what is behind the piece: that may be a large hole.
+fn read_exactly(file: BorrowedFd<'_>, buffer: &mut Vec<u8>, piece: u64, at: u64) -> Result<usize, Errno> {
+    let (start, room) = (buffer.len(), buffer.capacity() - buffer.len());
+    buffer.resize(start + room.min(usize::try_from(piece).unwrap_or(usize::MAX)), 0);
+    let read = rustix::io::pread(file, &mut buffer[start..], at);
+    buffer.truncate(start + read.unwrap_or(0));
+    read
 }
 
 fn failed(path: &[u8], error: Errno) -> ArchiveError {

@@ -1,11 +1,11 @@
 //! Members written as an archive: GNU's headers, which GNU tar, bsdtar, Python, Go and busybox read, with GNU's long names and sparse
 //! files; and a POSIX record before a member only where a time has a part of a second, which nothing else can say.
 
-use std::io::{self, Write};
+use std::io;
 
 use hearth_protocol::archive::Compression;
 
-use super::codec::Encoder;
+use super::codec::{Encoder, Sink};
 use super::header;
 use super::pax::{self, Timestamp};
 use super::source::BLOCK;
@@ -32,18 +32,17 @@ pub(super) struct Entry<'a> {
 }
 
 /// Writes an archive.
-pub(super) struct Writer<W: Write> {
-    output: Encoder<W>,
-    buffer: Box<[u8]>,
-    filled: usize,
+pub(super) struct Writer<S: Sink> {
+    output: Encoder<S>,
+    /// Never grows: when it is nearly full it goes out.
+    buffer: Vec<u8>,
     /// How much has come since the last whole block.
     odd: usize,
 }
 
-impl<W: Write> Writer<W> {
-    pub(super) fn new(output: W, compression: Compression) -> io::Result<Self> {
-        let buffer = vec![0; BUFFER].into_boxed_slice();
-        Ok(Self { output: Encoder::new(output, compression)?, buffer, filled: 0, odd: 0 })
+impl<S: Sink> Writer<S> {
+    pub(super) fn new(sink: S, compression: Compression) -> io::Result<Self> {
+        Ok(Self { output: Encoder::new(sink, compression)?, buffer: Vec::with_capacity(BUFFER), odd: 0 })
     }
 
     /// Writes a member's header; its data follows.
@@ -70,30 +69,41 @@ impl<W: Write> Writer<W> {
         Ok(())
     }
 
-    /// Space for some KiB of data at least; [`Self::advance`] says how much of it was filled.
-    pub(super) fn space(&mut self) -> io::Result<&mut [u8]> {
-        if self.filled + SPACE > self.buffer.len() {
-            self.drain()?;
-        }
-        Ok(&mut self.buffer[self.filled..])
-    }
-
-    /// Takes what was put in the space as data.
-    pub(super) fn advance(&mut self, count: usize) {
-        self.filled += count;
-        self.odd = (self.odd + count) % BLOCK;
+    /// Has `read` append data to a buffer that has room for some KiB at least, and returns what it returns. What it appends beyond `most`
+    /// bytes is dropped.
+    pub(super) fn data<E>(
+        &mut self,
+        most: u64,
+        read: impl FnOnce(&mut Vec<u8>) -> Result<usize, E>,
+    ) -> io::Result<Result<usize, E>> {
+        self.make_room()?;
+        let start = self.buffer.len();
+        let result = read(&mut self.buffer);
+        let end = usize::try_from(most).unwrap_or(usize::MAX).saturating_add(start);
+        self.buffer.truncate(end);
+        self.advance(self.buffer.len() - start);
+        Ok(result)
     }
 
     /// Writes zeros.
     pub(super) fn zeros(&mut self, mut count: u64) -> io::Result<()> {
         while count > 0 {
-            let space = self.space()?;
-            let length = usize::try_from(count).unwrap_or(usize::MAX).min(space.len());
-            space[..length].fill(0);
+            self.make_room()?;
+            let (start, room) = (self.buffer.len(), self.buffer.capacity() - self.buffer.len());
+            let length = usize::try_from(count).unwrap_or(usize::MAX).min(room);
+            self.buffer.resize(start + length, 0);
             self.advance(length);
             count -= length as u64;
         }
         Ok(())
+    }
+
+    fn make_room(&mut self) -> io::Result<()> {
+        if self.buffer.capacity() - self.buffer.len() < SPACE { self.drain() } else { Ok(()) }
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.odd = (self.odd + count) % BLOCK;
     }
 
     /// Fills the last block of a member's data.
@@ -142,9 +152,9 @@ impl<W: Write> Writer<W> {
 
     fn put(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
-            let space = self.space()?;
-            let length = bytes.len().min(space.len());
-            space[..length].copy_from_slice(&bytes[..length]);
+            self.make_room()?;
+            let length = bytes.len().min(SPACE);
+            self.buffer.extend_from_slice(&bytes[..length]);
             self.advance(length);
             bytes = &bytes[length..];
         }
@@ -152,8 +162,8 @@ impl<W: Write> Writer<W> {
     }
 
     fn drain(&mut self) -> io::Result<()> {
-        self.output.write_all(&self.buffer[..self.filled])?;
-        self.filled = 0;
+        let piece = std::mem::take(&mut self.buffer);
+        self.buffer = self.output.take(piece)?;
         Ok(())
     }
 }
