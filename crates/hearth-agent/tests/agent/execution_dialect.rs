@@ -3,6 +3,7 @@
 mod client;
 mod concurrency;
 mod files;
+mod kernels;
 mod output;
 mod ports;
 mod scripts;

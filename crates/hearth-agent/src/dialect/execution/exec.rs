@@ -8,7 +8,7 @@ use tokio::time;
 use super::answer::{Answer, Answers};
 use super::output::{Output, OverLimit, Stream};
 use super::request::{ErrorType, Exec, Language, Refusal};
-use super::{Entry, Execution, script};
+use super::{Entry, Execution, interpreter, script};
 
 /// The time between the TERM and the KILL of what has to be stopped.
 pub(super) const GRACE: Duration = Duration::from_secs(5);
@@ -26,7 +26,7 @@ pub(super) async fn run(execution: &Execution, exec: Exec, answers: Answers, ent
     let mut output = Output::new(answers.clone());
     let ended = match script::interpreter(&exec.code) {
         Some(_) if exec.language == Language::Raw => script::run(execution, exec, &mut output, entry).await,
-        _ => Err(no_interpreter(exec.language)),
+        _ => interpreter::run(execution, exec, &mut output, entry).await,
     };
     output.finish().await;
     let milliseconds = |duration: Duration| duration.as_millis() as u64;
@@ -65,11 +65,4 @@ pub(super) fn timed_out(timeout: Duration) -> Refusal {
         ErrorType::Timeout,
         format_args!("the code ran longer than its {} s and was stopped", timeout.as_secs_f64()),
     )
-}
-
-/// What is answered to code that only a kernel could run, while the agent has none.
-pub(super) fn no_interpreter(language: Language) -> Refusal {
-    let message =
-        format!("there is no interpreter for {}: only raw code that begins with #! can be run", language.name());
-    Refusal::new(ErrorType::Execution, message)
 }

@@ -13,7 +13,7 @@ use super::answer::{Answer, Answers};
 use super::lines::Lines;
 use super::request::{self, Action, ErrorType, Exec, Language, OpId, Refusal, Request};
 use super::write::{Unknown, Writes};
-use super::{Entry, Execution, cancelled, exec, read};
+use super::{Entry, Execution, cancelled, exec, interpreter, read};
 use crate::session::Writer;
 
 /// The operations of one client that may be under way.
@@ -125,7 +125,7 @@ impl Link {
                 let root = self.execution.home()?;
                 self.transfer(op_id, async move |answers| read::list(root, path, answers).await)?;
             }
-            Action::WarmRepl { language } => self.warm(op_id, language).await,
+            Action::WarmRepl { language } => self.warm(op_id, language)?,
             Action::Exec(exec) => self.exec(op_id, exec)?,
             Action::Cancel { op_id } => {
                 if !self.execution.cancel(&op_id) {
@@ -159,9 +159,14 @@ impl Link {
         Ok(())
     }
 
-    async fn warm(&self, op_id: Option<OpId>, language: Language) {
-        let refusal = exec::no_interpreter(language);
-        let _ = self.answers(op_id).send(&Answer::warm(language, Some(&refusal.message))).await;
+    fn warm(&self, op_id: Option<OpId>, language: Language) -> Result<(), Refusal> {
+        let execution = Rc::clone(&self.execution);
+        self.transfer(op_id, async move |answers| {
+            let warmed = interpreter::warm(&execution, language).await;
+            let failure = warmed.as_ref().err().map(|refusal| refusal.message.as_str());
+            let _ = answers.send(&Answer::warm(language, failure)).await;
+            Ok(())
+        })
     }
 
     /// Does what ends with the link, beside everything else.

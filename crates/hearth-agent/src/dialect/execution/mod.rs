@@ -18,6 +18,7 @@
 mod answer;
 pub(crate) mod dual;
 mod exec;
+mod interpreter;
 mod lines;
 mod link;
 mod output;
@@ -38,7 +39,7 @@ use std::sync::Arc;
 use hearth_files::{FileError, FrameError, Root};
 use hearth_protocol::files::FileRoot;
 use hearth_protocol::{ErrorCode, Fault};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Mutex, Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::agent::Agent;
 use crate::listen::{self, Address, Service};
@@ -64,6 +65,8 @@ pub(crate) struct Execution {
     places: Arc<Semaphore>,
     running: RefCell<HashMap<u64, Running>>,
     next: Cell<u64>,
+    /// Whose turn it is to run code, by language.
+    turns: [Mutex<()>; 3],
 }
 
 /// An operation under way.
@@ -89,6 +92,7 @@ impl Execution {
             places: Arc::new(Semaphore::new(OPERATIONS)),
             running: RefCell::default(),
             next: Cell::new(0),
+            turns: Default::default(),
         })
     }
 
