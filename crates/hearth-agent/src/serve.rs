@@ -1,6 +1,6 @@
 //! The agent as an ordinary process: no machine of its own, sockets instead of ports.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -11,6 +11,7 @@ use std::rc::Rc;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::agent::Agent;
+use crate::dialect::execution::{self, Execution, dual::Dual};
 use crate::dialect::workspace;
 use crate::listen::{self, Address, Service};
 use crate::process::{Defaults, Trees};
@@ -24,6 +25,9 @@ Usage: hearth-agent serve --native ADDRESS [OPTIONS]
 
   --native ADDRESS         serve Hearth's own protocol
   --workspace-rpc ADDRESS  serve the workspace agent's dialect: one JSON request a connection, behind a CONNECT line or without
+  --execution-channel ADDRESS
+  --execution-channel cmd=ADDRESS,event=ADDRESS
+                           serve the execution channel's dialect, on one connection or on two that come and go by themselves
   --workspace DIR          where processes start that name no directory
   --home DIR               HOME of every process, in place of the user's own
   --user NAME              run processes as this user where none is asked for (the agent must be root)
@@ -38,6 +42,8 @@ The agent runs whatever it is asked to by anyone who can reach one. A Unix socke
 enum Served {
     Native(Address),
     WorkspaceRpc(Address),
+    ExecutionChannel(Address),
+    ExecutionChannels { command: Address, event: Address },
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -85,6 +91,7 @@ fn parse(arguments: Vec<OsString>) -> Result<Option<Options>, String> {
         match flag.as_str() {
             "--native" => options.served.push(Served::Native(Address::parse(&value()?)?)),
             "--workspace-rpc" => options.served.push(Served::WorkspaceRpc(Address::parse(&value()?)?)),
+            "--execution-channel" => options.served.push(Served::parse_execution_channel(&value()?)?),
             "--workspace" => options.workspace = Some(value()?.into()),
             "--home" => options.home = Some(value()?.into()),
             "--user" => options.user = Some(value()?.to_string_lossy().into_owned()),
@@ -97,6 +104,19 @@ fn parse(arguments: Vec<OsString>) -> Result<Option<Options>, String> {
         return Err("an address is needed: nobody could reach the agent".into());
     }
     Ok(Some(options))
+}
+
+impl Served {
+    /// Reads an address, or `cmd=` and `event=` with an address each.
+    fn parse_execution_channel(text: &OsStr) -> Result<Self, String> {
+        let bytes = text.as_bytes();
+        let Some(rest) = bytes.strip_prefix(b"cmd=") else { return Address::parse(text).map(Self::ExecutionChannel) };
+        const EVENT: &[u8] = b",event=";
+        let at = rest.windows(EVENT.len()).position(|window| window == EVENT);
+        let at = at.ok_or_else(|| format!("{:?} is not cmd=ADDRESS,event=ADDRESS", text.to_string_lossy()))?;
+        let address = |bytes| Address::parse(OsStr::from_bytes(bytes));
+        Ok(Self::ExecutionChannels { command: address(&rest[..at])?, event: address(&rest[at + EVENT.len()..])? })
+    }
 }
 
 async fn serve(options: Options) -> Result<(), String> {
@@ -138,12 +158,18 @@ impl Drop for Listening {
 
 /// Every address with what is spoken there, in the order they were asked for.
 fn services(served: &[Served], agent: &Rc<Agent>) -> Vec<(Address, Service)> {
-    let (sessions, workspace) = (Rc::<Sessions>::default(), workspace::service(agent));
-    let one = |served: &Served| match served {
-        Served::Native(address) => (address.clone(), native(agent, &sessions)),
-        Served::WorkspaceRpc(address) => (address.clone(), Rc::clone(&workspace)),
+    let sessions = Rc::<Sessions>::default();
+    let (workspace, execution) = (workspace::service(agent), Execution::new(Rc::clone(agent)));
+    let of = |served: &Served| match served {
+        Served::Native(address) => vec![(address.clone(), native(agent, &sessions))],
+        Served::WorkspaceRpc(address) => vec![(address.clone(), Rc::clone(&workspace))],
+        Served::ExecutionChannel(address) => vec![(address.clone(), execution::service(&execution))],
+        Served::ExecutionChannels { command, event } => {
+            let services = Dual::new(&execution).services();
+            [command.clone(), event.clone()].into_iter().zip(services).collect()
+        }
     };
-    served.iter().map(one).collect()
+    served.iter().flat_map(of).collect()
 }
 
 fn native(agent: &Rc<Agent>, sessions: &Rc<Sessions>) -> Service {
@@ -224,6 +250,16 @@ mod tests {
     }
 
     #[test]
+    fn an_execution_channel_has_one_address_or_two() {
+        let served = |line| parsed(line).unwrap().unwrap().served;
+        let (tcp, command) = (Address::Tcp("127.0.0.1:5000".into()), Address::Unix("/a,b".into()));
+        let one = served("serve --execution-channel tcp:127.0.0.1:5000");
+        assert_eq!(one, [Served::ExecutionChannel(tcp)]);
+        let two = served("serve --execution-channel cmd=unix:/a,b,event=unix:/c");
+        assert_eq!(two, [Served::ExecutionChannels { command, event: Address::Unix("/c".into()) }]);
+    }
+
+    #[test]
     fn what_cannot_be_meant_is_refused_by_name() {
         for line in [
             "dance",
@@ -233,6 +269,9 @@ mod tests {
             "serve --native here",
             "serve --native vsock:x",
             "serve --nativ unix:/a",
+            "serve --execution-channel cmd=unix:/a",
+            "serve --execution-channel cmd=unix:/a,event=here",
+            "serve --execution-channel event=unix:/a,cmd=unix:/b",
         ] {
             assert!(parsed(line).is_err(), "{line}");
         }

@@ -104,6 +104,15 @@ impl Replacement {
         rustix::fs::fchmod(file, Mode::from_raw_mode(mode))
     }
 
+    /// Gives the new content permissions of its own, whatever the old has.
+    ///
+    /// # Errors
+    /// [`FileError`]: what the system says.
+    pub fn set_mode(&self, mode: u32) -> Result<(), FileError> {
+        let mode = Mode::from_raw_mode(mode & 0o7777);
+        rustix::fs::fchmod(&self.fresh.file, mode).map_err(|error| FileError::new("write", &self.path, error))
+    }
+
     /// Appends to the new content.
     ///
     /// # Errors

@@ -18,7 +18,7 @@ use rustix::system::RebootCommand;
 use uevents::Uevents;
 
 use crate::agent::Agent;
-use crate::dialect;
+use crate::dialect::{self, execution::Execution};
 use crate::listen::Address;
 use crate::process::{Defaults, Trees};
 use crate::runtime::Runtime;
@@ -103,7 +103,7 @@ async fn serve(devices: Uevents, dialects: bool) -> Result<(), BootError> {
     Ok(())
 }
 
-/// Opens the listeners of the dialects: sockets that the host dials, and a port where the machine has a way of its own to the host.
+/// Opens the listeners of the dialects: sockets that the host dials, and ports where the machine has ways of its own to the host.
 async fn listen_for_dialects(agent: &Rc<Agent>) -> Result<(), BootError> {
     fs::create_dir_all(SOCKETS).map_err(|error| BootError::new(format!("make {SOCKETS}"), error))?;
     let workspace = dialect::workspace::service(agent);
@@ -111,6 +111,10 @@ async fn listen_for_dialects(agent: &Rc<Agent>) -> Result<(), BootError> {
     if Path::new("/dev/vsock").exists() {
         addresses.push((Address::Vsock(dialect::workspace::PORT), workspace));
     }
+    let execution = Execution::new(Rc::clone(agent));
+    dialect::execution::serve_ports(&execution)
+        .map_err(|error| BootError::new("open the execution channel's ports", error))?;
+    addresses.extend(dialect::execution::in_machine(&execution, Path::new(SOCKETS)));
     for (address, service) in addresses {
         let listening = address.listen(service).await;
         listening.map_err(|error| BootError::new(format!("listen on {address}"), error))?;

@@ -96,6 +96,22 @@ impl Port {
         (Box::new(PortReader(Rc::clone(self))), Box::new(PortWriter(Rc::clone(self))))
     }
 
+    /// Waits until a host is connected, who need not say anything.
+    pub(crate) async fn wait_for_host(&self) -> io::Result<()> {
+        while !self.has_host()? {
+            self.writable.watch(&self.file)?;
+            std::future::poll_fn(|context| self.writable.poll_changed(context)).await?;
+        }
+        self.writable.unwatch(&self.file)
+    }
+
+    fn has_host(&self) -> io::Result<bool> {
+        let mut port = [rustix::event::PollFd::new(&self.file, rustix::event::PollFlags::empty())];
+        let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
+        rustix::event::poll(&mut port, Some(&now))?;
+        Ok(!port[0].revents().contains(rustix::event::PollFlags::HUP))
+    }
+
     /// Waits for a change: after an end of file, for a host that speaks.
     pub(crate) async fn changed(&self) -> io::Result<()> {
         std::future::poll_fn(|context| self.readable.poll_changed(context)).await

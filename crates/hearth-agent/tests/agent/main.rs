@@ -6,6 +6,7 @@
 mod archives;
 mod behaviours;
 mod dial;
+mod execution_dialect;
 mod files;
 mod kernels;
 mod processes;

@@ -1,0 +1,216 @@
+//! A line from a client, turned into something that can be done, or into the refusal to answer it with.
+//!
+//! Pure, and of nothing else in the agent: the fuzz target `execution_line` is made of these files. Every text is looked at here, so that
+//! what comes out holds to the rules; what only the guest knows (files, interpreters) is found out later.
+
+mod fields;
+mod refusal;
+mod rules;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::Serialize;
+
+use fields::Fields;
+pub(crate) use refusal::{ErrorType, Refusal};
+
+/// The longest line that is read, in bytes, its newline included.
+pub(crate) const LINE: usize = 16_000_000;
+/// The most code of one exec, in bytes.
+pub(crate) const CODE: usize = 1024 * 1024;
+/// The most environment variables of one exec.
+pub(crate) const VARIABLES: usize = 100;
+/// The most packages of one installation.
+pub(crate) const PACKAGES: usize = 50;
+/// The longest time that code may run, and what it has where none is named.
+const LONGEST: Duration = Duration::from_secs(300);
+
+/// What a client calls one operation. Every answer repeats it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+#[serde(untagged)]
+pub(crate) enum OpId {
+    Text(String),
+    Positive(u64),
+    Negative(i64),
+}
+
+/// What is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Request {
+    pub(crate) op_id: Option<OpId>,
+    pub(crate) action: Action,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Action {
+    Ping,
+    WarmRepl {
+        language: Language,
+    },
+    Exec(Exec),
+    InstallPackages {
+        language: Language,
+        packages: Vec<String>,
+        timeout: Duration,
+    },
+    WriteFile {
+        op_id: OpId,
+        path: String,
+        executable: bool,
+    },
+    FileChunk {
+        op_id: OpId,
+        data: Vec<u8>,
+    },
+    FileEnd {
+        op_id: OpId,
+    },
+    ReadFile {
+        path: String,
+    },
+    ListFiles {
+        path: String,
+    },
+    /// Ends the operation of this name. Not in the reference, whose only way to stop code was to give up its machine.
+    Cancel {
+        op_id: OpId,
+    },
+}
+
+/// Code to run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Exec {
+    pub(crate) language: Language,
+    pub(crate) code: String,
+    pub(crate) timeout: Duration,
+    pub(crate) variables: BTreeMap<String, String>,
+}
+
+/// What code is written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Language {
+    Python,
+    Javascript,
+    /// The shell; or, where the code says so in its first line, any interpreter.
+    Raw,
+}
+
+impl Language {
+    /// As the wire has it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Python => "python",
+            Self::Javascript => "javascript",
+            Self::Raw => "raw",
+        }
+    }
+}
+
+/// Reads a line.
+///
+/// # Errors
+/// The refusal, and whom to address it to, if the line says so much.
+pub(crate) fn parse(line: &[u8]) -> Result<Request, (Option<OpId>, Refusal)> {
+    let fields = fields::parse(line)?;
+    let op_id = fields.op_id.clone();
+    match action(fields) {
+        Ok(action) => Ok(Request { op_id, action }),
+        Err(refusal) => Err((op_id, refusal)),
+    }
+}
+
+fn action(fields: Fields<'_>) -> Result<Action, Refusal> {
+    let Some(name) = fields.action.as_deref() else { return Err(Refusal::request("a request needs an action")) };
+    Ok(match name {
+        "ping" => Action::Ping,
+        "warm_repl" => Action::WarmRepl { language: language(&fields)? },
+        "exec" => Action::Exec(exec(fields)?),
+        "install_packages" => install_packages(fields)?,
+        "write_file" => Action::WriteFile {
+            op_id: needed_op_id(&fields)?,
+            executable: fields.make_executable.unwrap_or(false),
+            path: needed_path(fields)?,
+        },
+        "file_chunk" => Action::FileChunk { op_id: needed_op_id(&fields)?, data: data(&fields)? },
+        "file_end" => Action::FileEnd { op_id: needed_op_id(&fields)? },
+        "read_file" => {
+            needed_op_id(&fields)?;
+            Action::ReadFile { path: needed_path(fields)? }
+        }
+        "list_files" => {
+            let path = fields.path.as_deref().unwrap_or_default();
+            rules::check_path(path)?;
+            Action::ListFiles { path: path.to_owned() }
+        }
+        "cancel" => Action::Cancel { op_id: needed_op_id(&fields)? },
+        other => return Err(Refusal::request(format!("there is no action {other:?}"))),
+    })
+}
+
+fn exec(fields: Fields<'_>) -> Result<Exec, Refusal> {
+    let (language, timeout) = (language(&fields)?, timeout(&fields)?);
+    let code = needed(&fields, fields.code.as_deref(), "code")?;
+    let code = rules::check_code(code)?.to_owned();
+    let variables = fields.env_vars.unwrap_or_default();
+    let variables = variables.kept().map_err(|count| {
+        Refusal::new(ErrorType::EnvVar, format!("{count} environment variables, over the limit of {VARIABLES}"))
+    })?;
+    variables.iter().try_for_each(|(name, value)| rules::check_variable(language, name, value))?;
+    Ok(Exec { language, code, timeout, variables })
+}
+
+fn install_packages(fields: Fields<'_>) -> Result<Action, Refusal> {
+    let (language, timeout) = (language(&fields)?, timeout(&fields)?);
+    let packages = fields.packages.unwrap_or_default().kept().map_err(|count| {
+        Refusal::new(ErrorType::Package, format!("{count} packages, over the limit of {PACKAGES} at a time"))
+    })?;
+    if packages.is_empty() {
+        return Err(Refusal::new(ErrorType::Package, "no packages are named"));
+    }
+    packages.iter().try_for_each(|package| rules::check_package(language, package))?;
+    Ok(Action::InstallPackages { language, packages, timeout })
+}
+
+fn needed<T>(fields: &Fields<'_>, value: Option<T>, name: &str) -> Result<T, Refusal> {
+    let action = fields.action.as_deref().unwrap_or_default();
+    value.ok_or_else(|| Refusal::request(format!("{action} needs {name}")))
+}
+
+fn needed_op_id(fields: &Fields<'_>) -> Result<OpId, Refusal> {
+    needed(fields, fields.op_id.clone(), "an op_id")
+}
+
+fn needed_path(fields: Fields<'_>) -> Result<String, Refusal> {
+    let path = needed(&fields, fields.path.as_deref(), "a path")?;
+    if path.is_empty() {
+        return Err(Refusal::new(ErrorType::Path, "the path is empty"));
+    }
+    rules::check_path(path)?;
+    Ok(path.to_owned())
+}
+
+fn language(fields: &Fields<'_>) -> Result<Language, Refusal> {
+    match needed(fields, fields.language.as_deref(), "a language")? {
+        "python" => Ok(Language::Python),
+        "javascript" => Ok(Language::Javascript),
+        "raw" => Ok(Language::Raw),
+        other => Err(Refusal::request(format!("there is no language {other:?}: it is python, javascript or raw"))),
+    }
+}
+
+fn timeout(fields: &Fields<'_>) -> Result<Duration, Refusal> {
+    match fields.timeout.unwrap_or_default() {
+        0.0 => Ok(LONGEST),
+        seconds if (0.0..=LONGEST.as_secs_f64()).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
+        seconds => Err(Refusal::request(format!("a timeout of {seconds} s: it is 0 to {} s", LONGEST.as_secs()))),
+    }
+}
+
+fn data(fields: &Fields<'_>) -> Result<Vec<u8>, Refusal> {
+    let text = needed(fields, fields.data.as_deref(), "data")?;
+    STANDARD.decode(text).map_err(|error| Refusal::request(format!("data is not base64: {error}")))
+}
