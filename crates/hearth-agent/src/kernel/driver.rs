@@ -63,7 +63,7 @@ pub(super) enum Driver {
     /// One that takes and gives lines of JSON.
     Json { token: String },
     /// Bash, which has no room of its own: it takes text to evaluate.
-    Bash(Bash),
+    Bash(Box<Bash>),
 }
 
 /// A driver to be started.
@@ -111,7 +111,7 @@ impl Plan {
                     state.map_or_else(|| Bash::new(first, kernel.env.keys().chain(kernel.secrets.keys())), Ok)?;
                 arguments.extend([bash.driver().into(), "bash".into()]);
                 descriptors.extend(bash.descriptors()?);
-                Driver::Bash(bash)
+                Driver::Bash(Box::new(bash))
             }
             language => {
                 descriptors.push(source(if language == KernelLanguage::Python { PYTHON } else { JAVASCRIPT })?);

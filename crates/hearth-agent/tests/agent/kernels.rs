@@ -6,7 +6,7 @@ use hearth_channel::{Channel, ChannelError, KernelSent};
 use hearth_protocol::kernel::{KernelEvent, KernelExec, KernelLanguage, KernelRan};
 use hearth_protocol::{Outcome as Retry, StreamName};
 
-use crate::support::{Agent, HANG};
+use crate::support::HANG;
 
 mod bash;
 mod contexts;

@@ -8,6 +8,7 @@ mod behaviours;
 mod dial;
 mod files;
 mod kernels;
+mod packages;
 mod processes;
 mod secrets;
 mod services;
