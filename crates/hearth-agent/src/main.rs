@@ -11,6 +11,7 @@ mod dialect;
 mod files;
 mod kernel;
 mod listen;
+mod packages;
 mod process;
 mod renew;
 mod roots;

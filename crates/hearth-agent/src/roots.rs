@@ -31,6 +31,11 @@ impl Roots {
         self.owner
     }
 
+    /// The workspace.
+    pub(crate) fn workspace(&self) -> &Path {
+        &self.workspace
+    }
+
     /// Opens a root, as it is now.
     ///
     /// # Errors

@@ -34,6 +34,7 @@ mod kernels;
 pub mod lines;
 mod operation;
 mod owed;
+mod packages;
 mod process;
 mod processes;
 mod reader;

@@ -35,6 +35,7 @@ pub mod kernel;
 pub mod limits;
 mod line;
 mod message;
+pub mod packages;
 pub mod process;
 mod raw;
 mod record;

@@ -100,3 +100,7 @@ pub const KERNEL_EVENT: usize = 6 * 1024 * 1024;
 pub const KERNEL_GRACE_MS: u64 = 400;
 /// The most modules that a kernel imports ahead.
 pub const IMPORTS: usize = 64;
+/// The most packages of one install.
+pub const PACKAGES: usize = 50;
+/// The longest name of a package, with its version, in bytes.
+pub const PACKAGE: usize = 256;

@@ -6,6 +6,7 @@ use crate::archive::{ArchiveRequest, ArchiveResult};
 use crate::dial::{DialRequest, DialResult};
 use crate::files::{FileRequest, FileResult};
 use crate::kernel::{KernelRequest, KernelResult};
+use crate::packages::{PackageRequest, PackageResult};
 use crate::process::{ProcessRequest, ProcessResult};
 use crate::secrets::{SecretRequest, SecretResult};
 use crate::service::{ServiceRequest, ServiceResult};
@@ -88,6 +89,8 @@ pub enum RequestBody {
     File(FileRequest),
     /// Does something with kernels.
     Kernel(KernelRequest),
+    /// Does something with packages.
+    Packages(PackageRequest),
     /// Connects to something inside the guest.
     Dial(DialRequest),
     /// Does something with secrets. It is done before the next request is looked at.
@@ -181,6 +184,8 @@ pub enum Finished {
     Archive(ArchiveResult),
     /// Of [`RequestBody::Kernel`].
     Kernel(KernelResult),
+    /// Of [`RequestBody::Packages`].
+    Packages(PackageResult),
 }
 
 /// What the guest is.
@@ -212,7 +217,7 @@ struct Peek {
 
 const KNOWN: &[&str] = &[
     "ping", "info", "renew", "start", "attach", "detach", "signal", "resize", "list", "credit", "shutdown", "file",
-    "dial", "secret", "service", "archive", "process", "shell", "kernel",
+    "dial", "secret", "service", "archive", "process", "shell", "kernel", "packages",
 ];
 
 /// Reads one line of the control lane.
@@ -250,6 +255,7 @@ pub fn parse_request(line: &[u8]) -> Result<Request, Box<Reply>> {
         RequestBody::Process(process) => process.validate(),
         RequestBody::Shell(shell) => shell.validate(),
         RequestBody::Kernel(kernel) => kernel.validate(),
+        RequestBody::Packages(packages) => packages.validate(),
         _ => Ok(()),
     }
     .map_err(|fault| Box::new(Reply { id: Some(request.id), body: ReplyBody::Error(fault) }))?;

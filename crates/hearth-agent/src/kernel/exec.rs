@@ -25,7 +25,7 @@ use tokio::time::Instant;
 
 use super::driver::{Answer, Job};
 use super::{Kernel, Live, Taken};
-use crate::process::{Cursor, OUTPUT_PIECE, Processes};
+use crate::process::{Cursor, Processes};
 use crate::secrets::{Automaton, redact_text};
 use crate::session::operation::Outlet;
 
@@ -94,32 +94,12 @@ pub(super) async fn run(
         }
     };
     let (dropped_out, dropped_err, (), ran) = tokio::join!(
-        copy(&exec, &begun.stdout, StreamName::Stdout, &outlet),
-        copy(&exec, &begun.stderr, StreamName::Stderr, &outlet),
+        outlet.copy(StreamName::Stdout, &begun.stdout, || exec.end_of(StreamName::Stdout), &exec.ended),
+        outlet.copy(StreamName::Stderr, &begun.stderr, || exec.end_of(StreamName::Stderr), &exec.ended),
         pass_events,
         ran,
     );
     ran.unwrap_or_else(|_| Err(lost())).map(|ran| KernelRan { dropped: dropped_out + dropped_err, ..ran })
-}
-
-/// Copies one stream until its end is known and reached; returns how many bytes were gone already.
-async fn copy(exec: &Exec, cursor: &Cursor, stream: StreamName, outlet: &Outlet) -> u64 {
-    let mut dropped = 0;
-    loop {
-        let (changed, ended) = (cursor.output().changed.notified(), exec.ended.notified());
-        let (position, end) = (cursor.position(), exec.end_of(stream).unwrap_or(u64::MAX));
-        if position >= end {
-            return dropped;
-        }
-        let limit = (OUTPUT_PIECE as u64).min(end - position) as usize;
-        match cursor.read(limit, |at, bytes| (at, Bytes::copy_from_slice(bytes))) {
-            Some((at, bytes)) => {
-                dropped += at - position;
-                outlet.send(stream, bytes).await;
-            }
-            None => tokio::select! { () = changed => {}, () = ended => {} },
-        }
-    }
 }
 
 type Told = (oneshot::Sender<Begun>, mpsc::Sender<Vec<u8>>);

@@ -228,6 +228,11 @@ impl Processes {
         self.variables.replace(variables);
     }
 
+    /// Whether every process is given a variable whose name fits.
+    pub(crate) fn gives_variable(&self, fits: impl Fn(&str) -> bool) -> bool {
+        self.variables.borrow().keys().any(|name| fits(name))
+    }
+
     /// What to look for in whatever comes of a process beside its output; `None` for nothing.
     pub(crate) fn hidden_in(&self, process: &Process) -> Option<Rc<Automaton>> {
         self.secrets.automaton(&process.hidden)

@@ -260,6 +260,9 @@ impl Session {
             RequestBody::Shell(shell) => {
                 self.operate(request.id, |agent, streams| crate::shell::run(agent, shell, streams))
             }
+            RequestBody::Packages(packages) => {
+                self.operate(request.id, |agent, streams| crate::packages::run(agent, packages, streams))
+            }
             RequestBody::Kernel(kernel) => {
                 self.operate(request.id, |agent, streams| crate::kernel::run(agent, kernel, streams))
             }

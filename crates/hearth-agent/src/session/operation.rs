@@ -18,11 +18,11 @@ use std::rc::Rc;
 
 use bytes::{Buf, Bytes};
 use hearth_protocol::{ChunkHeader, ErrorCode, Fault, OutputTotals, RequestId, StreamName, encode_line};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::Outgoing;
 use super::follow::{Credits, encode};
-use crate::process::{Input, Intake, OUTPUT_PIECE};
+use crate::process::{Cursor, Input, Intake, OUTPUT_PIECE};
 
 /// The pieces that may wait between a worker and its session, each way.
 const PIECES: usize = 4;
@@ -157,6 +157,33 @@ impl Outlet {
             let mut chunk = Vec::new();
             encode_line(&header, &mut chunk).expect("a chunk header is short");
             let _ = bulk.send(Outgoing::Bytes(chunk)).await;
+        }
+    }
+
+    /// Copies what stands behind `cursor` until `end` is known and reached; `ended` tells that it has become known. Returns how many bytes were
+    /// gone already.
+    pub(crate) async fn copy(
+        &self,
+        stream: StreamName,
+        cursor: &Cursor,
+        end: impl Fn() -> Option<u64>,
+        ended: &Notify,
+    ) -> u64 {
+        let mut dropped = 0;
+        loop {
+            let (changed, ended) = (cursor.output().changed.notified(), ended.notified());
+            let (position, end) = (cursor.position(), end().unwrap_or(u64::MAX));
+            if position >= end {
+                return dropped;
+            }
+            let limit = (OUTPUT_PIECE as u64).min(end - position) as usize;
+            match cursor.read(limit, |at, bytes| (at, Bytes::copy_from_slice(bytes))) {
+                Some((at, bytes)) => {
+                    dropped += at - position;
+                    self.send(stream, bytes).await;
+                }
+                None => tokio::select! { () = changed => {}, () = ended => {} },
+            }
         }
     }
 

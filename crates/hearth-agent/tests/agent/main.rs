@@ -9,6 +9,7 @@ mod dial;
 mod execution_dialect;
 mod files;
 mod kernels;
+mod packages;
 mod processes;
 mod secrets;
 mod services;

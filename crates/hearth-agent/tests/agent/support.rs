@@ -39,6 +39,13 @@ impl Agent {
         Self::spawn(program, &[])
     }
 
+    /// Started by another program, which becomes the agent.
+    pub(crate) fn start_under(starter: &str, arguments: &[&str]) -> Self {
+        let mut program = Program::new(starter);
+        program.args(arguments).arg(env!("CARGO_BIN_EXE_hearth-agent"));
+        Self::spawn(program, &[])
+    }
+
     fn spawn(mut program: Program, options: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mut process = program

@@ -21,6 +21,7 @@ pub(crate) fn messages() -> Vec<String> {
     let replies = replies().into_iter().map(|(text, _)| text.to_owned());
     let groups = [
         crate::golden_files::messages(),
+        crate::golden_kernels::messages(),
         crate::golden_process::messages(),
         crate::golden_secrets::messages(),
         crate::golden_services::messages(),

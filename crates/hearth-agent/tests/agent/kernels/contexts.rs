@@ -249,3 +249,29 @@ async fn b43_secrets_are_given_by_name_and_show_nowhere() {
         assert_eq!(run(&channel, Python, "os.environ.get('TOKEN')").await.value(), None);
     }
 }
+
+#[tokio::test]
+async fn kernels_serve_a_user_who_is_not_the_agents() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root can become somebody else");
+        return;
+    }
+    let home = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(home.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    let agent = Agent::start_with(&["--user", "nobody", "--home", home.path().to_str().unwrap()]);
+    // The workspace is the test's own.
+    std::fs::set_permissions(agent.workspace(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let channel = agent.connect().await;
+    run(&channel, Bash, "x=1; exit 3").await;
+    assert_eq!(print(&channel, Bash, "echo $x $(id -un)").await, "1 nobody\n");
+    run(&channel, Bash, "trap : EXIT; x=2; exit 3").await;
+    assert_eq!(print(&channel, Bash, "echo $x").await, "1\n");
+    if is_here(Python) {
+        let done = run(&channel, Python, "import getpass; getpass.getuser()").await;
+        assert_eq!(done.value().unwrap(), "'nobody'");
+    }
+    if is_here(super::Javascript) {
+        let done = run(&channel, super::Javascript, "require('os').userInfo().username").await;
+        assert_eq!(done.value().unwrap(), "'nobody'");
+    }
+}

@@ -282,3 +282,53 @@ async fn a_kernel_started_ahead_has_its_imports_and_an_empty_namespace() {
     channel.start_kernel(start).await.unwrap();
     assert_eq!(run(&channel, Python, "x").await.value().unwrap(), "3");
 }
+
+/// As much of matplotlib as the kernel touches: a figure that says its number where an image would be.
+const PYPLOT: &str = "from matplotlib.figure import Figure
+figures = {}
+def figure(number=None):
+    if number is None: number = max(figures, default=0) + 1
+    return figures.setdefault(number, Figure(number))
+def get_fignums(): return sorted(figures)
+def close(which): figures.pop(which.number, None)
+def show(): raise RuntimeError('there is no window')
+";
+const FIGURE: &str = "class Figure:
+    def __init__(self, number): self.number = number
+    def __repr__(self): return f'<Figure {self.number}>'
+    def savefig(self, file, **options): file.write(b'figure %d' % self.number)
+";
+
+#[tokio::test]
+async fn figures_are_shown_when_that_is_asked_for_and_at_the_end() {
+    if !is_here(Python) {
+        return;
+    }
+    let agent = Agent::start();
+    let channel = agent.connect().await;
+    let package = agent.workspace().join("matplotlib");
+    std::fs::create_dir(&package).unwrap();
+    for (name, text) in [("__init__", "rcParams = {'backend': None}\n"), ("figure", FIGURE), ("pyplot", PYPLOT)] {
+        std::fs::write(package.join(format!("{name}.py")), text).unwrap();
+    }
+    let code = "import matplotlib, matplotlib.pyplot as plt\nplt.figure(1); plt.show(); plt.figure(2); plt.figure(3)\nmatplotlib.rcParams['backend']";
+    let done = run(&channel, Python, code).await;
+    let shown: Vec<_> = done
+        .events
+        .iter()
+        .map(|event| match event {
+            KernelEvent::Display(value) => value.data["image/png"].as_str().unwrap().to_owned(),
+            KernelEvent::Result(value) => value.data["text/plain"].as_str().unwrap().to_owned(),
+            KernelEvent::Error { traceback, .. } => panic!("{traceback}"),
+        })
+        .collect();
+    assert_eq!(shown, ["ZmlndXJlIDE=", "'agg'", "ZmlndXJlIDI=", "ZmlndXJlIDM="]);
+    // As a value it is a result, and not shown again.
+    let done = run(&channel, Python, "plt.figure(4)").await;
+    let [KernelEvent::Result(value)] = &done.events[..] else { panic!("{done:?}") };
+    assert_eq!(
+        (value.data["image/png"].as_str(), value.data["text/plain"].as_str()),
+        (Some("ZmlndXJlIDQ="), Some("<Figure 4>"))
+    );
+    assert!(run(&channel, Python, "plt.get_fignums()").await.value().unwrap() == "[]");
+}
