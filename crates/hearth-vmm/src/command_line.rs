@@ -55,14 +55,33 @@ pub(crate) struct Descriptors {
     pub(crate) console: RawFd,
     pub(crate) ports: Vec<RawFd>,
     pub(crate) memory: RawFd,
-    pub(crate) kernel: RawFd,
-    pub(crate) initramfs: RawFd,
+    pub(crate) guest: GuestSource<RawFd>,
     pub(crate) disks: Vec<RawFd>,
 }
 
+/// Where a guest comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum GuestSource<T> {
+    /// It boots from these.
+    Boot { kernel: T, initramfs: T },
+    /// It goes on from saved state, which is read from this pipe.
+    Saved { state: T },
+}
+
+impl<T> GuestSource<T> {
+    /// Its parts in the order in which descriptors are numbered.
+    pub(crate) fn into_parts(self) -> impl Iterator<Item = T> {
+        let (first, second) = match self {
+            Self::Boot { kernel, initramfs } => (kernel, Some(initramfs)),
+            Self::Saved { state } => (state, None),
+        };
+        [Some(first), second].into_iter().flatten()
+    }
+}
+
 impl Descriptors {
-    /// Numbers them from `first` in this order: control, console, ports, memory, kernel, initramfs, disks.
-    pub(crate) fn numbered(first: RawFd, ports: usize, disks: usize) -> Self {
+    /// Numbers them from `first` in this order: control, console, ports, memory, kernel and initramfs or saved state, disks.
+    pub(crate) fn numbered(first: RawFd, ports: usize, guest: GuestSource<()>, disks: usize) -> Self {
         let mut numbers = first..;
         let mut next = || numbers.next().unwrap_or(first);
         Self {
@@ -70,15 +89,18 @@ impl Descriptors {
             console: next(),
             ports: (0..ports).map(|_| next()).collect(),
             memory: next(),
-            kernel: next(),
-            initramfs: next(),
+            guest: match guest {
+                GuestSource::Boot { .. } => GuestSource::Boot { kernel: next(), initramfs: next() },
+                GuestSource::Saved { .. } => GuestSource::Saved { state: next() },
+            },
             disks: (0..disks).map(|_| next()).collect(),
         }
     }
 
     pub(crate) fn count(&self) -> i32 {
-        const SINGLE: usize = 5;
-        i32::try_from(SINGLE + self.ports.len() + self.disks.len()).unwrap_or(i32::MAX)
+        const SINGLE: usize = 3;
+        let guest = self.guest.into_parts().count();
+        i32::try_from(SINGLE + guest + self.ports.len() + self.disks.len()).unwrap_or(i32::MAX)
     }
 }
 
@@ -91,21 +113,48 @@ pub(crate) fn arguments(spec: &MachineSpec, fds: &Descriptors, host: &Host) -> R
     line.option("-accel", accelerator(spec.accelerator));
     line.option("-cpu", processor(spec.accelerator, host));
     line.option("-smp", spec.cpus.get());
-    line.memory(spec, fds.memory);
+    line.memory(spec, fds.memory, sharing(fds.guest));
     // A guest that panics or reboots ends its QEMU, instead of going round.
     line.option("-action", "reboot=shutdown,panic=shutdown");
-    // The owner starts the guest when it has hold of the console.
-    line.add_all(&["-S"]);
     line.option("-chardev", socket("qmp", fds.qmp));
     line.option("-mon", "chardev=qmp,mode=control");
     line.option("-chardev", socket("console", fds.console));
     line.option("-serial", "chardev:console");
     line.ports(spec, &fds.ports);
     line.disks(spec, &fds.disks);
-    line.option("-kernel", reopened(fds.kernel));
-    line.option("-initrd", reopened(fds.initramfs));
-    line.option("-append", kernel_command_line(spec, host)?);
+    let append = kernel_command_line(spec, host)?;
+    match fds.guest {
+        GuestSource::Boot { kernel, initramfs } => {
+            // The owner starts the guest when it has hold of the console.
+            line.add_all(&["-S"]);
+            line.option("-kernel", reopened(kernel));
+            line.option("-initrd", reopened(initramfs));
+            line.option("-append", append);
+        }
+        // What the guest was booted from is in its memory, and need not be loaded again. It goes on by itself once all is read.
+        GuestSource::Saved { state } => {
+            // The state is that of the devices alone, without a word about the configuration.
+            line.option("-global", "migration.send-configuration=off");
+            line.option("-incoming", format!("fd:{state}"));
+        }
+    }
     Ok(line.0)
+}
+
+/// Everything that decides whether saved state fits a machine: QEMU's arguments, and the guest's command line. `None` where the machine
+/// could not be; the TSC's speed is left out, since a measured one differs from time to time.
+pub(crate) fn fingerprint(spec: &MachineSpec) -> Result<String, InvalidSpec> {
+    let boot = GuestSource::Boot { kernel: (), initramfs: () };
+    let fds = Descriptors::numbered(0, spec.ports.len(), boot, spec.disks.len());
+    Ok(arguments(spec, &fds, &Host { tsc_khz: 0, ..Host::this() })?.join("\n"))
+}
+
+/// A booting guest's memory is its file's, so that it can become a template's; a restored one's changes are its own.
+fn sharing(guest: GuestSource<RawFd>) -> &'static str {
+    match guest {
+        GuestSource::Boot { .. } => "on",
+        GuestSource::Saved { .. } => "off",
+    }
 }
 
 #[derive(Default)]
@@ -120,13 +169,12 @@ impl Arguments {
         self.0.extend([name.to_owned(), value.to_string()]);
     }
 
-    /// The memory is a file without a name that the owner holds too, so that a booted guest can be made a template; a restored
-    /// one will map the template's file with `share=off` instead.
-    fn memory(&mut self, spec: &MachineSpec, fd: RawFd) {
+    /// The memory is a file without a name that the owner holds too.
+    fn memory(&mut self, spec: &MachineSpec, fd: RawFd, share: &str) {
         let mib = spec.memory.mib();
         self.option("-m", format!("{mib}M"));
         let path = reopened(fd);
-        self.option("-object", format!("memory-backend-file,id=ram,size={mib}M,mem-path={path},share=on"));
+        self.option("-object", format!("memory-backend-file,id=ram,size={mib}M,mem-path={path},share={share}"));
     }
 
     fn ports(&mut self, spec: &MachineSpec, fds: &[RawFd]) {
@@ -268,7 +316,11 @@ mod tests {
 
     /// One option with its value a line.
     fn golden(spec: &MachineSpec) -> String {
-        let fds = Descriptors::numbered(6, 2, 2);
+        golden_of(spec, GuestSource::Boot { kernel: (), initramfs: () })
+    }
+
+    fn golden_of(spec: &MachineSpec, guest: GuestSource<()>) -> String {
+        let fds = Descriptors::numbered(6, 2, guest, 2);
         let words = arguments(spec, &fds, &HOST).unwrap();
         let mut text = String::new();
         for word in words {
@@ -286,6 +338,37 @@ mod tests {
     #[test]
     fn pc_under_kvm_is_as_recorded() {
         assert_eq!(golden(&spec(MachineKind::Pc, Accelerator::Kvm)), include_str!("golden/pc-kvm.txt"));
+    }
+
+    #[test]
+    fn a_restored_machine_differs_by_its_memory_and_the_source_of_its_guest_alone() {
+        let spec = spec(MachineKind::Microvm, Accelerator::Tcg);
+        let (booted, restored) = (golden(&spec), golden_of(&spec, GuestSource::Saved { state: () }));
+        let only = |text: &str, other: &str| -> Vec<String> {
+            let without_numbers = |line: &str| line.replace(|c: char| c.is_ascii_digit(), "");
+            let others: Vec<String> = other.lines().map(without_numbers).collect();
+            text.lines().filter(|line| !others.contains(&without_numbers(line))).map(str::to_owned).collect()
+        };
+        assert_eq!(
+            only(&restored, &booted),
+            [
+                "-object memory-backend-file,id=ram,size=512M,mem-path=/proc/self/fd/10,share=off",
+                "-global migration.send-configuration=off",
+                "-incoming fd:11",
+            ]
+        );
+        let gone: Vec<_> =
+            only(&booted, &restored).iter().map(|line| line.split(' ').next().unwrap().to_owned()).collect();
+        assert_eq!(gone, ["-object", "-S", "-kernel", "-initrd", "-append"]);
+    }
+
+    #[test]
+    fn a_fingerprint_changes_with_the_machine_and_not_with_a_measured_clock() {
+        let one = spec(MachineKind::Microvm, Accelerator::Tcg);
+        let mut other = one.clone();
+        other.disks.pop();
+        assert_ne!(fingerprint(&one).unwrap(), fingerprint(&other).unwrap());
+        assert!(fingerprint(&one).unwrap().contains("tsc_early_khz=0"));
     }
 
     #[test]

@@ -204,6 +204,15 @@ impl MachineSpec {
     /// The longest kernel command line in bytes, that of x86 (`COMMAND_LINE_SIZE`) less its final zero.
     pub const MAX_COMMAND_LINE: usize = 2047;
 
+    /// Everything that decides whether saved state fits the machine, as text to be hashed: QEMU's arguments and the guest's command line, but
+    /// not what lies in files, the build of QEMU, or the host.
+    ///
+    /// # Errors
+    /// [`InvalidSpec::CommandLine`].
+    pub fn fingerprint(&self) -> Result<String, InvalidSpec> {
+        crate::command_line::fingerprint(self)
+    }
+
     pub(crate) fn check(&self) -> Result<(), InvalidSpec> {
         check_distinct(&self.ports)?;
         check_disks(&self.disks)?;

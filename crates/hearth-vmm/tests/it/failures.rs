@@ -113,6 +113,6 @@ async fn second_machine_in_a_directory_is_refused_and_the_first_unharmed() {
     let first = Machine::start(home.spec(KINDS[0])).await.unwrap();
     let error = start_error(home.spec(KINDS[0])).await;
     assert!(matches!(error, MachineError::Socket(SocketError::Bind { .. })), "{error:?}");
-    assert_eq!(first.qmp().execute("query-status", None).await.unwrap()["status"], "running");
+    assert_eq!(first.qmp().await.unwrap().execute("query-status", None).await.unwrap()["status"], "running");
     first.stop().await;
 }
