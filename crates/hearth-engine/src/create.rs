@@ -301,10 +301,17 @@ pub(crate) fn available_memory() -> Option<u64> {
 
 /// The disks of a sandbox: the image, and one for what the guest writes, if it is to have one. The file of that need not be there yet.
 pub(crate) fn disks(image: &Image, directory: &Path, spec: &SandboxSpec) -> Vec<Disk> {
-    let root = Disk { path: image.rootfs(), serial: "root".into(), read_only: true, host_flush: HostFlush::Ignore };
+    let root = Disk {
+        path: image.rootfs(),
+        overlays: Vec::new(),
+        serial: "root".into(),
+        read_only: true,
+        host_flush: HostFlush::Ignore,
+    };
     // The disk goes with its sandbox, so nothing is gained by waiting for the host's.
     let scratch = spec.disk.map(|_| Disk {
         path: directory.join("scratch.img"),
+        overlays: Vec::new(),
         serial: "scratch".into(),
         read_only: false,
         host_flush: HostFlush::Ignore,
