@@ -40,6 +40,11 @@ impl DiskMib {
     pub fn new(mib: u32) -> Result<Self, EngineError> {
         if (Self::MIN..=Self::MAX).contains(&mib) { Ok(Self(mib)) } else { Err(EngineError::DiskSize { mib }) }
     }
+
+    /// The size in MiB.
+    pub fn mib(self) -> u32 {
+        self.0
+    }
 }
 
 /// A sandbox to create.
@@ -122,8 +127,16 @@ impl Engine {
     /// What can be known beforehand comes before anything is made: [`EngineError::Qemu`], [`EngineError::NoImage`],
     /// [`EngineError::MemoryShort`], [`EngineError::DiskShort`]. Afterwards [`EngineError::Boot`] and errors of the host's files.
     pub async fn create(&self, spec: &SandboxSpec) -> Result<Sandbox, EngineError> {
+        self.create_as(SandboxId::random(), spec).await
+    }
+
+    /// As [`Self::create`], under an id that is known beforehand.
+    ///
+    /// # Errors
+    /// As [`Self::create`].
+    pub(crate) async fn create_as(&self, id: SandboxId, spec: &SandboxSpec) -> Result<Sandbox, EngineError> {
         let begun = Instant::now();
-        let prepared = self.prepare(spec)?;
+        let prepared = self.prepare(id, spec)?;
         let mut phases = Phases::since(begun);
         phases.note(Phase::Prepared);
         let booted = self.boot(&prepared.plan(spec), &mut phases).await?;
@@ -141,7 +154,7 @@ impl Engine {
     /// # Errors
     /// As [`Self::create`], but for those of a boot.
     pub fn draft(&self, spec: &SandboxSpec) -> Result<Draft, EngineError> {
-        let prepared = self.prepare(spec)?;
+        let prepared = self.prepare(SandboxId::random(), spec)?;
         let (_, ways) = self.ways(spec, &prepared.qemu, &prepared.image);
         let way = ways.into_iter().next().expect("there is always a way to try");
         let machine = self.machine_spec(&prepared.plan(spec), way)?;
@@ -149,14 +162,14 @@ impl Engine {
     }
 
     /// What can be known to fail fails first; what is made goes again when the value returned is dropped.
-    fn prepare(&self, spec: &SandboxSpec) -> Result<Prepared, EngineError> {
+    fn prepare(&self, id: SandboxId, spec: &SandboxSpec) -> Result<Prepared, EngineError> {
         let qemu = self.qemu()?;
         let image = self.find_image(&spec.image)?;
         let in_use = image.in_use()?;
         self.check_room(spec)?;
         self.check_paths()?;
         self.directories.make()?;
-        let directory = self.make_directory()?;
+        let directory = self.make_directory(id)?;
         let disks = disks(&image, directory.path(), spec)?;
         Ok(Prepared { qemu, image, in_use, directory, disks })
     }
@@ -198,8 +211,7 @@ impl Engine {
         if free < ROOM { Err(EngineError::DiskShort { path, needed: ROOM, available: free }) } else { Ok(free) }
     }
 
-    fn make_directory(&self) -> Result<SandboxDirectory, EngineError> {
-        let id = SandboxId::random();
+    fn make_directory(&self, id: SandboxId) -> Result<SandboxDirectory, EngineError> {
         let path = self.directories.sandboxes().join(id.as_str());
         let failed = |source| EngineError::Directory { path: path.clone(), source };
         // Until the owner's file is locked nothing but this says that the directory has an owner.

@@ -16,6 +16,7 @@ mod dialects;
 mod directories;
 mod doctor;
 mod error;
+pub mod fleet;
 mod guest;
 mod identity;
 mod initramfs;

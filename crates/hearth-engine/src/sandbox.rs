@@ -57,6 +57,11 @@ impl Sandbox {
         &self.channel
     }
 
+    /// The same, for whoever may need it longer: with the sandbox it ends all the same.
+    pub(crate) fn share_channel(&self) -> Arc<Channel> {
+        self.channel.clone()
+    }
+
     /// Its machine.
     pub fn machine(&self) -> &Machine {
         &self.machine
