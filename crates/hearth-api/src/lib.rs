@@ -33,6 +33,7 @@ pub use hearth_protocol as protocol;
 pub use output::{Captured, Encoding, TextDecoder};
 pub use sandbox::{
     Accelerator, ChangeSandbox, CreateSandbox, Lifespan, ListSandboxes, Phase, SandboxInfo, SandboxList, SandboxState,
+    StartFrom,
 };
 
 use serde::{Deserialize, Serialize};

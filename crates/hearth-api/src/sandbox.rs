@@ -26,6 +26,9 @@ pub struct CreateSandbox {
     /// What runs the guest's instructions.
     #[serde(default, skip_serializing_if = "is_default")]
     pub accelerator: Accelerator,
+    /// What its guest starts from.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub start: StartFrom,
     /// Notes for filters: at most 64.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
@@ -46,6 +49,17 @@ pub enum Lifespan {
     Kept,
     /// On the connection that this request came over: when that ends, the sandbox is removed.
     Connection,
+}
+
+/// What a guest starts from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StartFrom {
+    /// A guest that was booted before and saved, which is made where there is none.
+    #[default]
+    Template,
+    /// Its kernel's first instruction.
+    Boot,
 }
 
 /// What runs the guest's instructions.

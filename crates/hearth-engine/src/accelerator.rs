@@ -52,11 +52,15 @@ const ALL: [Way; 4] = [
 
 impl Way {
     fn key(self, host: &str) -> String {
-        format!(
-            "{}, {}: {host}",
-            name(self.accelerator),
-            if self.kind == MachineKind::Microvm { "microvm" } else { "pc" }
-        )
+        format!("{}, {}: {host}", name(self.accelerator), self.board())
+    }
+
+    /// The board's name.
+    pub(crate) fn board(self) -> &'static str {
+        match self.kind {
+            MachineKind::Microvm => "microvm",
+            MachineKind::Pc => "pc",
+        }
     }
 }
 
@@ -112,12 +116,17 @@ impl Findings {
     }
 }
 
+/// The model of this host's processor.
+pub(crate) fn processor() -> String {
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    model.map_or_else(String::new, |(_, name)| name.to_owned())
+}
+
 /// Names the host, as far as it decides what works: kernel, processor, QEMU, and the guest's kernel.
 pub(crate) fn host_key(qemu: &Qemu, image: &Image) -> String {
     let kernel = rustix::system::uname();
-    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let processor =
-        cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map_or("", |(_, name)| name);
+    let processor = processor();
     let digest = image.manifest.kernel.digest.short();
     format!("Linux {}, {processor}, {}, guest kernel {digest}", kernel.release().to_string_lossy(), qemu.build())
 }

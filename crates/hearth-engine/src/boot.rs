@@ -1,5 +1,6 @@
 //! From a prepared sandbox to a machine whose agent takes requests, by the best way that works on this host.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use hearth_channel::{Channel, ConnectOptions, Endpoint, Endpoints};
@@ -11,6 +12,7 @@ use crate::accelerator::{Finding, Findings, Way, name};
 use crate::guest::{describe, printable};
 use crate::identity::SandboxDirectory;
 use crate::initramfs::{self, Contents};
+use crate::template::Template;
 use crate::{Engine, EngineError, SandboxSpec, chain, dialects};
 
 /// How long a booting guest's console may be silent. A guest that cannot run at all spins before its kernel's first line (its
@@ -30,6 +32,8 @@ const DEATH: Duration = Duration::from_secs(2);
 /// A point on the way to a sandbox that takes requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
+    /// The template is there.
+    Template,
     /// The host's files are made.
     Prepared,
     /// QEMU runs, and the guest's kernel with it.
@@ -44,6 +48,7 @@ impl Phase {
     /// The name in reports.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Template => "template",
             Self::Prepared => "prepared",
             Self::Started => "started",
             Self::Connected => "connected",
@@ -75,11 +80,12 @@ impl Phases {
 }
 
 /// A sandbox that is about to boot.
+#[derive(Clone, Copy)]
 pub(crate) struct Plan<'a> {
     pub(crate) spec: &'a SandboxSpec,
     pub(crate) qemu: &'a Qemu,
     pub(crate) image: &'a Image,
-    pub(crate) directory: &'a SandboxDirectory,
+    pub(crate) directory: &'a Path,
     pub(crate) disks: &'a [Disk],
 }
 
@@ -95,12 +101,17 @@ pub(crate) struct Booted {
 impl Engine {
     /// Boots by the first way that reaches the agent. What failed before it is kept as a finding: that it was the way's fault, and
     /// not the image's, only the success of another way shows.
-    pub(crate) async fn boot(&self, plan: &Plan<'_>, phases: &mut Phases) -> Result<Booted, EngineError> {
+    pub(crate) async fn boot(
+        &self,
+        plan: &Plan<'_>,
+        directory: &SandboxDirectory,
+        phases: &mut Phases,
+    ) -> Result<Booted, EngineError> {
         let findings = self.directories.findings();
         let (host, ways) = self.ways(plan.spec, plan.qemu, plan.image);
         let mut failed: Vec<(Way, EngineError)> = Vec::new();
         for way in ways {
-            match boot_once(self.machine_spec(plan, way)?, plan.directory, phases).await {
+            match boot_once(self.machine_spec(plan, way)?, directory, phases).await {
                 Ok((machine, channel)) => {
                     for (way, error) in failed.iter().filter(|(_, error)| error.is_the_ways_fault()) {
                         Findings::keep(&findings, *way, &host, Finding::Fails { reason: chain(error) });
@@ -120,7 +131,7 @@ impl Engine {
     pub(crate) fn machine_spec(&self, plan: &Plan<'_>, way: Way) -> Result<MachineSpec, EngineError> {
         let contents = Contents { kind: way.kind, scratch: plan.spec.disk.is_some() };
         Ok(MachineSpec {
-            directory: plan.directory.path().to_owned(),
+            directory: plan.directory.to_owned(),
             qemu: plan.qemu.clone(),
             kind: way.kind,
             accelerator: way.accelerator,
@@ -149,6 +160,40 @@ fn port_name(name: &str) -> PortName {
     PortName::new(name).expect("the protocol's port names are well-formed")
 }
 
+impl Engine {
+    /// Lets a saved guest go on in a machine of a sandbox's own.
+    pub(crate) async fn restore(
+        &self,
+        plan: &Plan<'_>,
+        directory: &SandboxDirectory,
+        template: &Template,
+        phases: &mut Phases,
+    ) -> Result<(Machine, Channel), EngineError> {
+        let spec = self.machine_spec(plan, template.way)?;
+        let machine = Machine::restore(spec, template.saved.clone()).await;
+        let machine = machine.map_err(|source| EngineError::Machine { source })?;
+        directory.note_groups(machine.cgroups());
+        phases.note(Phase::Started);
+        // Its console has nothing to say, so only the time bounds the wait.
+        let channel = tokio::time::timeout(TCG_SILENCE, answer(&machine, template.way.accelerator)).await;
+        let channel = channel.unwrap_or_else(|_| Err(restored_in_silence(template.way.accelerator)))?;
+        phases.note(Phase::Connected);
+        make_its_own(&channel, directory).await?;
+        phases.note(Phase::Ready);
+        Ok((machine, channel))
+    }
+}
+
+fn restored_in_silence(accelerator: Accelerator) -> EngineError {
+    let what = format!("its agent did not answer within {} s of being restored", TCG_SILENCE.as_secs());
+    EngineError::Boot { accelerator: name(accelerator), what, console: String::new(), silent: true }
+}
+
+async fn make_its_own(channel: &Channel, directory: &SandboxDirectory) -> Result<(), EngineError> {
+    let renewed = channel.renew(directory.id().renew()).await;
+    renewed.map_err(|source| EngineError::Channel { what: "make the guest its own", source })
+}
+
 async fn boot_once(
     spec: MachineSpec,
     directory: &SandboxDirectory,
@@ -167,8 +212,7 @@ async fn boot_once(
         }
     };
     phases.note(Phase::Connected);
-    let renewed = channel.renew(directory.id().renew()).await;
-    renewed.map_err(|source| EngineError::Channel { what: "make the guest its own", source })?;
+    make_its_own(&channel, directory).await?;
     phases.note(Phase::Ready);
     Ok((machine, channel))
 }
@@ -176,6 +220,16 @@ async fn boot_once(
 /// Waits until the agent has answered, the guest has fallen silent, or QEMU has ended.
 async fn reach(machine: &Machine, accelerator: Accelerator) -> Result<Channel, EngineError> {
     let silence = if accelerator == Accelerator::Kvm { KVM_SILENCE } else { TCG_SILENCE };
+    tokio::select! {
+        answered = answer(machine, accelerator) => answered,
+        stall = machine.console().stalled(silence, silence) => {
+            Err(fell_silent(accelerator, stall, &machine.console().tail()))
+        }
+    }
+}
+
+/// Waits until the agent has answered, or QEMU has ended.
+async fn answer(machine: &Machine, accelerator: Accelerator) -> Result<Channel, EngineError> {
     tokio::select! {
         connected = connect(machine) => match connected {
             // The first sign of a QEMU that ends may be its end of the connection; its exit then says more.
@@ -185,9 +239,6 @@ async fn reach(machine: &Machine, accelerator: Accelerator) -> Result<Channel, E
             },
             connected => connected,
         },
-        stall = machine.console().stalled(silence, silence) => {
-            Err(fell_silent(accelerator, stall, &machine.console().tail()))
-        }
         exit = machine.exited() => Err(ended(accelerator, &exit)),
     }
 }

@@ -4,6 +4,7 @@ use std::fs::{self, DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Instant;
 
 use hearth_channel::Channel;
@@ -13,9 +14,10 @@ use hearth_vmm::{CpuCount, Disk, HostFlush, MAX_SOCKET_PATH, Machine, MachineSpe
 use rustix::fs::{FlockOperation, flock};
 
 use crate::accelerator::{AcceleratorChoice, Findings, host_key, ways};
-use crate::boot::{Phase, Phases, Plan, connect};
+use crate::boot::{Booted, Phase, Phases, Plan, connect};
 use crate::identity::{SandboxDirectory, SandboxId};
 use crate::sandbox::Sandbox;
+use crate::template::{Found, Request, Template};
 use crate::{DEFAULT_IMAGE, Engine, EngineError, sweep};
 
 /// What a QEMU needs beside its guest's memory, in bytes: its own, with TCG's translation cache.
@@ -41,7 +43,7 @@ impl DiskMib {
         if (Self::MIN..=Self::MAX).contains(&mib) { Ok(Self(mib)) } else { Err(EngineError::DiskSize { mib }) }
     }
 
-    /// The size in MiB.
+    /// The size.
     pub fn mib(self) -> u32 {
         self.0
     }
@@ -60,8 +62,20 @@ pub struct SandboxSpec {
     pub disk: Option<DiskMib>,
     /// What runs the guest.
     pub accelerator: AcceleratorChoice,
+    /// What the guest starts from.
+    pub start: StartFrom,
     /// Speaks the two earlier protocols as well, on sockets in the sandbox's directory.
     pub dialects: Option<DialectSpec>,
+}
+
+/// What a guest starts from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum StartFrom {
+    /// A guest that was booted before.
+    #[default]
+    Template,
+    /// Its kernel. Such a sandbox cannot be forked, paused or saved.
+    Boot,
 }
 
 /// How a sandbox speaks the earlier protocols.
@@ -79,6 +93,7 @@ impl Default for SandboxSpec {
             memory: MemoryMib::new(512).expect("512 MiB is within the limits"),
             disk: None,
             accelerator: AcceleratorChoice::Auto,
+            start: StartFrom::Template,
             dialects: None,
         }
     }
@@ -103,25 +118,31 @@ impl Draft {
     }
 }
 
-/// All that a machine needs on the host before it can start.
-struct Prepared {
+/// What a sandbox is made of, found and checked: nothing has been made yet.
+struct Base {
+    id: SandboxId,
     qemu: Qemu,
     image: Image,
     in_use: InUse,
+}
+
+/// What a sandbox has on the host before its machine starts.
+struct Place {
     directory: SandboxDirectory,
     disks: Vec<Disk>,
 }
 
-impl Prepared {
-    fn plan<'a>(&'a self, spec: &'a SandboxSpec) -> Plan<'a> {
-        Plan { spec, qemu: &self.qemu, image: &self.image, directory: &self.directory, disks: &self.disks }
+impl Place {
+    fn plan<'a>(&'a self, spec: &'a SandboxSpec, base: &'a Base) -> Plan<'a> {
+        let (qemu, image) = (&base.qemu, &base.image);
+        Plan { spec, qemu, image, directory: self.directory.path(), disks: &self.disks }
     }
 }
 
 impl Engine {
     /// Creates a sandbox and returns it once its agent takes requests.
     ///
-    /// Dropping the future undoes what was done so far.
+    /// It is restored from a template, which is made if there is none for such a sandbox. Dropping the future undoes what was done so far.
     ///
     /// # Errors
     /// What can be known beforehand comes before anything is made: [`EngineError::Qemu`], [`EngineError::NoImage`],
@@ -135,43 +156,80 @@ impl Engine {
     /// # Errors
     /// As [`Self::create`].
     pub(crate) async fn create_as(&self, id: SandboxId, spec: &SandboxSpec) -> Result<Sandbox, EngineError> {
-        let begun = Instant::now();
-        let prepared = self.prepare(id, spec)?;
-        let mut phases = Phases::since(begun);
-        phases.note(Phase::Prepared);
-        let booted = self.boot(&prepared.plan(spec), &mut phases).await?;
-        let mut sandbox = Sandbox::new(prepared.directory, booted, prepared.in_use, phases);
+        let mut phases = Phases::since(Instant::now());
+        let base = self.base(id, spec)?;
+        let mut sandbox = match spec.start {
+            StartFrom::Boot => self.create_by_boot(spec, base, phases).await?,
+            StartFrom::Template => {
+                let request = Request { spec, qemu: &base.qemu, image: &base.image };
+                let Found { template, failed } = self.template(&request).await?;
+                phases.note(Phase::Template);
+                self.create_from(spec, base, template, failed, phases).await?
+            }
+        };
         if let Some(dialects) = spec.dialects {
             sandbox.speak_dialects(dialects).await?;
         }
         Ok(sandbox)
     }
 
-    /// Prepares all that [`Self::create`] does and starts nothing: for whoever has to change the machine first, as the bench has.
+    async fn create_by_boot(&self, spec: &SandboxSpec, base: Base, mut phases: Phases) -> Result<Sandbox, EngineError> {
+        let place = self.place(spec, &base)?;
+        phases.note(Phase::Prepared);
+        let booted = self.boot(&place.plan(spec, &base), &place.directory, &mut phases).await?;
+        Ok(Sandbox::new(place.directory, booted, base.in_use, phases))
+    }
+
+    async fn create_from(
+        &self,
+        spec: &SandboxSpec,
+        base: Base,
+        template: Arc<Template>,
+        failed: Vec<String>,
+        mut phases: Phases,
+    ) -> Result<Sandbox, EngineError> {
+        let place = self.place(spec, &base)?;
+        phases.note(Phase::Prepared);
+        let (machine, channel) =
+            self.restore(&place.plan(spec, &base), &place.directory, &template, &mut phases).await?;
+        let booted = Booted { machine, channel, way: template.way, failed };
+        Ok(Sandbox::new(place.directory, booted, base.in_use, phases))
+    }
+
+    /// Prepares all that a boot needs and starts nothing: for whoever has to change the machine first, as the bench has.
     ///
     /// The machine is the one that would be tried first.
     ///
     /// # Errors
     /// As [`Self::create`], but for those of a boot.
     pub fn draft(&self, spec: &SandboxSpec) -> Result<Draft, EngineError> {
-        let prepared = self.prepare(SandboxId::random(), spec)?;
-        let (_, ways) = self.ways(spec, &prepared.qemu, &prepared.image);
+        let base = self.base(SandboxId::random(), spec)?;
+        let place = self.place(spec, &base)?;
+        let (_, ways) = self.ways(spec, &base.qemu, &base.image);
         let way = ways.into_iter().next().expect("there is always a way to try");
-        let machine = self.machine_spec(&prepared.plan(spec), way)?;
-        Ok(Draft { machine, _directory: prepared.directory, _in_use: prepared.in_use })
+        let machine = self.machine_spec(&place.plan(spec, &base), way)?;
+        Ok(Draft { machine, _directory: place.directory, _in_use: base.in_use })
     }
 
-    /// What can be known to fail fails first; what is made goes again when the value returned is dropped.
-    fn prepare(&self, id: SandboxId, spec: &SandboxSpec) -> Result<Prepared, EngineError> {
+    /// What can be known to fail fails here, before anything of a sandbox is made.
+    fn base(&self, id: SandboxId, spec: &SandboxSpec) -> Result<Base, EngineError> {
         let qemu = self.qemu()?;
         let image = self.find_image(&spec.image)?;
         let in_use = image.in_use()?;
         self.check_room(spec)?;
         self.check_paths()?;
         self.directories.make()?;
-        let directory = self.make_directory(id)?;
-        let disks = disks(&image, directory.path(), spec)?;
-        Ok(Prepared { qemu, image, in_use, directory, disks })
+        Ok(Base { id, qemu, image, in_use })
+    }
+
+    /// What is made here goes again when the value returned is dropped.
+    fn place(&self, spec: &SandboxSpec, base: &Base) -> Result<Place, EngineError> {
+        let directory = self.make_directory(base.id.clone())?;
+        let disks = disks(&base.image, directory.path(), spec);
+        if let (Some(size), Some(scratch)) = (spec.disk, disks.get(1)) {
+            format_scratch(&scratch.path, size)?;
+        }
+        Ok(Place { directory, disks })
     }
 
     fn find_image(&self, reference: &str) -> Result<Image, EngineError> {
@@ -211,7 +269,7 @@ impl Engine {
         if free < ROOM { Err(EngineError::DiskShort { path, needed: ROOM, available: free }) } else { Ok(free) }
     }
 
-    fn make_directory(&self, id: SandboxId) -> Result<SandboxDirectory, EngineError> {
+    pub(crate) fn make_directory(&self, id: SandboxId) -> Result<SandboxDirectory, EngineError> {
         let path = self.directories.sandboxes().join(id.as_str());
         let failed = |source| EngineError::Directory { path: path.clone(), source };
         // Until the owner's file is locked nothing but this says that the directory has an owner.
@@ -249,14 +307,24 @@ pub(crate) fn available_memory() -> Option<u64> {
     line.trim().trim_end_matches(" kB").parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
-fn disks(image: &Image, directory: &Path, spec: &SandboxSpec) -> Result<Vec<Disk>, EngineError> {
-    let root = Disk { path: image.rootfs(), serial: "root".into(), read_only: true, host_flush: HostFlush::Ignore };
-    let Some(size) = spec.disk else { return Ok(vec![root]) };
-    let path = directory.join("scratch.img");
-    format_scratch(&path, size)?;
+/// The disks of a sandbox: the image, and one for what the guest writes, if it is to have one. The file of that need not be there yet.
+pub(crate) fn disks(image: &Image, directory: &Path, spec: &SandboxSpec) -> Vec<Disk> {
+    let root = Disk {
+        path: image.rootfs(),
+        overlays: Vec::new(),
+        serial: "root".into(),
+        read_only: true,
+        host_flush: HostFlush::Ignore,
+    };
     // The disk goes with its sandbox, so nothing is gained by waiting for the host's.
-    let scratch = Disk { path, serial: "scratch".into(), read_only: false, host_flush: HostFlush::Ignore };
-    Ok(vec![root, scratch])
+    let scratch = spec.disk.map(|_| Disk {
+        path: directory.join("scratch.img"),
+        overlays: Vec::new(),
+        serial: "scratch".into(),
+        read_only: false,
+        host_flush: HostFlush::Ignore,
+    });
+    [root].into_iter().chain(scratch).collect()
 }
 
 fn format_scratch(path: &PathBuf, size: DiskMib) -> Result<(), EngineError> {

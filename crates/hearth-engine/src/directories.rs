@@ -65,6 +65,11 @@ impl Directories {
         self.home.join("cache")
     }
 
+    /// Booted guests to restore sandboxes from.
+    pub fn templates(&self) -> PathBuf {
+        self.home.join("templates")
+    }
+
     /// The sandboxes, a directory each. A short name, since the paths of sockets in it are limited to 107 bytes.
     pub fn sandboxes(&self) -> PathBuf {
         self.home.join("run")

@@ -8,7 +8,7 @@ use hearth_channel::ChannelError;
 use hearth_image::{ImageError, InitramfsError, ModulesError};
 use hearth_vmm::{InvalidSpec, MachineError, QemuError};
 
-use crate::DiskMib;
+use crate::{DiskMib, TemplateFault};
 
 /// An error with all its sources, each said once.
 pub fn chain(error: &dyn Error) -> String {
@@ -148,6 +148,12 @@ pub enum EngineError {
         /// Whether it fell silent, or never spoke: the mark of an accelerator that does not run it.
         silent: bool,
     },
+    /// A template could not be kept.
+    #[error("cannot keep a template")]
+    Template {
+        /// Why.
+        source: TemplateFault,
+    },
     /// The agent could not be reached, or a request to it failed.
     #[error("cannot {what}")]
     Channel {
@@ -195,7 +201,7 @@ impl EngineError {
             Self::Qemu(_) | Self::NoImage { .. } | Self::FormatTool { .. } | Self::Modules { .. } => Kind::Missing,
             Self::MemoryShort { .. } | Self::DiskShort { .. } => Kind::Resources,
             Self::Directory { .. } | Self::NotOurs { .. } | Self::Format { .. } | Self::Listen { .. } => Kind::Host,
-            Self::Initramfs { .. } | Self::InitramfsEntry { .. } => Kind::Host,
+            Self::Initramfs { .. } | Self::InitramfsEntry { .. } | Self::Template { .. } => Kind::Host,
             Self::Machine { .. } | Self::Boot { .. } | Self::Channel { .. } => Kind::Machine,
         }
     }

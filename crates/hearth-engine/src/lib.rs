@@ -11,6 +11,7 @@
 mod accelerator;
 mod agent;
 mod boot;
+mod checked;
 mod create;
 mod dialects;
 mod directories;
@@ -22,17 +23,20 @@ mod identity;
 mod initramfs;
 mod sandbox;
 mod sweep;
+mod template;
 
 pub use accelerator::{AcceleratorChoice, Finding};
 pub use agent::AgentProgram;
 pub use boot::Phase;
-pub use create::{DialectSpec, DiskMib, Draft, SandboxSpec};
+pub use checked::FileRecord;
+pub use create::{DialectSpec, DiskMib, Draft, SandboxSpec, StartFrom};
 pub use dialects::DialectAddresses;
 pub use directories::{Directories, NoHome};
 pub use doctor::{Check, Need, Report};
 pub use error::{EngineError, Kind, chain};
 pub use identity::SandboxId;
 pub use sandbox::Sandbox;
+pub use template::{TemplateFault, TemplateRecord};
 
 pub use hearth_channel as channel;
 pub use hearth_image as image;
@@ -42,6 +46,7 @@ pub use hearth_vmm as vmm;
 use hearth_image::ImageStore;
 use hearth_vmm::{Launcher, Qemu};
 use std::path::PathBuf;
+use template::Templates;
 
 /// The name of the image that is used where none is named.
 pub const DEFAULT_IMAGE: &str = "debian";
@@ -53,6 +58,7 @@ pub struct Engine {
     launcher: Launcher,
     qemu: Option<PathBuf>,
     images: ImageStore,
+    templates: Templates,
 }
 
 impl Engine {
@@ -67,7 +73,8 @@ impl Engine {
             sweep::sweep(&directories.sandboxes(), &directories.births());
         }
         let images = ImageStore::open(&directories.images())?;
-        Ok(Self { directories, launcher, qemu, images })
+        let templates = Templates::in_directory(directories.templates());
+        Ok(Self { directories, launcher, qemu, images, templates })
     }
 
     /// The images there are.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hearth_channel::Channel;
 use hearth_image::InUse;
-use hearth_vmm::{Machine, MachineKind, jail::JailReport};
+use hearth_vmm::{Machine, jail::JailReport};
 
 use crate::EngineError;
 use crate::accelerator::{Way, name};
@@ -79,10 +79,7 @@ impl Sandbox {
 
     /// The board: `microvm` or `pc`.
     pub fn board(&self) -> &'static str {
-        match self.way.kind {
-            MachineKind::Microvm => "microvm",
-            MachineKind::Pc => "pc",
-        }
+        self.way.board()
     }
 
     /// Waits until its machine has ended by itself, and tells how.

@@ -76,7 +76,7 @@ pub(crate) async fn logs(State(app): State<App>, Path(reference): Path<String>) 
 fn new_sandbox(request: CreateSandbox) -> Result<NewSandbox, Refusal> {
     let usual = SandboxSpec::default();
     let spec = SandboxSpec {
-        image: request.image.unwrap_or(usual.image),
+        image: request.image.unwrap_or(usual.image.clone()),
         cpus: request.cpus.map_or(Ok(usual.cpus), CpuCount::new).map_err(EngineError::from)?,
         memory: request.memory_mib.map_or(Ok(usual.memory), MemoryMib::new).map_err(EngineError::from)?,
         disk: request.disk_mib.map(DiskMib::new).transpose()?,
@@ -85,7 +85,11 @@ fn new_sandbox(request: CreateSandbox) -> Result<NewSandbox, Refusal> {
             Accelerator::Kvm => AcceleratorChoice::Only(vmm::Accelerator::Kvm),
             Accelerator::Tcg => AcceleratorChoice::Only(vmm::Accelerator::Tcg),
         },
-        dialects: None,
+        start: match request.start {
+            hearth_api::StartFrom::Template => hearth_engine::StartFrom::Template,
+            hearth_api::StartFrom::Boot => hearth_engine::StartFrom::Boot,
+        },
+        ..usual
     };
     Ok(NewSandbox {
         spec,

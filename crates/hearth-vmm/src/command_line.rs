@@ -22,7 +22,7 @@
 
 use std::os::fd::RawFd;
 
-use crate::spec::{Accelerator, Disk, HostFlush, InvalidSpec, MachineKind, MachineSpec};
+use crate::spec::{Accelerator, HostFlush, InvalidSpec, MachineKind, MachineSpec};
 use crate::sys;
 use crate::tsc::host_tsc_khz;
 
@@ -55,30 +55,54 @@ pub(crate) struct Descriptors {
     pub(crate) console: RawFd,
     pub(crate) ports: Vec<RawFd>,
     pub(crate) memory: RawFd,
-    pub(crate) kernel: RawFd,
-    pub(crate) initramfs: RawFd,
-    pub(crate) disks: Vec<RawFd>,
+    pub(crate) guest: GuestSource<RawFd>,
+    /// Those of each disk's layers.
+    pub(crate) disks: Vec<Vec<RawFd>>,
+}
+
+/// Where a guest comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum GuestSource<T> {
+    /// It boots from these.
+    Boot { kernel: T, initramfs: T },
+    /// It goes on from saved state, which is read from this pipe.
+    Saved { state: T },
+}
+
+impl<T> GuestSource<T> {
+    /// Its parts in the order in which descriptors are numbered.
+    pub(crate) fn into_parts(self) -> impl Iterator<Item = T> {
+        let (first, second) = match self {
+            Self::Boot { kernel, initramfs } => (kernel, Some(initramfs)),
+            Self::Saved { state } => (state, None),
+        };
+        [Some(first), second].into_iter().flatten()
+    }
 }
 
 impl Descriptors {
-    /// Numbers them from `first` in this order: control, console, ports, memory, kernel, initramfs, disks.
-    pub(crate) fn numbered(first: RawFd, ports: usize, disks: usize) -> Self {
+    /// Numbers them from `first` in this order: control, console, ports, memory, kernel and initramfs or saved state, disks.
+    pub(crate) fn numbered(first: RawFd, spec: &MachineSpec, guest: GuestSource<()>) -> Self {
         let mut numbers = first..;
         let mut next = || numbers.next().unwrap_or(first);
         Self {
             qmp: next(),
             console: next(),
-            ports: (0..ports).map(|_| next()).collect(),
+            ports: spec.ports.iter().map(|_| next()).collect(),
             memory: next(),
-            kernel: next(),
-            initramfs: next(),
-            disks: (0..disks).map(|_| next()).collect(),
+            guest: match guest {
+                GuestSource::Boot { .. } => GuestSource::Boot { kernel: next(), initramfs: next() },
+                GuestSource::Saved { .. } => GuestSource::Saved { state: next() },
+            },
+            disks: spec.disks.iter().map(|disk| disk.layers().map(|_| next()).collect()).collect(),
         }
     }
 
     pub(crate) fn count(&self) -> i32 {
-        const SINGLE: usize = 5;
-        i32::try_from(SINGLE + self.ports.len() + self.disks.len()).unwrap_or(i32::MAX)
+        const SINGLE: usize = 3;
+        let guest = self.guest.into_parts().count();
+        let layers: usize = self.disks.iter().map(Vec::len).sum();
+        i32::try_from(SINGLE + guest + self.ports.len() + layers).unwrap_or(i32::MAX)
     }
 }
 
@@ -91,21 +115,48 @@ pub(crate) fn arguments(spec: &MachineSpec, fds: &Descriptors, host: &Host) -> R
     line.option("-accel", accelerator(spec.accelerator));
     line.option("-cpu", processor(spec.accelerator, host));
     line.option("-smp", spec.cpus.get());
-    line.memory(spec, fds.memory);
+    line.memory(spec, fds.memory, sharing(fds.guest));
     // A guest that panics or reboots ends its QEMU, instead of going round.
     line.option("-action", "reboot=shutdown,panic=shutdown");
-    // The owner starts the guest when it has hold of the console.
-    line.add_all(&["-S"]);
     line.option("-chardev", socket("qmp", fds.qmp));
     line.option("-mon", "chardev=qmp,mode=control");
     line.option("-chardev", socket("console", fds.console));
     line.option("-serial", "chardev:console");
     line.ports(spec, &fds.ports);
     line.disks(spec, &fds.disks);
-    line.option("-kernel", reopened(fds.kernel));
-    line.option("-initrd", reopened(fds.initramfs));
-    line.option("-append", kernel_command_line(spec, host)?);
+    let append = kernel_command_line(spec, host)?;
+    match fds.guest {
+        GuestSource::Boot { kernel, initramfs } => {
+            // The owner starts the guest when it has hold of the console.
+            line.add_all(&["-S"]);
+            line.option("-kernel", reopened(kernel));
+            line.option("-initrd", reopened(initramfs));
+            line.option("-append", append);
+        }
+        // What the guest was booted from is in its memory, and need not be loaded again. It goes on by itself once all is read.
+        GuestSource::Saved { state } => {
+            // The state is that of the devices alone, without a word about the configuration.
+            line.option("-global", "migration.send-configuration=off");
+            line.option("-incoming", format!("fd:{state}"));
+        }
+    }
     Ok(line.0)
+}
+
+/// Everything that decides whether saved state fits a machine: QEMU's arguments, and the guest's command line. `None` where the machine
+/// could not be; the TSC's speed is left out, since a measured one differs from time to time.
+pub(crate) fn fingerprint(spec: &MachineSpec) -> Result<String, InvalidSpec> {
+    let boot = GuestSource::Boot { kernel: (), initramfs: () };
+    let fds = Descriptors::numbered(0, spec, boot);
+    Ok(arguments(spec, &fds, &Host { tsc_khz: 0, ..Host::this() })?.join("\n"))
+}
+
+/// A booting guest's memory is its file's, so that it can become a template's; a restored one's changes are its own.
+fn sharing(guest: GuestSource<RawFd>) -> &'static str {
+    match guest {
+        GuestSource::Boot { .. } => "on",
+        GuestSource::Saved { .. } => "off",
+    }
 }
 
 #[derive(Default)]
@@ -120,13 +171,12 @@ impl Arguments {
         self.0.extend([name.to_owned(), value.to_string()]);
     }
 
-    /// The memory is a file without a name that the owner holds too, so that a booted guest can be made a template; a restored
-    /// one will map the template's file with `share=off` instead.
-    fn memory(&mut self, spec: &MachineSpec, fd: RawFd) {
+    /// The memory is a file without a name that the owner holds too.
+    fn memory(&mut self, spec: &MachineSpec, fd: RawFd, share: &str) {
         let mib = spec.memory.mib();
         self.option("-m", format!("{mib}M"));
         let path = reopened(fd);
-        self.option("-object", format!("memory-backend-file,id=ram,size={mib}M,mem-path={path},share=on"));
+        self.option("-object", format!("memory-backend-file,id=ram,size={mib}M,mem-path={path},share={share}"));
     }
 
     fn ports(&mut self, spec: &MachineSpec, fds: &[RawFd]) {
@@ -142,17 +192,30 @@ impl Arguments {
         }
     }
 
-    fn disks(&mut self, spec: &MachineSpec, fds: &[RawFd]) {
-        for (index, (disk, fd)) in spec.disks.iter().zip(fds).enumerate() {
-            self.option("-add-fd", format!("fd={fd},set={index}"));
-            self.option("-blockdev", block_device(disk, index));
+    fn disks(&mut self, spec: &MachineSpec, fds: &[Vec<RawFd>]) {
+        let mut set = 0..;
+        for (index, (disk, fds)) in spec.disks.iter().zip(fds).enumerate() {
+            let mut node = String::new();
+            for (layer, ((_, read_only), fd)) in disk.layers().zip(fds).enumerate() {
+                let set = set.next().unwrap_or(0);
+                self.option("-add-fd", format!("fd={fd},set={set}"));
+                let below = (layer > 0).then_some(node.as_str());
+                let name = layer_node(index, layer);
+                self.option("-blockdev", block_device(disk.host_flush, read_only, set, &name, below));
+                node = name;
+            }
             let transport = transport(spec.kind);
             let serial = &disk.serial;
             // A host that is full is an I/O error for the guest. QEMU's default would stop the machine until somebody makes room.
             let errors = "werror=report,rerror=report";
-            self.option("-device", format!("virtio-blk-{transport},drive=disk{index},serial={serial},{errors}"));
+            self.option("-device", format!("virtio-blk-{transport},drive={node},serial={serial},{errors}"));
         }
     }
+}
+
+/// The name of a disk's layer in QEMU, counted from the lowest.
+pub(crate) fn layer_node(disk: usize, layer: usize) -> String {
+    if layer == 0 { format!("disk{disk}") } else { format!("disk{disk}-{layer}") }
 }
 
 /// The board without what nobody uses. `suppress-vmdesc` keeps saved state free of a description that the loader of a fork has no use for.
@@ -203,13 +266,18 @@ fn reopened(fd: RawFd) -> String {
     format!("/proc/self/fd/{fd}")
 }
 
-fn block_device(disk: &Disk, set: usize) -> String {
-    let read_only = if disk.read_only { "on" } else { "off" };
-    let no_flush = if disk.host_flush == HostFlush::Ignore { "on" } else { "off" };
+/// A layer: a raw image, or an overlay of the layer named `below`.
+fn block_device(flush: HostFlush, read_only: bool, set: u64, node: &str, below: Option<&str>) -> String {
+    let mode = if read_only { "on" } else { "off" };
+    let no_flush = if flush == HostFlush::Ignore { "on" } else { "off" };
     // What the guest discards is given back to the host, which a read-only file cannot do.
-    let discard = if disk.read_only { "ignore" } else { "unmap" };
+    let discard = if read_only { "ignore" } else { "unmap" };
+    let format = match below {
+        None => format!("driver=raw,node-name={node}"),
+        Some(below) => format!("driver=qcow2,node-name={node},backing={below}"),
+    };
     format!(
-        "driver=raw,node-name=disk{set},read-only={read_only},discard={discard},cache.no-flush={no_flush},\
+        "{format},read-only={mode},discard={discard},cache.no-flush={no_flush},\
          file.driver=file,file.filename=/dev/fdset/{set},file.discard={discard},file.cache.no-flush={no_flush}"
     )
 }
@@ -237,11 +305,12 @@ fn kernel_command_line(spec: &MachineSpec, host: &Host) -> Result<String, Invali
 mod tests {
     use super::*;
     use crate::qemu::Qemu;
-    use crate::spec::{Confinement, CpuCount, Launcher, Lifetime, MemoryMib, PortName};
+    use crate::spec::{Confinement, CpuCount, Disk, Launcher, Lifetime, MemoryMib, PortName};
 
     fn spec(kind: MachineKind, accelerator: Accelerator) -> MachineSpec {
         let disk = |serial: &str, read_only, host_flush| Disk {
             path: format!("/images/{serial}").into(),
+            overlays: Vec::new(),
             serial: serial.into(),
             read_only,
             host_flush,
@@ -268,7 +337,11 @@ mod tests {
 
     /// One option with its value a line.
     fn golden(spec: &MachineSpec) -> String {
-        let fds = Descriptors::numbered(6, 2, 2);
+        golden_of(spec, GuestSource::Boot { kernel: (), initramfs: () })
+    }
+
+    fn golden_of(spec: &MachineSpec, guest: GuestSource<()>) -> String {
+        let fds = Descriptors::numbered(6, spec, guest);
         let words = arguments(spec, &fds, &HOST).unwrap();
         let mut text = String::new();
         for word in words {
@@ -286,6 +359,54 @@ mod tests {
     #[test]
     fn pc_under_kvm_is_as_recorded() {
         assert_eq!(golden(&spec(MachineKind::Pc, Accelerator::Kvm)), include_str!("golden/pc-kvm.txt"));
+    }
+
+    #[test]
+    fn a_restored_machine_differs_by_its_memory_and_the_source_of_its_guest_alone() {
+        let spec = spec(MachineKind::Microvm, Accelerator::Tcg);
+        let (booted, restored) = (golden(&spec), golden_of(&spec, GuestSource::Saved { state: () }));
+        let only = |text: &str, other: &str| -> Vec<String> {
+            let without_numbers = |line: &str| line.replace(|c: char| c.is_ascii_digit(), "");
+            let others: Vec<String> = other.lines().map(without_numbers).collect();
+            text.lines().filter(|line| !others.contains(&without_numbers(line))).map(str::to_owned).collect()
+        };
+        assert_eq!(
+            only(&restored, &booted),
+            [
+                "-object memory-backend-file,id=ram,size=512M,mem-path=/proc/self/fd/10,share=off",
+                "-global migration.send-configuration=off",
+                "-incoming fd:11",
+            ]
+        );
+        let gone: Vec<_> =
+            only(&booted, &restored).iter().map(|line| line.split(' ').next().unwrap().to_owned()).collect();
+        assert_eq!(gone, ["-object", "-S", "-kernel", "-initrd", "-append"]);
+    }
+
+    #[test]
+    fn of_a_disks_layers_only_the_last_is_written_and_each_lies_on_the_one_below() {
+        let mut spec = spec(MachineKind::Microvm, Accelerator::Tcg);
+        spec.disks[1].overlays = vec!["/o/1".into(), "/o/2".into()];
+        let text = golden(&spec);
+        let lines: Vec<_> = text.lines().filter(|line| line.contains("disk1")).collect();
+        let starts = [
+            "-blockdev driver=raw,node-name=disk1,read-only=on,discard=ignore",
+            "-blockdev driver=qcow2,node-name=disk1-1,backing=disk1,read-only=on,discard=ignore",
+            "-blockdev driver=qcow2,node-name=disk1-2,backing=disk1-1,read-only=off,discard=unmap",
+            "-device virtio-blk-device,drive=disk1-2,serial=scratch",
+        ];
+        assert_eq!(lines.len(), starts.len(), "{lines:#?}");
+        lines.iter().zip(starts).for_each(|(line, start)| assert!(line.starts_with(start), "{line}"));
+        assert!(text.contains("-add-fd fd=16,set=3"), "{text}");
+    }
+
+    #[test]
+    fn a_fingerprint_changes_with_the_machine_and_not_with_a_measured_clock() {
+        let one = spec(MachineKind::Microvm, Accelerator::Tcg);
+        let mut other = one.clone();
+        other.disks.pop();
+        assert_ne!(fingerprint(&one).unwrap(), fingerprint(&other).unwrap());
+        assert!(fingerprint(&one).unwrap().contains("tsc_early_khz=0"));
     }
 
     #[test]

@@ -19,9 +19,11 @@ mod kvm;
 mod launch;
 mod machine;
 mod memory;
+mod overlay;
 mod process;
 mod qemu;
 mod qmp;
+mod saved;
 mod sockets;
 mod spec;
 mod sys;
@@ -32,8 +34,10 @@ pub use kvm::{KvmStatus, kvm_status};
 pub use launch::LaunchError;
 pub use machine::{Exit, Machine, MachineError, STDERR_TAIL};
 pub use memory::HostMemory;
+pub use overlay::create_overlay;
 pub use qemu::{Qemu, QemuError, QemuVersion};
 pub use qmp::{CloseReason, DEFAULT_TIMEOUT, MAX_LINE, Qmp, QmpError, QmpEvent};
+pub use saved::{Delta, DeltaError, MAX_DEVICE_STATE, PAGE, RamError, Run, SavedMachine, SealedRam};
 pub use sockets::{MAX_SOCKET_PATH, SocketError};
 pub use spec::{
     Accelerator, Confinement, CpuCount, Disk, HostFlush, InvalidSpec, Launcher, Lifetime, MachineKind, MachineSpec,

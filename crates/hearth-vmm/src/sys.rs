@@ -261,3 +261,69 @@ pub(crate) fn time_stamp() -> u64 {
         std::arch::x86_64::_rdtsc()
     }
 }
+
+/// The most stretches of memory that one call takes (`UIO_MAXIOV`).
+const MOST_STRETCHES: usize = 1024;
+/// The most bytes that one call is asked for; the kernel's own bound is a little under 2 GiB.
+const MOST_BYTES: u64 = 1 << 30;
+
+/// Appends what another process has at `stretches` (address and length of each, in bytes) to `out`.
+pub(crate) fn read_process(pid: u32, stretches: &[(u64, u64)], out: &mut Vec<u8>) -> io::Result<()> {
+    let total: u64 = stretches.iter().map(|(_, length)| length).sum();
+    out.try_reserve(total as usize).map_err(io::Error::other)?;
+    in_batches(stretches, |remote, length| {
+        let local = libc::iovec { iov_base: out.spare_capacity_mut().as_mut_ptr().cast(), iov_len: length };
+        // SAFETY: the kernel writes at most `length` bytes, for which there is room; the other process's addresses are only looked up.
+        let count = unsafe {
+            libc::process_vm_readv(pid as i32, &raw const local, 1, remote.as_ptr(), remote.len() as libc::c_ulong, 0)
+        };
+        let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
+        // SAFETY: the kernel has just filled that many bytes behind the end.
+        unsafe { out.set_len(out.len() + count) };
+        Ok(count)
+    })
+}
+
+/// Writes `bytes` over what another process has at `stretches`, which have the same length together.
+pub(crate) fn write_process(pid: u32, stretches: &[(u64, u64)], bytes: &[u8]) -> io::Result<()> {
+    let mut rest = bytes;
+    in_batches(stretches, |remote, length| {
+        let piece = rest.get(..length).ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?;
+        let local = libc::iovec { iov_base: piece.as_ptr().cast_mut().cast(), iov_len: length };
+        // SAFETY: the kernel reads `length` bytes, which are there, and looks the other process's addresses up.
+        let count = unsafe {
+            libc::process_vm_writev(pid as i32, &raw const local, 1, remote.as_ptr(), remote.len() as libc::c_ulong, 0)
+        };
+        let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
+        rest = &rest[count..];
+        Ok(count)
+    })
+}
+
+/// Hands stretches on as many at a time as one call takes. Each call must do all it was asked: no stretch here may be left half done.
+fn in_batches(
+    stretches: &[(u64, u64)],
+    mut each: impl FnMut(&[libc::iovec], usize) -> io::Result<usize>,
+) -> io::Result<()> {
+    let mut batch: Vec<libc::iovec> = Vec::new();
+    let mut length = 0;
+    let mut flush = |batch: &mut Vec<libc::iovec>, length: &mut u64| {
+        if *length > 0 && each(batch, *length as usize)? as u64 != *length {
+            return Err(io::Error::other("the process's memory was copied in part only"));
+        }
+        batch.clear();
+        *length = 0;
+        Ok(())
+    };
+    for (mut address, mut left) in stretches.iter().copied() {
+        while left > 0 {
+            if batch.len() == MOST_STRETCHES || length == MOST_BYTES {
+                flush(&mut batch, &mut length)?;
+            }
+            let part = left.min(MOST_BYTES - length);
+            batch.push(libc::iovec { iov_base: address as *mut libc::c_void, iov_len: part as usize });
+            (address, left, length) = (address + part, left - part, length + part);
+        }
+    }
+    flush(&mut batch, &mut length)
+}

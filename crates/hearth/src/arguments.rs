@@ -137,6 +137,9 @@ pub(crate) struct RunOptions {
     /// What runs the guest's instructions
     #[arg(long, value_enum, default_value_t = Accel::Auto)]
     pub(crate) accel: Accel,
+    /// Boot the guest afresh, in place of restoring one that was booted before
+    #[arg(long)]
+    pub(crate) boot: bool,
     /// Give the program a terminal, when input and output here are one
     #[arg(short, long)]
     pub(crate) tty: bool,

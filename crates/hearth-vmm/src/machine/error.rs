@@ -62,6 +62,35 @@ pub enum MachineError {
     /// QEMU could not be controlled.
     #[error("QEMU cannot be controlled")]
     Control(#[from] QmpError),
+    /// Saved state of one size for a machine of another.
+    #[error("saved state of a machine with {saved} MiB does not fit one with {spec} MiB")]
+    SavedSize {
+        /// The saved machine's memory in MiB.
+        saved: u64,
+        /// The spec's memory in MiB.
+        spec: u32,
+    },
+    /// The machine was booted, not restored: what it has changed since is not known.
+    #[error("the machine was not started from a template")]
+    NotFromTemplate,
+    /// The machine was restored: its memory is a template's already.
+    #[error("the machine was started from a template and cannot become one")]
+    AlreadyRestored,
+    /// The guest's memory could not be read or written from outside.
+    #[error("cannot read or write the memory of a running guest")]
+    GuestMemory {
+        /// Why.
+        source: io::Error,
+    },
+    /// QEMU's own state is empty, or larger than any that was seen.
+    #[error("QEMU saved {bytes} bytes of device state: 1 to {} are taken", crate::saved::MAX_DEVICE_STATE)]
+    DeviceState {
+        /// Its size in bytes.
+        bytes: u64,
+    },
+    /// The memory of a template could not be made.
+    #[error("the memory of a template cannot be made")]
+    Ram(#[from] crate::saved::RamError),
     /// The guest stopped speaking before it was ready.
     #[error("the guest {} for {} s while booting{}", silence(stall), stall.silent_for.as_secs(), said(console))]
     Stalled {

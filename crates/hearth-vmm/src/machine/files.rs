@@ -6,37 +6,60 @@ use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::fs::{MemfdFlags, memfd_create};
 
 use super::MachineError;
-use crate::command_line::Descriptors;
-use crate::spec::{Disk, MachineSpec, MemoryMib};
+use crate::command_line::{Descriptors, GuestSource};
+use crate::saved::{SealedRam, guest_memory};
+use crate::spec::{Disk, MachineSpec};
 
 /// How far a writable disk may grow beyond its size; saved machine state goes through descriptors too.
 const DISK_HEADROOM: u64 = 64 << 20;
 
+/// An overlay's tables take one part in so many of its content: 8 bytes of 64 KiB, and as much again for counting references.
+const OVERLAY_TABLES: u64 = 1024;
+
 /// All files of one machine, open.
 pub(super) struct Files {
     memory: OwnedFd,
-    kernel: BootFile,
-    initramfs: BootFile,
+    guest: GuestSource<BootFile>,
     disks: Vec<File>,
     largest_writable: u64,
 }
 
 impl Files {
-    /// Opens everything. A QEMU of another user than the owner's opens kernel and initramfs again by itself, so what only the owner
-    /// may read is copied into memory for it.
-    pub(super) fn open(spec: &MachineSpec, other_user: bool) -> Result<Self, MachineError> {
+    /// Opens what a guest boots from. A QEMU of another user than the owner's opens kernel and initramfs again by itself, so what only
+    /// the owner may read is copied into memory for it.
+    pub(super) fn to_boot(spec: &MachineSpec, other_user: bool) -> Result<Self, MachineError> {
         let kernel = BootFile::open("kernel", &spec.kernel, other_user)?;
         let initramfs = BootFile::open("initramfs", &spec.initramfs, other_user)?;
-        let disks: Vec<File> = spec.disks.iter().map(open_disk).collect::<Result<_, _>>()?;
-        let memory =
-            guest_memory(spec.memory).map_err(|source| MachineError::Memory { mib: spec.memory.mib(), source })?;
-        let writable = spec.disks.iter().zip(&disks).filter(|(disk, _)| !disk.read_only);
-        let sizes = writable.filter_map(|(_, file)| Some(file.metadata().ok()?.len()));
-        let largest_writable = sizes.max().unwrap_or(0) + DISK_HEADROOM;
-        Ok(Self { memory, kernel, initramfs, disks, largest_writable })
+        let mib = spec.memory.mib();
+        let memory = guest_memory(spec.memory).map_err(|source| MachineError::Memory { mib, source })?;
+        Self::with_disks(spec, memory, GuestSource::Boot { kernel, initramfs })
+    }
+
+    /// Opens what a guest goes on from: memory that is sealed, and the end of a pipe that its devices' state is read from.
+    pub(super) fn to_restore(spec: &MachineSpec, ram: &SealedRam, state: OwnedFd) -> Result<Self, MachineError> {
+        let memory = ram.as_fd().try_clone_to_owned();
+        let memory = memory.map_err(|source| MachineError::Memory { mib: spec.memory.mib(), source })?;
+        let state = BootFile { file: state.into(), copied: true };
+        Self::with_disks(spec, memory, GuestSource::Saved { state })
+    }
+
+    fn with_disks(spec: &MachineSpec, memory: OwnedFd, guest: GuestSource<BootFile>) -> Result<Self, MachineError> {
+        let layers = spec.disks.iter().flat_map(Disk::layers);
+        let disks: Vec<File> = layers.map(|(path, read_only)| open_layer(path, read_only)).collect::<Result<_, _>>()?;
+        // An overlay grows as large as the disk that it lies on, and somewhat larger for its own tables.
+        let writable = spec.disks.iter().filter(|disk| !disk.read_only);
+        let sizes = writable.filter_map(|disk| Some(std::fs::metadata(&disk.path).ok()?.len()));
+        let largest = sizes.max().unwrap_or(0);
+        let largest_writable = largest + largest / OVERLAY_TABLES + DISK_HEADROOM;
+        Ok(Self { memory, guest, disks, largest_writable })
+    }
+
+    /// A copy of the memory's descriptor.
+    pub(super) fn memory(&self) -> io::Result<OwnedFd> {
+        self.memory.try_clone()
     }
 
     pub(super) fn largest_writable(&self) -> u64 {
@@ -45,14 +68,19 @@ impl Files {
 
     /// The numbers of those that QEMU opens again and that lie in a file system.
     pub(super) fn reopened(&self, numbers: &Descriptors) -> Vec<RawFd> {
-        let files = [(&self.kernel, numbers.kernel), (&self.initramfs, numbers.initramfs)];
-        files.into_iter().filter(|(file, _)| !file.copied).map(|(_, number)| number).collect()
+        match (&self.guest, numbers.guest) {
+            (GuestSource::Boot { kernel, initramfs }, GuestSource::Boot { kernel: first, initramfs: second }) => {
+                let files = [(kernel, first), (initramfs, second)];
+                files.into_iter().filter(|(file, _)| !file.copied).map(|(_, number)| number).collect()
+            }
+            _ => Vec::new(),
+        }
     }
 
     /// In the order of [`Descriptors`], after the sockets.
     pub(super) fn into_descriptors(self) -> impl Iterator<Item = OwnedFd> {
-        let boot = [self.memory, self.kernel.file.into(), self.initramfs.file.into()];
-        boot.into_iter().chain(self.disks.into_iter().map(OwnedFd::from))
+        let guest = self.guest.into_parts().map(|file| OwnedFd::from(file.file));
+        [self.memory].into_iter().chain(guest).chain(self.disks.into_iter().map(OwnedFd::from))
     }
 }
 
@@ -93,13 +121,6 @@ fn copy_to_memory(mut file: File) -> io::Result<File> {
     Ok(copy)
 }
 
-fn open_disk(disk: &Disk) -> Result<File, MachineError> {
-    open_regular("disk", &disk.path, OpenOptions::new().read(true).write(!disk.read_only))
-}
-
-/// A file without a name, which can be sealed once it is a template. Pages are taken as the guest first uses them.
-fn guest_memory(memory: MemoryMib) -> io::Result<OwnedFd> {
-    let file = memfd_create("hearth-ram", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
-    ftruncate(&file, memory.bytes())?;
-    Ok(file)
+fn open_layer(path: &Path, read_only: bool) -> Result<File, MachineError> {
+    open_regular("disk", path, OpenOptions::new().read(true).write(!read_only))
 }

@@ -6,12 +6,15 @@
 mod error;
 mod exit;
 mod files;
+mod save;
 mod start;
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{OnceCell, watch};
 
 pub use error::MachineError;
 pub use exit::{Exit, STDERR_TAIL};
@@ -21,6 +24,7 @@ use crate::jail::JailReport;
 use crate::memory::{self, HostMemory};
 use crate::process::Killer;
 use crate::qmp::Qmp;
+use crate::saved::{SavedMachine, SealedRam};
 use crate::sockets::SocketFile;
 use crate::spec::{Lifetime, MachineSpec, PortName};
 
@@ -33,14 +37,25 @@ pub struct Machine {
     pid: u32,
     jail: JailReport,
     lifetime: Lifetime,
-    qmp: Qmp,
+    /// Connected when it is first needed: a restored machine runs without a word.
+    qmp: OnceCell<Qmp>,
     console: Console,
     sockets: Sockets,
     cgroups: Vec<PathBuf>,
+    ram: Ram,
     killer: Killer,
     ended: watch::Receiver<Option<Exit>>,
     /// Whether QEMU is to be left running when this is dropped.
     released: bool,
+}
+
+/// The guest's memory, as the owner holds it.
+#[derive(Debug)]
+enum Ram {
+    /// Its own file, which it writes to.
+    Booted(OwnedFd),
+    /// A template's, which it has mapped privately.
+    Restored(Arc<SealedRam>),
 }
 
 /// The files of the machine's sockets, removed with it.
@@ -63,6 +78,17 @@ impl Machine {
         start::start(&spec).await
     }
 
+    /// Starts a machine that goes on from where a saved one was, and returns as soon as QEMU has all it needs for that. That the guest
+    /// runs its agent's answer shows; state that QEMU does not take ends it, which [`Machine::exited`] tells.
+    ///
+    /// The spec must be that of the saved machine but for its directory, lifetime and the paths of its disks ([`MachineSpec::fingerprint`]).
+    ///
+    /// # Errors
+    /// As [`Machine::start`]; [`MachineError::SavedSize`] and [`MachineError::GuestMemory`].
+    pub async fn restore(spec: MachineSpec, saved: SavedMachine) -> Result<Self, MachineError> {
+        start::restore(&spec, saved).await
+    }
+
     /// Returns QEMU's process id as the owner sees it.
     pub fn pid(&self) -> u32 {
         self.pid
@@ -74,8 +100,11 @@ impl Machine {
     }
 
     /// Returns the control connection.
-    pub fn qmp(&self) -> &Qmp {
-        &self.qmp
+    ///
+    /// # Errors
+    /// [`MachineError::Socket`] and [`MachineError::Control`] when it must be made first and cannot be.
+    pub async fn qmp(&self) -> Result<&Qmp, MachineError> {
+        self.qmp.get_or_try_init(|| start::control(&self.sockets)).await
     }
 
     /// Returns the guest's console.
@@ -124,7 +153,9 @@ impl Machine {
     pub async fn stop(self) -> Exit {
         // Its connection ends with it, so that this may be answered or not.
         let asked = tokio::time::timeout(QUIT_PATIENCE, async {
-            drop(self.qmp.execute("quit", None).await);
+            if let Ok(qmp) = self.qmp().await {
+                drop(qmp.execute("quit", None).await);
+            }
             self.exited().await
         });
         if let Ok(exit) = asked.await {

@@ -1,34 +1,93 @@
 //! Starting a machine, in phases each of which undoes itself when dropped: files are opened, sockets made, QEMU launched,
-//! control and console taken hold of, and only then the guest set going.
+//! control and console taken hold of, and only then the guest set going: from its kernel, or from where a saved one was.
 
+use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::geteuid;
+use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe;
-use tokio::sync::watch;
+use tokio::sync::{OnceCell, watch};
 
 use super::exit::{Followed, STDERR_TAIL, supervise};
 use super::files::Files;
-use super::{Exit, Machine, MachineError, Sockets};
-use crate::command_line::{self, Descriptors, Host, TRANSLATION_CACHE_MIB};
+use super::{Exit, Machine, MachineError, Ram, Sockets};
+use crate::command_line::{self, Descriptors, GuestSource, Host, TRANSLATION_CACHE_MIB};
 use crate::console::{CONSOLE_TAIL, Console};
 use crate::jail::{self, CgroupLimits, FIRST_QEMU_FD, JailLevel, JailReport, Plan};
 use crate::launch::{Launch, Launched, launch};
 use crate::qmp::{Qmp, QmpError};
+use crate::saved::{Delta, Mapping, SavedMachine, SealedRam};
 use crate::sockets::{self, Listener, SocketError, connect_checked};
 use crate::spec::{Accelerator, Lifetime, MachineSpec, PortName};
 
 /// QEMU's own memory beyond the guest's and the translation cache, with room to spare: it has some 60 MiB.
 const OVERHEAD_MIB: u64 = 512;
+/// What a pipe holds as it comes, and the most that a user may ask for, in bytes.
+const PIPE: usize = 64 * 1024;
+const MOST_PIPE: usize = 1 << 20;
 
 pub(super) async fn start(spec: &MachineSpec) -> Result<Machine, MachineError> {
+    let as_root = check(spec)?;
+    let files = Files::to_boot(spec, as_root)?;
+    let memory = files.memory().map_err(|source| MachineError::System { doing: "duplicate a descriptor", source })?;
+    let guest = GuestSource::Boot { kernel: (), initramfs: () };
+    let running = launch_with(spec, guest, files).await?;
+    hold(spec, running, Ram::Booted(memory), async |sockets| {
+        let qmp = control(sockets).await?;
+        qmp.execute("cont", None).await?;
+        Ok(Some(qmp))
+    })
+    .await
+}
+
+/// Without changed pages the state waits in its pipe before QEMU is there, and nothing is asked of QEMU. With them, it is held back
+/// until they are in place: QEMU checks it against the guest's memory.
+pub(super) async fn restore(spec: &MachineSpec, saved: SavedMachine) -> Result<Machine, MachineError> {
+    check(spec)?;
+    if saved.ram.size() != spec.memory.bytes() {
+        return Err(MachineError::SavedSize { saved: saved.ram.size() >> 20, spec: spec.memory.mib() });
+    }
+    let (mut feed, state) = StateFeed::new(saved.devices.clone())?;
+    let files = Files::to_restore(spec, &saved.ram, state)?;
+    if saved.delta.is_none() {
+        feed.begin();
+    }
+    let running = launch_with(spec, GuestSource::Saved { state: () }, files).await?;
+    let pid = running.launched.child.pid();
+    let ram = Ram::Restored(saved.ram.clone());
+    hold(spec, running, ram, async |sockets| {
+        let Some(delta) = saved.delta else { return Ok(None) };
+        // Its first word means that it has mapped the memory and waits for the state.
+        let qmp = control(sockets).await?;
+        write_delta(pid, saved.ram, delta).await?;
+        feed.begin();
+        Ok(Some(qmp))
+    })
+    .await
+}
+
+/// What can be refused is refused here. Returns whether QEMU gets a user of its own.
+fn check(spec: &MachineSpec) -> Result<bool, MachineError> {
     spec.check()?;
     sockets::check_directory(&spec.directory)?;
+    Ok(geteuid().is_root())
+}
+
+/// A QEMU that has just been started, with what it was given.
+struct Running {
+    launched: Launched,
+    sockets: Sockets,
+    stderr: Followed,
+    user: Option<u32>,
+}
+
+async fn launch_with(spec: &MachineSpec, guest: GuestSource<()>, files: Files) -> Result<Running, MachineError> {
     let user = geteuid().is_root().then(|| jail::dedicated_user(&spec.directory));
-    let numbers = Descriptors::numbered(FIRST_QEMU_FD, spec.ports.len(), spec.disks.len());
+    let numbers = Descriptors::numbered(FIRST_QEMU_FD, spec, guest);
     let arguments = command_line::arguments(spec, &numbers, &Host::this())?;
-    let files = Files::open(spec, user.is_some())?;
     let plan = plan(spec, user, &numbers, &files, arguments);
     let listeners = Listeners::bind(spec)?;
     let (stderr, output) = output_pipe()?;
@@ -36,7 +95,38 @@ pub(super) async fn start(spec: &MachineSpec) -> Result<Machine, MachineError> {
     let (launcher, confinement) = (&spec.launcher, spec.confinement);
     let launched = launch(Launch { launcher, confinement, plan, output, descriptors }).await?;
     let (stream, task) = Console::follow(stderr, STDERR_TAIL);
-    take_hold(spec, user, listeners.handed_over(), launched, Followed { stream, task }).await
+    Ok(Running { launched, sockets: listeners.handed_over(), stderr: Followed { stream, task }, user })
+}
+
+/// The state of devices on its way into a QEMU.
+struct StateFeed {
+    devices: Arc<[u8]>,
+    pipe: Option<pipe::Sender>,
+}
+
+impl StateFeed {
+    /// Also returns the end that QEMU reads.
+    fn new(devices: Arc<[u8]>) -> Result<(Self, OwnedFd), MachineError> {
+        let failed = |source| MachineError::System { doing: "make a pipe", source };
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC).map_err(|error| failed(error.into()))?;
+        // With room for all of it QEMU never waits; without, it waits for the next piece.
+        let _ = rustix::pipe::fcntl_setpipe_size(&write, devices.len().clamp(PIPE, MOST_PIPE));
+        let pipe = pipe::Sender::from_owned_fd(write).map_err(failed)?;
+        Ok((Self { devices, pipe: Some(pipe) }, read))
+    }
+
+    /// Writes all of it, and ends it. A QEMU that ends breaks the pipe, which ends this; its exit says more.
+    fn begin(&mut self) {
+        let Some(mut pipe) = self.pipe.take() else { return };
+        let devices = self.devices.clone();
+        tokio::spawn(async move { drop(pipe.write_all(&devices).await) });
+    }
+}
+
+async fn write_delta(pid: u32, ram: Arc<SealedRam>, delta: Arc<Delta>) -> Result<(), MachineError> {
+    let write = move || Mapping::find(pid, &ram)?.write(delta.runs(), delta.content());
+    let written = tokio::task::spawn_blocking(write).await;
+    written.unwrap_or_else(|error| Err(io::Error::other(error))).map_err(|source| MachineError::GuestMemory { source })
 }
 
 fn plan(spec: &MachineSpec, user: Option<u32>, numbers: &Descriptors, files: &Files, arguments: Vec<String>) -> Plan {
@@ -110,14 +200,13 @@ fn output_pipe() -> Result<(pipe::Receiver, OwnedFd), MachineError> {
 }
 
 /// From here on QEMU runs. Whatever fails, the supervisor sees it out.
-async fn take_hold(
+async fn hold(
     spec: &MachineSpec,
-    user: Option<u32>,
-    sockets: Sockets,
-    launched: Launched,
-    stderr: Followed,
+    running: Running,
+    ram: Ram,
+    set_going: impl AsyncFnOnce(&Sockets) -> Result<Option<Qmp>, MachineError>,
 ) -> Result<Machine, MachineError> {
-    let Launched { child, level, prepared } = launched;
+    let Running { launched: Launched { child, level, prepared }, sockets, stderr, user } = running;
     let killer = child.killer().map_err(|source| MachineError::System { doing: "duplicate a descriptor", source })?;
     let pid = child.pid();
     let connection = connect_checked(sockets.console.path()).await;
@@ -143,14 +232,25 @@ async fn take_hold(
         }
     };
     let jail = JailReport { level, missing: prepared.gaps, uid: user.unwrap_or(geteuid().as_raw()) };
-    Ok(Machine { pid, jail, lifetime: spec.lifetime, qmp, console, sockets, cgroups, killer, ended, released: false })
+    let qmp = OnceCell::new_with(qmp);
+    Ok(Machine {
+        pid,
+        jail,
+        lifetime: spec.lifetime,
+        qmp,
+        console,
+        sockets,
+        cgroups,
+        ram,
+        killer,
+        ended,
+        released: false,
+    })
 }
 
-/// Connects to the control socket and lets the guest's processors run.
-async fn set_going(sockets: &Sockets) -> Result<Qmp, MachineError> {
-    let qmp = Qmp::open(connect_checked(sockets.control.path()).await?).await?;
-    qmp.execute("cont", None).await?;
-    Ok(qmp)
+/// Connects to the control socket.
+pub(super) async fn control(sockets: &Sockets) -> Result<Qmp, MachineError> {
+    Ok(Qmp::open(connect_checked(sockets.control.path()).await?).await?)
 }
 
 async fn end_of(ended: &mut watch::Receiver<Option<Exit>>) -> Exit {

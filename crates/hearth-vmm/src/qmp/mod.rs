@@ -180,6 +180,15 @@ impl Qmp {
         self.send("getfd", Some(json!({ "fdname": name })), Some(descriptor), DEFAULT_TIMEOUT).await.map(drop)
     }
 
+    /// Gives QEMU a descriptor in a set of its own and returns the set's number, for paths like `/dev/fdset/3`.
+    ///
+    /// # Errors
+    /// Those of [`Qmp::execute`].
+    pub async fn add_fd(&self, descriptor: OwnedFd) -> Result<u64, QmpError> {
+        let answer = self.send("add-fd", None, Some(descriptor), DEFAULT_TIMEOUT).await?;
+        answer["fdset-id"].as_u64().ok_or_else(|| QmpError::Answer { command: "add-fd".into() })
+    }
+
     /// Subscribes to events from now on. A subscriber that falls 64 behind is told how many it missed.
     pub fn events(&self) -> broadcast::Receiver<QmpEvent> {
         self.inner.shared.events.subscribe()
@@ -341,6 +350,12 @@ pub enum QmpError {
         command: String,
         /// The limit.
         limit: Duration,
+    },
+    /// The answer lacks what it should hold.
+    #[error("QEMU's answer to {command} makes no sense")]
+    Answer {
+        /// The command.
+        command: String,
     },
     /// The connection ended first.
     #[error("the control connection ended before {command} was answered: {reason}")]

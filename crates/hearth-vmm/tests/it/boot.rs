@@ -51,10 +51,10 @@ async fn ports_listen_from_the_start_and_are_served_as_this_user() {
 async fn control_connection_answers_and_tells_events() {
     let home = Home::new();
     let machine = Machine::start(home.spec(KINDS[0])).await.unwrap();
-    let mut events = machine.qmp().events();
-    let status = machine.qmp().execute("query-status", None).await.unwrap();
+    let mut events = machine.qmp().await.unwrap().events();
+    let status = machine.qmp().await.unwrap().execute("query-status", None).await.unwrap();
     assert_eq!(status["status"], "running");
-    machine.qmp().execute("stop", None).await.unwrap();
+    machine.qmp().await.unwrap().execute("stop", None).await.unwrap();
     assert_eq!(events.recv().await.unwrap().name, "STOP");
     machine.stop().await;
 }
@@ -66,9 +66,11 @@ async fn passed_descriptor_takes_the_machines_state() {
     console_says(&machine, LINE.trim()).await;
     let (read, write) = rustix::pipe::pipe().unwrap();
     let reader = std::thread::spawn(move || std::io::copy(&mut std::fs::File::from(read), &mut std::io::sink()));
-    let mut events = machine.qmp().events();
+    let mut events = machine.qmp().await.unwrap().events();
     machine
         .qmp()
+        .await
+        .unwrap()
         .execute(
             "migrate-set-capabilities",
             Some(serde_json::json!({
@@ -77,8 +79,8 @@ async fn passed_descriptor_takes_the_machines_state() {
         )
         .await
         .unwrap();
-    machine.qmp().pass_fd("state", write).await.unwrap();
-    machine.qmp().execute("migrate", Some(serde_json::json!({ "uri": "fd:state" }))).await.unwrap();
+    machine.qmp().await.unwrap().pass_fd("state", write).await.unwrap();
+    machine.qmp().await.unwrap().execute("migrate", Some(serde_json::json!({ "uri": "fd:state" }))).await.unwrap();
     loop {
         let event = events.recv().await.unwrap();
         if event.name == "MIGRATION" && event.data["status"] == "completed" {
@@ -97,11 +99,11 @@ async fn disks_are_used_through_descriptors_that_only_their_owner_could_open() {
     let disk = |serial: &str, read_only| {
         let path = home.machine().join(serial);
         std::fs::write(&path, vec![0; 1 << 20]).unwrap();
-        Disk { path, serial: serial.into(), read_only, host_flush: HostFlush::Ignore }
+        Disk { path, overlays: Vec::new(), serial: serial.into(), read_only, host_flush: HostFlush::Ignore }
     };
     spec.disks = vec![disk("root", true), disk("scratch", false)];
     let machine = Machine::start(spec).await.unwrap();
-    let blocks = machine.qmp().execute("query-named-block-nodes", None).await.unwrap();
+    let blocks = machine.qmp().await.unwrap().execute("query-named-block-nodes", None).await.unwrap();
     let read_only = |name: &str| {
         let node = blocks.as_array().unwrap().iter().find(|node| node["node-name"] == name).unwrap();
         node["ro"].as_bool().unwrap()

@@ -39,6 +39,9 @@ pub(crate) struct CreateOptions {
     /// What runs the guest's instructions
     #[arg(long, value_enum, default_value_t = Accel::Auto)]
     pub(crate) accel: Accel,
+    /// Boot the guest afresh, in place of restoring one that was booted before
+    #[arg(long)]
+    pub(crate) boot: bool,
     /// Print the sandbox as JSON
     #[arg(long)]
     pub(crate) json: bool,

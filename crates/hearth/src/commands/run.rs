@@ -14,7 +14,7 @@ use hearth_engine::protocol::{
 };
 use hearth_engine::vmm::{Accelerator, CpuCount, MemoryMib};
 use hearth_engine::{
-    AcceleratorChoice, DialectAddresses, DialectSpec, DiskMib, Engine, EngineError, Sandbox, SandboxSpec,
+    AcceleratorChoice, DialectAddresses, DialectSpec, DiskMib, Engine, EngineError, Sandbox, SandboxSpec, StartFrom,
 };
 
 use crate::arguments::{Accel, RunOptions};
@@ -114,6 +114,7 @@ fn sandbox_spec(options: &RunOptions) -> Result<SandboxSpec, Failure> {
         memory: MemoryMib::new(options.memory.0).map_err(EngineError::from)?,
         disk: options.disk.map(|disk| DiskMib::new(disk.0)).transpose()?,
         accelerator,
+        start: if options.boot { StartFrom::Boot } else { StartFrom::Template },
         dialects: options.dialects.then_some(DialectSpec { port: options.dialect_port }),
     })
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use hearth_client::api::{
-    Accelerator, ChangeSandbox, Code, CreateSandbox, ListSandboxes, OwnCode, SandboxInfo, SandboxState,
+    Accelerator, ChangeSandbox, Code, CreateSandbox, ListSandboxes, OwnCode, SandboxInfo, SandboxState, StartFrom,
 };
 use hearth_client::{Client, ClientError};
 use serde_json::json;
@@ -66,6 +66,7 @@ fn request(options: CreateOptions) -> Result<CreateSandbox, Failure> {
             Accel::Kvm => Accelerator::Kvm,
             Accel::Tcg => Accelerator::Tcg,
         },
+        start: if options.boot { StartFrom::Boot } else { StartFrom::Template },
         labels: options.label.into_iter().map(|Label { key, value }| (key, value)).collect(),
         ttl_seconds: options.ttl.map(whole_seconds).transpose()?,
         ..CreateSandbox::default()

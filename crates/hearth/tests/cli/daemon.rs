@@ -5,6 +5,9 @@ use std::io::Write;
 use std::path::Path;
 use std::process::Stdio;
 
+use hearth_client::Client;
+use hearth_client::api::exec::CommandLine;
+use hearth_client::api::{CreateSandbox, ExecRequest};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -104,7 +107,9 @@ fn a_sandbox_lives_from_create_to_rm_and_several_commands_use_it() {
     home.ok(&["update", "web", "--name", "db", "--label", "x=y", "--remove-label", "team", "--ttl", "none"]);
     let info = home.json(&["inspect", "db"]);
     assert_eq!((&info["labels"], &info["expires_unix_ms"]), (&serde_json::json!({ "x": "y" }), &Value::Null));
-    assert!(home.ok(&["logs", "db"]).contains("Linux version"));
+    home.ok(&["exec", "-u", "root", "db", "sh", "-c", "echo told > /dev/kmsg"]);
+    // The console is another way than the program's end.
+    while !home.ok(&["logs", "db"]).contains("told") {}
 
     assert_eq!(home.ok(&["rm", "db"]), "db");
     assert_code(&home.0.hearth(&["inspect", "db"]), 125);
@@ -176,6 +181,30 @@ fn a_machine_that_dies_is_told_and_kept_until_it_is_removed() {
     assert!(text(&refused.stderr).contains("hearth rm"), "{}", said(&refused));
     assert!(home.ok(&["logs", "a"]).contains("sysrq"));
     home.ok(&["rm", "a"]);
+    home.0.assert_nothing_left();
+}
+
+#[test]
+fn a_bound_sandbox_goes_with_its_connection_and_results_are_honest() {
+    let Some(home) = Daemon::with_images() else { return };
+    home.ok(&["events", "--no-follow"]);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let client = Client::new(home.0.path().join("hearth.sock"));
+    let bound = runtime.block_on(client.create_bound(&CreateSandbox::default())).unwrap();
+    let id = bound.info.id.clone();
+    let exec = |request: ExecRequest| runtime.block_on(client.exec(&id, &request)).unwrap();
+    let mut request = ExecRequest::new(CommandLine::Shell("cat; echo err >&2; seq 1 100000; exit 5".into()));
+    request.stdin = Some("ünï\n".into());
+    request.max_output_bytes = Some(20);
+    let result = exec(request);
+    assert_eq!((result.exit_code, result.stderr.data.as_str()), (5, "err\n"));
+    let total =
+        "ünï\n".len() as u64 + (1..=100_000).map(|number: u64| number.to_string().len() as u64 + 1).sum::<u64>();
+    assert_eq!(result.stdout.data, "ünï\n1\n299\n100000\n".replace("299", "9999\n").trim_start().to_owned());
+    assert_eq!((result.stdout.dropped_bytes, result.stdout.dropped_after), (total - 20, Some(10)));
+    drop(bound);
+    drop(runtime);
+    home.wait_for_event(&[&id, "removed (whoever it was for is gone)"]);
     home.0.assert_nothing_left();
 }
 
