@@ -13,6 +13,14 @@
 //! | `GET /sandboxes/{sandbox}/logs` | the end of its console | text |
 //! | `POST /sandboxes/{sandbox}/exec` | [`ExecRequest`] | [`ExecResult`], once it has ended |
 //! | `GET /sandboxes/{sandbox}/exec`, upgraded to a WebSocket | see [`exec`] | |
+//! | `GET`, `POST {sandbox}/processes` | nothing, [`ExecRequest`] | [`process::ProcessList`], [`process::ProcessStarted`] |
+//! | `GET {sandbox}/processes/{process}/output` | [`process::ReadProcess`] | bytes |
+//! | `POST {sandbox}/processes/{process}/input` | [`process::WriteProcess`], bytes | how many were taken |
+//! | `POST {sandbox}/processes/{process}/signal` | [`process::SignalProcess`] | nothing |
+//! | `GET {sandbox}/processes/{process}/attach`, upgraded | [`process::AttachProcess`] | see [`exec`] |
+//! | `POST {sandbox}/files/{op}`: `stat`, `list`, `mkdir`, `move`, `copy`, `remove`, `symlink`, `chmod`, `edit`, `search` | the wire's own request, see [`files`] | its result |
+//! | `GET`, `PUT {sandbox}/files/content` | [`files::ReadFile`]; [`files::WriteFile`], bytes | bytes; the file |
+//! | `GET`, `PUT {sandbox}/archive` | [`files::ExportTree`]; [`files::ImportTree`], tar | tar; what was unpacked |
 //! | `GET /events` | [`FollowEvents`] | [`Event`]s, as server-sent events |
 //! | `GET /metrics` (without `/v1`) | figures | Prometheus' text |
 //!
@@ -20,6 +28,8 @@
 //! [`Code::status`] gives.
 
 pub mod exec;
+pub mod files;
+pub mod process;
 
 mod error;
 mod events;

@@ -11,7 +11,7 @@ use hearth_engine::fleet::{Fleet, Member};
 use tokio::sync::watch;
 
 use crate::answer::Refusal;
-use crate::{events, exec, health, sandboxes};
+use crate::{events, exec, files, health, processes, sandboxes};
 
 /// The largest body of a request that is read whole, in bytes.
 const BODY: usize = 4 * 1024 * 1024;
@@ -100,7 +100,13 @@ pub(crate) fn router(app: App) -> Router {
         .route("/sandboxes", get(sandboxes::list).post(sandboxes::create))
         .route("/sandboxes/{sandbox}", get(sandboxes::inspect).patch(sandboxes::change).delete(sandboxes::remove))
         .route("/sandboxes/{sandbox}/logs", get(sandboxes::logs))
-        .route("/sandboxes/{sandbox}/exec", post(exec::one_shot).get(exec::held));
+        .route("/sandboxes/{sandbox}/exec", post(exec::one_shot).get(exec::held))
+        .nest("/sandboxes/{sandbox}/processes", of_processes())
+        .nest("/sandboxes/{sandbox}/files", of_files())
+        .route(
+            "/sandboxes/{sandbox}/archive",
+            get(files::export).put(files::import).layer(DefaultBodyLimit::disable()),
+        );
     Router::new()
         .nest("/v1", v1)
         .route("/metrics", get(health::metrics))
@@ -108,6 +114,30 @@ pub(crate) fn router(app: App) -> Router {
         .method_not_allowed_fallback(not_allowed)
         .layer(DefaultBodyLimit::max(BODY))
         .with_state(app)
+}
+
+fn of_processes() -> Router<App> {
+    Router::new()
+        .route("/", get(processes::list).post(processes::start))
+        .route("/{process}/output", get(processes::output))
+        .route("/{process}/input", post(processes::input))
+        .route("/{process}/signal", post(processes::signal))
+        .route("/{process}/attach", get(processes::attach))
+}
+
+fn of_files() -> Router<App> {
+    Router::new()
+        .route("/stat", post(files::stat))
+        .route("/list", post(files::list))
+        .route("/mkdir", post(files::mkdir))
+        .route("/move", post(files::rename))
+        .route("/copy", post(files::copy))
+        .route("/remove", post(files::remove))
+        .route("/symlink", post(files::symlink))
+        .route("/chmod", post(files::chmod))
+        .route("/edit", post(files::edit))
+        .route("/search", post(files::search))
+        .route("/content", get(files::read).put(files::write).layer(DefaultBodyLimit::disable()))
 }
 
 async fn unknown(uri: axum::http::Uri) -> Refusal {

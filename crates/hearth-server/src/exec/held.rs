@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
 use axum::extract::{Path, State};
 use axum::response::Response;
@@ -12,7 +13,7 @@ use futures_util::{SinkExt, StreamExt};
 use hearth_api::exec::{FromClient, FromServer, MESSAGE, STDERR, STDIN, STDIN_WINDOW, STDOUT};
 use hearth_api::{ErrorBody, ExecRequest};
 use hearth_engine::channel::{Event, Process, Stdin};
-use hearth_engine::protocol::{OutputTotals, StreamName};
+use hearth_engine::protocol::{Attach, OutputTotals, StreamName};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use crate::App;
@@ -45,25 +46,46 @@ impl<T: Into<Refusal>> From<T> for Over {
     }
 }
 
+type Upgrade = Result<WebSocketUpgrade, WebSocketUpgradeRejection>;
+
 /// Upgrades, and runs what the client's first message asks for.
 pub(crate) async fn held(
     State(app): State<App>,
     Path(reference): Path<String>,
-    upgrade: Result<WebSocketUpgrade, axum::extract::ws::rejection::WebSocketUpgradeRejection>,
+    upgrade: Upgrade,
 ) -> Result<Response, Refusal> {
-    let upgrade = upgrade.map_err(|rejection| invalid(format!("this needs a WebSocket: {}", rejection.body_text())))?;
-    let upgrade = upgrade.max_message_size(MESSAGE).max_frame_size(MESSAGE);
-    Ok(upgrade.on_upgrade(async move |mut socket| {
+    Ok(checked(upgrade)?.on_upgrade(async move |mut socket| {
         let begun = async {
             let start = first(&mut socket).await?.held()?;
             let channel = app.member(&reference)?.channel().await?;
             Ok(channel.start(start).await?)
         };
-        match begun.await {
-            Ok(process) => converse(socket, process).await,
-            Err(over) => farewell(&mut socket, over).await,
-        }
+        let begun = begun.await;
+        begin(socket, begun).await;
     }))
+}
+
+/// Upgrades, and follows a process that is there already.
+pub(crate) fn attached(app: App, reference: String, attach: Attach, upgrade: Upgrade) -> Result<Response, Refusal> {
+    Ok(checked(upgrade)?.on_upgrade(async move |socket| {
+        let begun = async {
+            let channel = app.member(&reference)?.channel().await?;
+            Ok(channel.attach(attach).await?)
+        };
+        begin(socket, begun.await).await;
+    }))
+}
+
+fn checked(upgrade: Upgrade) -> Result<WebSocketUpgrade, Refusal> {
+    let upgrade = upgrade.map_err(|rejection| invalid(format!("this needs a WebSocket: {}", rejection.body_text())))?;
+    Ok(upgrade.max_message_size(MESSAGE).max_frame_size(MESSAGE))
+}
+
+async fn begin(mut socket: WebSocket, begun: Result<Process, Over>) {
+    match begun {
+        Ok(process) => converse(socket, process).await,
+        Err(over) => farewell(&mut socket, over).await,
+    }
 }
 
 /// The client's first message.

@@ -19,7 +19,7 @@ use crate::input::Body;
 
 use capture::Capture;
 
-pub(crate) use held::held;
+pub(crate) use held::{attached, held};
 
 /// What the guest may need beyond a deadline, to end the program and to say so, before it is held to have failed to.
 const DEADLINE_MARGIN: Duration = Duration::from_secs(20);

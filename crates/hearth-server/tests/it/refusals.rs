@@ -46,6 +46,17 @@ async fn every_refusal_names_its_code_and_its_field() {
             "invalid_field",
             Some("timeout_ms"),
         ),
+        ("GET", "/v1/sandboxes/x/processes", "", 404, "unknown_sandbox", None),
+        ("GET", "/v1/sandboxes/x/processes/5/output?wait_ms=600001", "", 400, "invalid_value", Some("wait_ms")),
+        ("GET", "/v1/sandboxes/x/processes/5/output?stream=out", "", 400, "invalid_request", Some("stream")),
+        ("POST", "/v1/sandboxes/x/processes/5/signal", r#"{"signal": "NO"}"#, 400, "invalid_request", Some("signal")),
+        ("POST", "/v1/sandboxes/x/processes", r#"{"command": "x", "stdin": ""}"#, 400, "invalid_value", Some("stdin")),
+        ("POST", "/v1/sandboxes/x/files/stat", "{}", 400, "invalid_request", Some("path")),
+        ("POST", "/v1/sandboxes/x/files/list", r#"{"path": "a", "dept": 1}"#, 400, "invalid_request", Some("dept")),
+        ("GET", "/v1/sandboxes/x/files/content", "", 400, "invalid_request", Some("path")),
+        ("PUT", "/v1/sandboxes/x/files/content?path=a&mode=x", "", 400, "invalid_request", Some("mode")),
+        ("GET", "/v1/sandboxes/x/archive?path=a&compression=lz", "", 400, "invalid_request", Some("compression")),
+        ("PUT", "/v1/sandboxes/x/archive?path=a", "", 404, "unknown_sandbox", None),
         ("POST", "/v1/sandboxes/x/exec", r#"{"command": "x"}"#, 404, "unknown_sandbox", None),
     ] {
         let (found, error) = daemon.refused(method, path, request).await;

@@ -200,7 +200,8 @@ fn a_bound_sandbox_goes_with_its_connection_and_results_are_honest() {
     assert_eq!((result.exit_code, result.stderr.data.as_str()), (5, "err\n"));
     let total =
         "ünï\n".len() as u64 + (1..=100_000).map(|number: u64| number.to_string().len() as u64 + 1).sum::<u64>();
-    assert_eq!(result.stdout.data, "ünï\n1\n299\n100000\n".replace("299", "9999\n").trim_start().to_owned());
+    // The first ten bytes and the last.
+    assert_eq!(result.stdout.data, "ünï\n1\n2\n99\n100000\n");
     assert_eq!((result.stdout.dropped_bytes, result.stdout.dropped_after), (total - 20, Some(10)));
     drop(bound);
     drop(runtime);
