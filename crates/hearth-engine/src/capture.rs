@@ -37,7 +37,7 @@ impl Stillness {
     pub(crate) async fn of(sandbox: &Sandbox) -> Result<Self, EngineError> {
         let failed = |source| EngineError::Capture { source };
         let qmp = sandbox.machine().qmp().await.map_err(failed)?.clone();
-        let still = Self { channel: sandbox.shared_channel(), qmp, begun: Instant::now(), over: false };
+        let still = Self { channel: sandbox.share_channel(), qmp, begun: Instant::now(), over: false };
         let frozen = still.channel.freeze().await;
         frozen.map_err(|source| EngineError::Channel { what: "stop the guest's processes", source })?;
         sandbox.machine().suspend().await.map_err(failed)?;

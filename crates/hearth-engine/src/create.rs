@@ -134,14 +134,22 @@ impl Engine {
     /// What can be known beforehand comes before anything is made: [`EngineError::Qemu`], [`EngineError::NoImage`],
     /// [`EngineError::MemoryShort`], [`EngineError::DiskShort`]. Afterwards [`EngineError::Boot`] and errors of the host's files.
     pub async fn create(&self, spec: &SandboxSpec) -> Result<Sandbox, EngineError> {
+        self.create_as(SandboxId::random(), spec).await
+    }
+
+    /// As [`Self::create`], under an id that is known beforehand.
+    ///
+    /// # Errors
+    /// As [`Self::create`].
+    pub(crate) async fn create_as(&self, id: SandboxId, spec: &SandboxSpec) -> Result<Sandbox, EngineError> {
         let mut phases = Phases::since(Instant::now());
         let base = self.base(spec)?;
         let mut sandbox = match spec.start {
-            StartFrom::Boot => self.create_by_boot(spec, base, phases).await?,
+            StartFrom::Boot => self.create_by_boot(id, spec, base, phases).await?,
             StartFrom::Template => {
                 let Found { template, failed } = self.template(spec, &base).await?;
                 phases.note(Phase::Template);
-                let place = self.place_for(template.scratch.as_ref())?;
+                let place = self.place_for(id, template.scratch.as_ref())?;
                 phases.note(Phase::Prepared);
                 let origin = Origin { saved: template.saved.clone(), template, renew: Renewal::Anew };
                 let sandbox = self.start_saved(spec, base, place, origin, phases).await.map_err(|(_, error)| error)?;
@@ -154,8 +162,14 @@ impl Engine {
         Ok(sandbox)
     }
 
-    async fn create_by_boot(&self, spec: &SandboxSpec, base: Base, mut phases: Phases) -> Result<Sandbox, EngineError> {
-        let place = self.place_to_boot(spec)?;
+    async fn create_by_boot(
+        &self,
+        id: SandboxId,
+        spec: &SandboxSpec,
+        base: Base,
+        mut phases: Phases,
+    ) -> Result<Sandbox, EngineError> {
+        let place = self.place_to_boot(id, spec)?;
         phases.note(Phase::Prepared);
         let booted = self.boot(spec, &base, &place, &mut phases).await?;
         Ok(Sandbox::new(spec, place, booted, None, base, phases))
@@ -187,7 +201,7 @@ impl Engine {
     /// As [`Self::create`], but for those of a boot.
     pub fn draft(&self, spec: &SandboxSpec) -> Result<Draft, EngineError> {
         let base = self.base(spec)?;
-        let place = self.place_to_boot(spec)?;
+        let place = self.place_to_boot(SandboxId::random(), spec)?;
         let (_, ways) = self.ways(spec, &base.qemu, &base.image);
         let way = ways.into_iter().next().expect("there is always a way to try");
         let machine = self.machine_spec(spec, &base, place.directory.path(), place.scratch.as_ref(), way)?;
@@ -213,8 +227,8 @@ impl Engine {
     }
 
     /// Makes what a guest needs to boot. It goes again when the value returned is dropped.
-    pub(crate) fn place_to_boot(&self, spec: &SandboxSpec) -> Result<Place, EngineError> {
-        let directory = self.make_directory()?;
+    pub(crate) fn place_to_boot(&self, id: SandboxId, spec: &SandboxSpec) -> Result<Place, EngineError> {
+        let directory = self.make_directory(id)?;
         let scratch = spec.disk.map(|size| {
             let scratch = Scratch::bare(directory.path());
             scratch.format(size).map(|()| scratch)
@@ -223,14 +237,13 @@ impl Engine {
     }
 
     /// Makes what a saved guest needs, with a copy of the scratch disk that it was saved with.
-    pub(crate) fn place_for(&self, scratch: Option<&Scratch>) -> Result<Place, EngineError> {
-        let directory = self.make_directory()?;
+    pub(crate) fn place_for(&self, id: SandboxId, scratch: Option<&Scratch>) -> Result<Place, EngineError> {
+        let directory = self.make_directory(id)?;
         let scratch = scratch.map(|saved| saved.copy_to(directory.path())?.made_writable());
         Ok(Place { scratch: scratch.transpose()?, directory })
     }
 
-    pub(crate) fn make_directory(&self) -> Result<SandboxDirectory, EngineError> {
-        let id = SandboxId::random();
+    pub(crate) fn make_directory(&self, id: SandboxId) -> Result<SandboxDirectory, EngineError> {
         let path = self.directories.sandboxes().join(id.as_str());
         let failed = |source| EngineError::Directory { path: path.clone(), source };
         // Until the owner's file is locked nothing but this says that the directory has an owner.

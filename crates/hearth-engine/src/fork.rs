@@ -7,7 +7,7 @@ use futures_util::future::try_join_all;
 use crate::boot::{Origin, Phases, Renewal};
 use crate::create::Place;
 use crate::sandbox::Sandbox;
-use crate::{Engine, EngineError};
+use crate::{Engine, EngineError, SandboxId};
 
 /// The most copies that one fork makes.
 pub const MAX_COPIES: usize = 100;
@@ -42,11 +42,21 @@ impl Engine {
         if !(1..=MAX_COPIES).contains(&fork.copies) {
             return Err(EngineError::Copies { copies: fork.copies });
         }
+        self.fork_as((0..fork.copies).map(|_| SandboxId::random()).collect(), source, fork).await
+    }
+
+    /// As [`Self::fork`], under ids that are known beforehand, one for each copy.
+    pub(crate) async fn fork_as(
+        &self,
+        ids: Vec<SandboxId>,
+        source: &Sandbox,
+        fork: ForkSpec,
+    ) -> Result<Forked, EngineError> {
         let template = source.restored_from()?.clone();
         let bases = (0..fork.copies).map(|_| self.base_of(&source.spec, &template.record));
         let bases = bases.collect::<Result<Vec<_>, _>>()?;
         self.check_room_for(&source.spec, fork.copies)?;
-        let directories = (0..fork.copies).map(|_| self.make_directory()).collect::<Result<Vec<_>, _>>()?;
+        let directories = ids.into_iter().map(|id| self.make_directory(id)).collect::<Result<Vec<_>, _>>()?;
         let moment = source.capture(&mut *source.place.lock().await, directories[0].path()).await?;
         let begun = Instant::now();
         let renew = if fork.secrets { Renewal::WithSecrets } else { Renewal::Anew };

@@ -18,6 +18,7 @@ mod dialects;
 mod directories;
 mod doctor;
 mod error;
+pub mod fleet;
 mod fork;
 mod guest;
 mod identity;

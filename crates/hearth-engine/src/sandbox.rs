@@ -78,16 +78,17 @@ impl Sandbox {
         &self.channel
     }
 
-    pub(crate) fn shared_channel(&self) -> Arc<Channel> {
-        self.channel.clone()
-    }
-
     /// What it was restored from.
     ///
     /// # Errors
     /// [`EngineError::NotRestored`].
     pub(crate) fn restored_from(&self) -> Result<&Arc<Template>, EngineError> {
         self.template.as_ref().ok_or(EngineError::NotRestored)
+    }
+
+    /// The same, for whoever may need it longer: with the sandbox it ends all the same.
+    pub(crate) fn share_channel(&self) -> Arc<Channel> {
+        self.channel.clone()
     }
 
     /// Its machine.

@@ -1,5 +1,7 @@
 //! What can be typed. Help texts are for a person in a hurry.
 
+mod sandbox;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -7,6 +9,10 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::values::{Disk, EnvVar, Memory, Seconds};
+
+pub(crate) use sandbox::{
+    CreateOptions, DaemonOptions, EventOptions, ExecOptions, ListOptions, RemoveOptions, UpdateOptions,
+};
 
 /// Disposable computers for code you do not trust: a microVM that does what it is told and is thrown away.
 #[derive(Debug, Parser)]
@@ -27,6 +33,34 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Run a command in a new sandbox, and throw the sandbox away
     Run(RunOptions),
+    /// Make a sandbox that stays
+    Create(CreateOptions),
+    /// List sandboxes
+    #[command(visible_aliases = ["list", "ps"])]
+    Ls(ListOptions),
+    /// Show a sandbox as JSON
+    Inspect {
+        /// Sandbox: an id, a name, or the beginning of an id
+        sandbox: String,
+    },
+    /// Run a command in a sandbox
+    Exec(ExecOptions),
+    /// Change a sandbox's name, labels or lifetime
+    Update(UpdateOptions),
+    /// Remove sandboxes
+    Rm(RemoveOptions),
+    /// Show the end of a sandbox's console
+    Logs {
+        /// Sandbox: an id, a name, or the beginning of an id
+        sandbox: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Follow what happens to sandboxes
+    Events(EventOptions),
+    /// Hold sandboxes: the process behind create, exec and the others
+    Daemon(DaemonOptions),
     /// Build and manage images: what sandboxes start from
     #[command(subcommand)]
     Image(ImageCommand),
@@ -46,6 +80,15 @@ impl Command {
     pub(crate) fn wants_json(&self) -> bool {
         match self {
             Self::Run(options) => options.json,
+            Self::Create(options) => options.json,
+            Self::Ls(options) => options.json,
+            Self::Inspect { .. } => true,
+            Self::Exec(options) => options.json,
+            Self::Update(options) => options.json,
+            Self::Rm(options) => options.json,
+            Self::Logs { json, .. } => *json,
+            Self::Events(options) => options.json,
+            Self::Daemon(_) => false,
             Self::Image(ImageCommand::Build(options)) => options.json,
             Self::Image(ImageCommand::List { json }) => *json,
             Self::Image(ImageCommand::Inspect { .. } | ImageCommand::Rm { .. }) => false,

@@ -3,8 +3,10 @@
 use std::io;
 use std::process::ExitCode;
 
+use hearth_client::ClientError;
+use hearth_client::api::{Code, ErrorBody, OwnCode};
 use hearth_engine::channel::ChannelError;
-use hearth_engine::protocol::{ErrorCode, Outcome};
+use hearth_engine::protocol::{ErrorCode, ExitStatus, Outcome};
 use hearth_engine::{EngineError, Kind, chain, image};
 use serde_json::json;
 
@@ -12,6 +14,10 @@ use crate::output;
 
 /// The exit code of Hearth's own failures.
 pub(crate) const OWN: i32 = 125;
+/// The exit code when the deadline passed.
+pub(crate) const TIMED_OUT: i32 = 124;
+/// The exit code when nobody reads the output any more, as a program in a pipe has it.
+pub(crate) const BROKEN_PIPE: i32 = 141;
 /// The exit code when a command cannot be executed, as in a shell.
 const NOT_EXECUTABLE: i32 = 126;
 /// The exit code when there is no such command, as in a shell.
@@ -19,10 +25,23 @@ const NOT_FOUND: i32 = 127;
 /// The lines that are shown of a dead guest's console or a failed tool's output: the last.
 const DETAIL_LINES: usize = 20;
 
+/// The exit code that a program's end gives this one.
+pub(crate) fn exit_code_of(status: &ExitStatus) -> i32 {
+    if status.timed_out { TIMED_OUT } else { status.shell_code() }
+}
+
+/// What the daemon says of a refusal beside the rest.
+#[derive(Debug)]
+struct Refused {
+    code: String,
+    field: Option<String>,
+}
+
 /// A failure, ready to be told.
 #[derive(Debug)]
 pub(crate) struct Failure {
     kind: &'static str,
+    refused: Option<Box<Refused>>,
     message: String,
     hint: Option<String>,
     outcome: Option<Outcome>,
@@ -32,7 +51,7 @@ pub(crate) struct Failure {
 
 impl Failure {
     fn new(kind: Kind, message: String) -> Self {
-        Self { kind: kind.name(), message, hint: None, outcome: None, detail: None, code: OWN }
+        Self { kind: kind.name(), refused: None, message, hint: None, outcome: None, detail: None, code: OWN }
     }
 
     /// Something that was given cannot be.
@@ -67,11 +86,18 @@ impl Failure {
         self
     }
 
+    /// What it says.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
     /// Tells it, and returns the exit code: on standard error for people, on standard output for programs.
     pub(crate) fn report(&self, json: bool) -> i32 {
         if json {
+            let refused = self.refused.as_ref();
             let error = json!({
-                "kind": self.kind, "message": self.message, "hint": self.hint, "outcome": self.outcome, "detail": self.detail,
+                "kind": self.kind, "code": refused.map(|refused| &refused.code), "field": refused.and_then(|refused| refused.field.as_ref()), "message": self.message, "hint": self.hint,
+                "outcome": self.outcome, "detail": self.detail,
             });
             if let Err(unwritten) = output::print_json(&json!({ "error": error })) {
                 unwritten.tell();
@@ -88,7 +114,7 @@ impl Failure {
             let last = &lines[lines.len().saturating_sub(DETAIL_LINES)..];
             output::say(&format!("  {}", last.join("\n  ")));
         }
-        output::say(&format!("hearth: {} error: {}", self.kind, self.message));
+        output::say(&format!("hearth: {} error: {}", self.kind, output::plain(&self.message)));
         if let Some(hint) = &self.hint {
             output::say(&format!("hint: {hint}"));
         }
@@ -136,5 +162,46 @@ impl From<ChannelError> for Failure {
             _ => OWN,
         };
         Self { outcome, code, ..Self::new(Kind::Invalid, source.message.clone()) }
+    }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        match error {
+            ClientError::Refused { body } => (*body).into(),
+            ClientError::NotRunning { .. } | ClientError::Connect { .. } | ClientError::WrongPeer { .. } => {
+                Self::host(chain(&error))
+            }
+            _ => Self { outcome: Some(Outcome::MayHaveRun), ..Self::host(chain(&error)) },
+        }
+    }
+}
+
+impl From<ErrorBody> for Failure {
+    fn from(body: ErrorBody) -> Self {
+        let code = match body.code {
+            Code::Guest(ErrorCode::CommandNotFound) => NOT_FOUND,
+            Code::Guest(ErrorCode::CommandNotExecutable) => NOT_EXECUTABLE,
+            _ => OWN,
+        };
+        Self {
+            refused: Some(Box::new(Refused { code: body.code.name(), field: body.field })),
+            hint: body.hint,
+            outcome: body.outcome,
+            detail: body.detail,
+            code,
+            ..Self::new(kind(body.code), body.message)
+        }
+    }
+}
+
+/// The kind of what the daemon or a guest refuses.
+fn kind(code: Code) -> Kind {
+    match code {
+        Code::Own(OwnCode::Missing | OwnCode::UnknownImage) => Kind::Missing,
+        Code::Own(OwnCode::Resources | OwnCode::LimitReached) => Kind::Resources,
+        Code::Own(OwnCode::Host | OwnCode::Ending | OwnCode::Bug | OwnCode::Forbidden) => Kind::Host,
+        Code::Own(OwnCode::Machine | OwnCode::NoAnswer | OwnCode::SandboxRemoved) => Kind::Machine,
+        Code::Own(_) | Code::Guest(_) => Kind::Invalid,
     }
 }

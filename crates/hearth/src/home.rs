@@ -1,6 +1,7 @@
 //! Where Hearth lives on this machine, and how the engine is opened. The only place that reads the environment for it.
 
 use std::env;
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use hearth_engine::vmm::Launcher;
@@ -12,7 +13,15 @@ use crate::failure::Failure;
 pub(crate) fn open() -> Result<Engine, Failure> {
     let launcher = Launcher { program: "/proc/self/exe".into(), arguments: vec![crate::JAIL.into()] };
     let qemu = env::var_os("HEARTH_QEMU").filter(|path| !path.is_empty()).map(PathBuf::from);
-    let directories =
-        Directories::of_user(|name| env::var_os(name)).map_err(|error| Failure::invalid(error.to_string()))?;
-    Ok(Engine::open(directories, launcher, qemu)?)
+    Ok(Engine::open(directories()?, launcher, qemu)?)
+}
+
+/// This user's directories.
+pub(crate) fn directories() -> Result<Directories, Failure> {
+    Directories::of_user(|name| env::var_os(name)).map_err(|error| Failure::invalid(error.to_string()))
+}
+
+/// How long a daemon that was started by a command stays without anything to do, as the environment has it.
+pub(crate) fn daemon_idle() -> Option<OsString> {
+    env::var_os("HEARTH_DAEMON_IDLE").filter(|time| !time.is_empty())
 }

@@ -1,13 +1,16 @@
 //! The `hearth` command: parses, calls the engine, prints. Everything else is below it.
 
 mod arguments;
+mod capture;
 mod commands;
+mod daemon;
 mod failure;
 mod home;
 mod output;
 mod pipes;
 mod signals;
 mod terminal;
+mod times;
 mod values;
 
 use std::process::ExitCode;
@@ -37,10 +40,23 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> Result<i32, Failure> {
+    if let Command::Daemon(options) = command {
+        return commands::daemon::run(&options);
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::runtime)?;
     let result = runtime.block_on(async {
         match command {
             Command::Run(options) => commands::run::run(options).await,
+            Command::Create(options) => commands::sandbox::create(options).await,
+            Command::Ls(options) => commands::sandbox::list(options).await,
+            Command::Inspect { sandbox } => commands::sandbox::inspect(&sandbox).await,
+            Command::Exec(options) => commands::exec::run(options).await,
+            Command::Update(options) => commands::sandbox::update(options).await,
+            Command::Rm(options) => commands::sandbox::remove(options).await,
+            Command::Logs { sandbox, json } => commands::sandbox::logs(&sandbox, json).await,
+            Command::Events(options) => commands::events::run(options).await,
+            // It has a runtime of its own.
+            Command::Daemon(_) => Ok(0),
             Command::Image(command) => commands::image::run(command).await,
             Command::Agent { arguments } => Err(commands::agent::run(&arguments)),
             Command::Doctor(options) => commands::doctor::run(&options).await,

@@ -52,6 +52,17 @@ pub(crate) fn print_table(header: &[&str], rows: &[Vec<String>]) -> Result<(), F
     rows.iter().try_for_each(|row| line(row.iter().map(String::as_str).collect()))
 }
 
+/// Text that may come from a guest or a stranger, on one line and unable to drive a terminal or to change the order of what is shown.
+pub(crate) fn plain(text: &str) -> String {
+    let hidden =
+        |c: char| matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+    let mut plain = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() || hidden(c) { plain.extend(c.escape_default()) } else { plain.push(c) }
+    }
+    plain
+}
+
 /// Bytes as people read them.
 pub(crate) fn bytes(count: u64) -> String {
     match count {

@@ -48,6 +48,15 @@ impl Signals {
         }
     }
 
+    /// Waits for the next. Cancel-safe.
+    pub(crate) async fn told(&mut self) -> Told {
+        tokio::select! {
+            () = next(&mut self.interrupt) => Told::Interrupt,
+            code = ending(&mut self.quit, &mut self.terminate, &mut self.hang_up) => Told::End(code),
+            Some(()) = self.resize.recv() => Told::Resized,
+        }
+    }
+
     /// Passes on what is for the program, until one comes that ends this process; returns its exit code. Ctrl-C goes to the
     /// program and all it has started, as a terminal would send it to the whole foreground job; the second one ends the sandbox, even
     /// while the guest has not taken the first.
@@ -66,6 +75,17 @@ impl Signals {
             never = pass_sizes(&mut self.resize, process), if has_terminal => never,
         }
     }
+}
+
+/// What a signal says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Told {
+    /// Ctrl-C.
+    Interrupt,
+    /// This process is to end, with this code.
+    End(i32),
+    /// The terminal has another size.
+    Resized,
 }
 
 /// The signals that this process ignores, a bit each; none where `/proc` does not say.

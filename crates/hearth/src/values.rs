@@ -25,6 +25,27 @@ pub(crate) struct EnvVar {
     value: Option<Vec<u8>>,
 }
 
+/// A note on a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Label {
+    pub(crate) key: String,
+    pub(crate) value: String,
+}
+
+impl FromStr for Label {
+    type Err = &'static str;
+
+    /// Reads `KEY=VALUE`; a key alone has an empty value.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (key, value) = text.split_once('=').unwrap_or((text, ""));
+        if key.is_empty() {
+            Err("a label is KEY or KEY=VALUE")
+        } else {
+            Ok(Self { key: key.into(), value: value.into() })
+        }
+    }
+}
+
 const SIZE: &str = "a size is a whole number of MiB, or has a unit: 512, 512M, 2G";
 const TIME: &str = "a time is a number of seconds above 0, or has a unit: 90, 1.5s, 500ms, 5m, 2h";
 

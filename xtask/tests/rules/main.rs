@@ -18,7 +18,10 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("hearth-vmm", &[]),
     ("hearth-image", &[]),
     ("hearth-engine", &["hearth-protocol", "hearth-channel", "hearth-vmm", "hearth-image"]),
-    ("hearth", &["hearth-engine"]),
+    ("hearth-api", &["hearth-protocol"]),
+    ("hearth-client", &["hearth-api"]),
+    ("hearth-server", &["hearth-api", "hearth-engine"]),
+    ("hearth", &["hearth-engine", "hearth-client", "hearth-server"]),
     ("xtask", &["hearth-protocol", "hearth-channel", "hearth-vmm", "hearth-image", "hearth-engine"]),
 ];
 
@@ -29,6 +32,11 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("ignore", &["hearth-files"]),
     ("regex", &["hearth-files"]),
     ("anyhow", &["xtask"]),
+    ("axum", &["hearth-server"]),
+    ("tower-service", &["hearth-server"]),
+    ("hyper", &["hearth-client", "hearth-server"]),
+    ("hyper-util", &["hearth-client", "hearth-server"]),
+    ("tokio-tungstenite", &["hearth-client"]),
     ("landlock", &["hearth-vmm"]),
     ("seccompiler", &["hearth-vmm"]),
     ("flate2", &["hearth-image", "hearth-files"]),

@@ -11,7 +11,7 @@ use crate::boot::{Booted, Phases};
 use crate::create::Base;
 use crate::saved::{SavedFault, apart};
 use crate::scratch::Scratch;
-use crate::{Engine, EngineError, SandboxSpec};
+use crate::{Engine, EngineError, SandboxId, SandboxSpec};
 
 /// What every guest has done once before it is saved, so that its first program finds files and the agent's own code in memory. What an
 /// image lacks is left out.
@@ -57,7 +57,7 @@ impl Engine {
     }
 
     async fn make_template(&self, spec: &SandboxSpec, base: &Base) -> Result<(Template, Vec<String>), EngineError> {
-        let place = self.place_to_boot(spec)?;
+        let place = self.place_to_boot(SandboxId::random(), spec)?;
         let mut phases = Phases::since(std::time::Instant::now());
         let Booted { machine, channel, way, failed } = self.boot(spec, base, &place, &mut phases).await?;
         for argv in WARM_UP {

@@ -1,6 +1,10 @@
 //! One module a command.
 
 pub(crate) mod agent;
+pub(crate) mod daemon;
 pub(crate) mod doctor;
+pub(crate) mod events;
+pub(crate) mod exec;
 pub(crate) mod image;
 pub(crate) mod run;
+pub(crate) mod sandbox;

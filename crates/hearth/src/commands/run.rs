@@ -18,20 +18,13 @@ use hearth_engine::{
 };
 
 use crate::arguments::{Accel, RunOptions};
-use crate::failure::Failure;
+use crate::capture::Capture;
+use crate::failure::{BROKEN_PIPE, Failure, TIMED_OUT, exit_code_of};
 use crate::signals::Signals;
 use crate::terminal::{self, RawMode};
 use crate::values::EnvVar;
 use crate::{home, output, pipes};
 
-mod capture;
-
-use capture::Capture;
-
-/// The exit code when the deadline passed.
-const TIMED_OUT: i32 = 124;
-/// The exit code when nobody reads the output any more, as a program in a pipe has it.
-const BROKEN_PIPE: i32 = 141;
 /// What the guest may need beyond the deadline, to stop the program and to say so, before it is held to have failed to.
 const DEADLINE_MARGIN: Duration = Duration::from_secs(20);
 /// How long the end of a machine whose channel has ended may take to be seen.
@@ -82,7 +75,9 @@ pub(crate) async fn run(options: RunOptions) -> Result<i32, Failure> {
         );
     }
     if let (Some(capture), End::Exited(status)) = (capture, &end) {
-        output::print_json(&capture.report(code, status, &summary.into_json()))?;
+        let mut report = capture.report(code, status);
+        report["sandbox"] = summary.into_json();
+        output::print_json(&report)?;
     }
     Ok(code)
 }
@@ -102,8 +97,7 @@ fn say_dialects(addresses: &DialectAddresses) {
 
 fn exit_code(end: &End) -> i32 {
     match end {
-        End::Exited(status) if status.timed_out => TIMED_OUT,
-        End::Exited(status) => status.shell_code(),
+        End::Exited(status) => exit_code_of(status),
         End::Cut(code) => *code,
     }
 }

@@ -10,7 +10,7 @@ const KEPT: usize = 16 * 1024 * 1024;
 
 /// What a program wrote, up to a bound.
 #[derive(Debug, Default)]
-pub(super) struct Capture {
+pub(crate) struct Capture {
     stdout: Kept,
     stderr: Kept,
 }
@@ -40,15 +40,23 @@ impl Kept {
 
 impl Capture {
     /// Takes a piece of output.
-    pub(super) fn take(&mut self, stream: StreamName, bytes: &[u8]) {
+    pub(crate) fn take(&mut self, stream: StreamName, bytes: &[u8]) {
         match stream {
             StreamName::Stderr => self.stderr.take(bytes),
             _ => self.stdout.take(bytes),
         }
     }
 
+    /// Counts bytes that did not come.
+    pub(crate) fn drop_bytes(&mut self, stream: StreamName, bytes: u64) {
+        match stream {
+            StreamName::Stderr => self.stderr.dropped += bytes,
+            _ => self.stdout.dropped += bytes,
+        }
+    }
+
     /// The whole report.
-    pub(super) fn report(&self, exit_code: i32, status: &ExitStatus, sandbox: &Value) -> Value {
+    pub(crate) fn report(&self, exit_code: i32, status: &ExitStatus) -> Value {
         json!({
             "exit_code": exit_code,
             "code": status.code,
@@ -60,7 +68,6 @@ impl Capture {
             "peak_memory_bytes": status.peak_memory_bytes,
             "stdout": self.stdout.report(),
             "stderr": self.stderr.report(),
-            "sandbox": sandbox,
         })
     }
 }

@@ -1,0 +1,78 @@
+//! The daemon's HTTP API as types: what is asked, what is answered. No I/O.
+//!
+//! The server and its client share it. Requests refuse fields that they do not know; answers may gain some. Times are milliseconds since
+//! 1970 (`…_unix_ms`), durations say their unit, sizes are in bytes unless they say MiB. Strings of the guest's system (arguments, paths) are
+//! JSON strings, or `{"hex": "…"}` where they are no UTF-8.
+//!
+//! | method and path, below `/v1` | asks for | answer |
+//! |---|---|---|
+//! | `GET /health`, `GET /version` | whether the daemon is there; what it is | [`Health`], [`Version`] |
+//! | `POST /sandboxes` | [`CreateSandbox`] | [`SandboxInfo`], once it takes requests |
+//! | `GET /sandboxes` | [`ListSandboxes`] | [`SandboxList`] |
+//! | `GET`, `PATCH`, `DELETE /sandboxes/{sandbox}` | nothing, [`ChangeSandbox`], nothing | [`SandboxInfo`]; nothing for `DELETE` |
+//! | `GET /sandboxes/{sandbox}/logs` | the end of its console | text |
+//! | `POST /sandboxes/{sandbox}/exec` | [`ExecRequest`] | [`ExecResult`], once it has ended |
+//! | `GET /sandboxes/{sandbox}/exec`, upgraded to a WebSocket | see [`exec`] | |
+//! | `GET`, `POST {sandbox}/processes` | nothing, [`ExecRequest`] | [`process::ProcessList`], [`process::ProcessStarted`] |
+//! | `GET {sandbox}/processes/{process}/output` | [`process::ReadProcess`] | bytes |
+//! | `POST {sandbox}/processes/{process}/input` | [`process::WriteProcess`], bytes | how many were taken |
+//! | `POST {sandbox}/processes/{process}/signal` | [`process::SignalProcess`] | nothing |
+//! | `GET {sandbox}/processes/{process}/attach`, upgraded | [`process::AttachProcess`] | see [`exec`] |
+//! | `POST {sandbox}/files/{op}`: `stat`, `list`, `mkdir`, `move`, `copy`, `remove`, `symlink`, `chmod`, `edit`, `search` | the wire's own request, see [`files`] | its result |
+//! | `GET`, `PUT {sandbox}/files/content` | [`files::ReadFile`]; [`files::WriteFile`], bytes | bytes; the file |
+//! | `GET`, `PUT {sandbox}/archive` | [`files::ExportTree`]; [`files::ImportTree`], tar | tar; what was unpacked |
+//! | `GET /events` | [`FollowEvents`] | [`Event`]s, as server-sent events |
+//! | `GET /metrics` (without `/v1`) | figures | Prometheus' text |
+//!
+//! `{sandbox}` is an id, a name, or the beginning of an id that only one has. Whatever fails is an [`ErrorBody`] with a status that
+//! [`Code::status`] gives.
+
+pub mod exec;
+pub mod files;
+pub mod process;
+
+mod error;
+mod events;
+mod output;
+mod sandbox;
+
+pub use error::{Code, ErrorBody, OwnCode};
+pub use events::{Event, FollowEvents, Happening};
+pub use exec::{ExecRequest, ExecResult};
+pub use hearth_protocol as protocol;
+pub use output::{Captured, Encoding, TextDecoder};
+pub use sandbox::{
+    Accelerator, ChangeSandbox, CreateSandbox, Lifespan, ListSandboxes, Phase, SandboxInfo, SandboxList, SandboxState,
+    StartFrom,
+};
+
+use serde::{Deserialize, Serialize};
+
+/// The daemon is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// How many sandboxes it holds.
+    pub sandboxes: usize,
+    /// The most it takes.
+    pub sandboxes_limit: usize,
+    /// The memory that their guests have, in MiB.
+    pub memory_mib: u64,
+    /// The most that they may have, in MiB.
+    pub memory_limit_mib: u64,
+}
+
+/// What the daemon is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Version {
+    /// Hearth's version.
+    pub version: String,
+    /// The API's: the number in its paths.
+    pub api: u32,
+    /// The daemon's process.
+    pub pid: u32,
+}
+
+/// The API's version: the number in its paths.
+pub const VERSION: u32 = 1;
+/// The socket in Hearth's home on which the daemon listens.
+pub const SOCKET: &str = "hearth.sock";

@@ -1,0 +1,229 @@
+//! Sandboxes: made, listed, changed.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+/// A sandbox to make. What is left out is as `hearth create` has it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateSandbox {
+    /// What it is called: 1 to 63 letters, digits, `_`, `.`, `-`, beginning with a letter or digit and not with `sb-`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The image, by name or by the beginning of its digest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// Processors, 1 to 64; 1 by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<u32>,
+    /// Memory in MiB, 96 to 65536; 512 by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_mib: Option<u32>,
+    /// A disk of this size in MiB for what the guest writes; without it, that stays in its memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_mib: Option<u32>,
+    /// What runs the guest's instructions.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub accelerator: Accelerator,
+    /// What its guest starts from.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub start: StartFrom,
+    /// Notes for filters: at most 64.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// It is removed after this many seconds; never by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_seconds: Option<u64>,
+    /// What else its life hangs on.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub lifespan: Lifespan,
+}
+
+/// What the life of a sandbox hangs on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Lifespan {
+    /// On nothing but its removal.
+    #[default]
+    Kept,
+    /// On the connection that this request came over: when that ends, the sandbox is removed.
+    Connection,
+}
+
+/// What a guest starts from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StartFrom {
+    /// A guest that was booted before and saved, which is made where there is none.
+    #[default]
+    Template,
+    /// Its kernel's first instruction.
+    Boot,
+}
+
+/// What runs the guest's instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Accelerator {
+    /// KVM where it has been seen to work, else software emulation.
+    #[default]
+    Auto,
+    /// KVM or nothing.
+    Kvm,
+    /// Software emulation.
+    Tcg,
+}
+
+/// What to change of a sandbox. What is left out stays; `null` takes a name or a lifetime away.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChangeSandbox {
+    /// Another name.
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    pub name: Option<Option<String>>,
+    /// Labels in place of those there are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<BTreeMap<String, String>>,
+    /// It is removed after this many seconds, counted from now.
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    pub ttl_seconds: Option<Option<u64>>,
+}
+
+/// Tells a `null` from nothing at all.
+fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<T>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
+}
+
+/// Which sandboxes to list, as a query: those that fit all of it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListSandboxes {
+    /// A part of the name or id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Labels, separated by commas: `key` or `key=value`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// States, separated by commas.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
+}
+
+/// The sandboxes there are, the oldest first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxList {
+    /// Each of them.
+    pub sandboxes: Vec<SandboxInfo>,
+}
+
+/// Where a sandbox stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SandboxState {
+    /// Its machine is being made.
+    Creating,
+    /// It takes requests.
+    Running,
+    /// It is being forked or saved, and runs on.
+    Capturing,
+    /// It is being written to disk.
+    Pausing,
+    /// It is on disk.
+    Paused,
+    /// It is being brought back from disk.
+    Resuming,
+    /// Its machine has ended by itself; it is kept for its console to be read.
+    Failed,
+    /// It is being removed.
+    Removing,
+    /// Nothing of it is left.
+    Removed,
+    /// A state that this client does not know.
+    #[serde(other)]
+    Unknown,
+}
+
+/// A sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxInfo {
+    /// Its id.
+    pub id: String,
+    /// What it is called.
+    pub name: Option<String>,
+    /// Its state.
+    pub state: SandboxState,
+    /// Why it is in that state, where there is more to say. May come from outside: escape it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Since when it is in that state.
+    pub since_unix_ms: u64,
+    /// When it was asked for.
+    pub created_unix_ms: u64,
+    /// When it will be removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_unix_ms: Option<u64>,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Its image, as it was asked for.
+    pub image: String,
+    /// Its processors.
+    pub cpus: u32,
+    /// Its memory in MiB.
+    pub memory_mib: u32,
+    /// Its disk in MiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_mib: Option<u32>,
+    /// What runs it: `kvm` or `tcg`; once it has run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accelerator: Option<String>,
+    /// Its board, once it has run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub board: Option<String>,
+    /// What its jail lacks on this host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jail_warning: Option<String>,
+    /// What was tried first, and did not run it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failed_before: Vec<String>,
+    /// When each phase of its creation was reached.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub phases: Vec<Phase>,
+}
+
+/// A phase of a sandbox's creation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Phase {
+    /// Which.
+    pub name: String,
+    /// When it was reached, in microseconds from the beginning.
+    pub reached_us: u64,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_plainest_request_is_an_empty_object() {
+        assert_eq!(serde_json::from_str::<CreateSandbox>("{}").unwrap(), CreateSandbox::default());
+        assert_eq!(serde_json::to_string(&CreateSandbox::default()).unwrap(), "{}");
+    }
+
+    #[test]
+    fn unknown_fields_are_refused_by_name() {
+        let error = serde_json::from_str::<CreateSandbox>(r#"{"memory": 512}"#).unwrap_err().to_string();
+        assert!(error.contains("`memory`"), "{error}");
+    }
+
+    #[test]
+    fn a_null_takes_away_and_nothing_leaves_as_it_is() {
+        let change: ChangeSandbox = serde_json::from_str(r#"{"name": null, "ttl_seconds": 5}"#).unwrap();
+        assert_eq!((change.name, change.labels, change.ttl_seconds), (Some(None), None, Some(Some(5))));
+        assert_eq!(serde_json::from_str::<ChangeSandbox>("{}").unwrap(), ChangeSandbox::default());
+    }
+}

@@ -1,0 +1,114 @@
+//! One connection to the daemon, for calls one after the other.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+
+use bytes::Bytes;
+use hearth_api::ErrorBody;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::{Method, Request, Response, header};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+use tokio::task::JoinHandle;
+
+use crate::ClientError;
+
+/// The longest answer that is read whole, in bytes: the most output that an exec can be asked for, in base64, of two streams, and some more.
+const ANSWER: usize = 64 * 1024 * 1024;
+
+/// A connection. Dropping it ends what was asked over it and has not been answered.
+pub struct Connection {
+    sender: SendRequest<Full<Bytes>>,
+    driver: JoinHandle<()>,
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").finish_non_exhaustive()
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+/// Connects to a socket that this user serves.
+pub(crate) async fn dial(path: &Path) -> Result<UnixStream, ClientError> {
+    let stream = UnixStream::connect(path).await.map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NotRunning { path: path.to_owned() },
+        _ => ClientError::Connect { path: path.to_owned(), source },
+    })?;
+    let failed = |source| ClientError::Connect { path: path.to_owned(), source };
+    let (found, expected) = (stream.peer_cred().map_err(failed)?.uid(), rustix::process::geteuid().as_raw());
+    if found == expected { Ok(stream) } else { Err(ClientError::WrongPeer { path: path.to_owned(), found, expected }) }
+}
+
+impl Connection {
+    pub(crate) async fn open(path: &Path) -> Result<Self, ClientError> {
+        let (sender, connection) = handshake(TokioIo::new(dial(path).await?)).await?;
+        // How it ended, those learn who wait for an answer.
+        let driver = tokio::spawn(async move { drop(connection.await) });
+        Ok(Self { sender, driver })
+    }
+
+    /// Asks, and returns the answer if it is a success.
+    pub(crate) async fn send(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Option<Bytes>,
+    ) -> Result<Response<Incoming>, ClientError> {
+        let mut request = Request::builder().method(method).uri(path).header(header::HOST, "hearth");
+        if body.is_some() {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+        }
+        let request = request
+            .body(Full::new(body.unwrap_or_default()))
+            .map_err(|error| ClientError::BadAnswer { what: error.to_string() })?;
+        let response = self.sender.send_request(request).await?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status();
+        let said = whole(response).await?;
+        match serde_json::from_slice::<ErrorBody>(&said) {
+            Ok(body) => Err(body.into()),
+            Err(_) => Err(ClientError::BadAnswer { what: format!("status {status} without a reason") }),
+        }
+    }
+
+    /// Asks, and returns the answer's bytes.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn bytes(&mut self, method: Method, path: &str) -> Result<Bytes, ClientError> {
+        whole(self.send(method, path, None).await?).await
+    }
+
+    /// Asks with a JSON body, and reads a JSON answer.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn json<T: DeserializeOwned>(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<T, ClientError> {
+        let body = body.map(|body| serde_json::to_vec(body).expect("plain data always becomes JSON").into());
+        let answer = whole(self.send(method, path, body).await?).await?;
+        serde_json::from_slice(&answer).map_err(|error| ClientError::BadAnswer { what: error.to_string() })
+    }
+}
+
+async fn whole(response: Response<Incoming>) -> Result<Bytes, ClientError> {
+    let body = Limited::new(response.into_body(), ANSWER).collect().await;
+    Ok(body.map_err(|source| ClientError::Lost { source })?.to_bytes())
+}

@@ -1,0 +1,215 @@
+//! Speaks the daemon's API over its Unix socket: one typed call an endpoint.
+//!
+//! The binary's commands use it, and so can any Rust program. What must stay true:
+//!
+//! - *Nothing is sent to a stranger.* The socket's owner is asked of the kernel before a byte goes out.
+//! - *Nothing is sent twice.* No retry; an error says whether the request may have had an effect.
+//! - Dropping a call gives it up: the daemon sees its connection end. What is in a guest by then goes on.
+
+mod connection;
+mod error;
+mod events;
+mod held;
+
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use hearth_api::{
+    ChangeSandbox, CreateSandbox, ExecRequest, ExecResult, FollowEvents, Health, ListSandboxes, SandboxInfo,
+    SandboxList, Version,
+};
+use hyper::Method;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+pub use connection::Connection;
+pub use error::ClientError;
+pub use events::{Followed, Item};
+pub use hearth_api as api;
+pub use held::{Held, HeldEvent, HeldInput};
+
+/// A daemon, found by its socket. Each call has a connection of its own.
+#[derive(Debug, Clone)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+/// A sandbox that is bound to a connection: dropping this removes it.
+#[derive(Debug)]
+pub struct BoundSandbox {
+    /// What it is.
+    pub info: SandboxInfo,
+    _connection: Connection,
+}
+
+impl Client {
+    /// Names the daemon that listens at `socket`. Connects to nothing yet.
+    pub fn new(socket: impl Into<PathBuf>) -> Self {
+        Self { socket: socket.into() }
+    }
+
+    /// Where the daemon listens.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Connects, for more than one call in a row.
+    ///
+    /// # Errors
+    /// [`ClientError::NotRunning`] where nobody listens, [`ClientError::WrongPeer`], [`ClientError::Connect`].
+    pub async fn connect(&self) -> Result<Connection, ClientError> {
+        Connection::open(&self.socket).await
+    }
+
+    /// Asks whether the daemon is there.
+    ///
+    /// # Errors
+    /// Any [`ClientError`]; so have all calls.
+    pub async fn health(&self) -> Result<Health, ClientError> {
+        self.get("/v1/health").await
+    }
+
+    /// Asks what the daemon is.
+    ///
+    /// # Errors
+    /// As [`Self::health`].
+    pub async fn version(&self) -> Result<Version, ClientError> {
+        self.get("/v1/version").await
+    }
+
+    /// Makes a sandbox, and returns once it takes requests. Dropping the call removes it.
+    ///
+    /// # Errors
+    /// As [`Self::health`].
+    pub async fn create(&self, request: &CreateSandbox) -> Result<SandboxInfo, ClientError> {
+        self.connect().await?.json(Method::POST, "/v1/sandboxes", Some(request)).await
+    }
+
+    /// Makes a sandbox that lives no longer than what is returned, or this process.
+    ///
+    /// # Errors
+    /// As [`Self::health`].
+    pub async fn create_bound(&self, request: &CreateSandbox) -> Result<BoundSandbox, ClientError> {
+        let request = CreateSandbox { lifespan: hearth_api::Lifespan::Connection, ..request.clone() };
+        let mut connection = self.connect().await?;
+        let info = connection.json(Method::POST, "/v1/sandboxes", Some(&request)).await?;
+        Ok(BoundSandbox { info, _connection: connection })
+    }
+
+    /// Lists sandboxes, the oldest first.
+    ///
+    /// # Errors
+    /// As [`Self::health`].
+    pub async fn list(&self, query: &ListSandboxes) -> Result<SandboxList, ClientError> {
+        self.get(&with_query("/v1/sandboxes", query)).await
+    }
+
+    /// Describes a sandbox.
+    ///
+    /// # Errors
+    /// As [`Self::health`].
+    pub async fn inspect(&self, sandbox: &str) -> Result<SandboxInfo, ClientError> {
+        self.get(&path(sandbox, "")).await
+    }
+
+    /// Changes name, labels or lifetime of a sandbox.
+    ///
+    /// # Errors
+    /// As [`Self::health`].
+    pub async fn change(&self, sandbox: &str, changes: &ChangeSandbox) -> Result<SandboxInfo, ClientError> {
+        self.connect().await?.json(Method::PATCH, &path(sandbox, ""), Some(changes)).await
+    }
+
+    /// Removes a sandbox, and returns once nothing of it is left.
+    ///
+    /// # Errors
+    /// As [`Self::health`].
+    pub async fn remove(&self, sandbox: &str) -> Result<(), ClientError> {
+        self.connect().await?.bytes(Method::DELETE, &path(sandbox, "")).await.map(drop)
+    }
+
+    /// The end of a sandbox's console, escaped for a terminal.
+    ///
+    /// # Errors
+    /// As [`Self::health`].
+    pub async fn logs(&self, sandbox: &str) -> Result<String, ClientError> {
+        let bytes: Bytes = self.connect().await?.bytes(Method::GET, &path(sandbox, "/logs")).await?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// Runs a program to its end.
+    ///
+    /// # Errors
+    /// As [`Self::health`].
+    pub async fn exec(&self, sandbox: &str, request: &ExecRequest) -> Result<ExecResult, ClientError> {
+        self.connect().await?.json(Method::POST, &path(sandbox, "/exec"), Some(request)).await
+    }
+
+    /// Starts a program and holds it: its output as it comes, input, signals.
+    ///
+    /// # Errors
+    /// As [`Self::health`].
+    pub async fn hold(&self, sandbox: &str, request: &ExecRequest) -> Result<Held, ClientError> {
+        let mut held = Held::open(&self.socket, &path(sandbox, "/exec")).await?;
+        held.ask(request).await?;
+        held.started().await
+    }
+
+    /// Follows what happens to sandboxes.
+    ///
+    /// # Errors
+    /// As [`Self::health`].
+    pub async fn events(&self, query: &FollowEvents) -> Result<Followed, ClientError> {
+        let connection = self.connect().await?;
+        Followed::open(connection, &with_query("/v1/events", query)).await
+    }
+
+    /// The daemon's figures, in Prometheus' text format.
+    ///
+    /// # Errors
+    /// As [`Self::health`].
+    pub async fn metrics(&self) -> Result<String, ClientError> {
+        let bytes: Bytes = self.connect().await?.bytes(Method::GET, "/metrics").await?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        self.connect().await?.json(Method::GET, path, None::<&()>).await
+    }
+}
+
+/// The path of a sandbox, and of what is below it.
+fn path(sandbox: &str, below: &str) -> String {
+    format!("/v1/sandboxes/{}{below}", escaped(sandbox))
+}
+
+/// Escapes all that is not plain, so that a reference is one part of a path whatever it holds.
+fn escaped(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'~');
+    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
+fn with_query(path: &str, query: &impl Serialize) -> String {
+    match serde_urlencoded::to_string(query) {
+        Ok(query) if !query.is_empty() => format!("{path}?{query}"),
+        _ => path.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reference_is_one_part_of_a_path_whatever_it_holds() {
+        assert_eq!(path("web-1", "/exec"), "/v1/sandboxes/web-1/exec");
+        assert_eq!(path("../x?y z", ""), "/v1/sandboxes/%2E%2E%2Fx%3Fy%20z");
+    }
+
+    #[test]
+    fn a_query_has_what_is_given() {
+        assert_eq!(with_query("/p", &ListSandboxes::default()), "/p");
+        let query = ListSandboxes { label: Some("a=b,c".into()), ..ListSandboxes::default() };
+        assert_eq!(with_query("/p", &query), "/p?label=a%3Db%2Cc");
+    }
+}

@@ -1,0 +1,117 @@
+//! Why something asked of many sandboxes is refused.
+
+use super::{Labels, Refused, SandboxName};
+use crate::EngineError;
+
+/// Why the fleet does not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum FleetError {
+    /// The engine could not do it.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// A name that cannot be one.
+    #[error(
+        "the name {name:?}: must be 1 to {} letters, digits, '_', '.' or '-', begin with a letter or digit, and not with \"sb-\"",
+        SandboxName::LONGEST
+    )]
+    Name {
+        /// What was given.
+        name: String,
+    },
+    /// Another sandbox has the name.
+    #[error("the name {name:?} is that of {holder}")]
+    NameTaken {
+        /// The name.
+        name: String,
+        /// Whose it is.
+        holder: String,
+    },
+    /// More labels than a sandbox can have.
+    #[error("{count} labels: must be at most {}", Labels::MOST)]
+    Labels {
+        /// How many were given.
+        count: usize,
+    },
+    /// A label that breaks the rules.
+    #[error(
+        "the label {key:?}: its key must be 1 to 63 letters, digits, '_', '.', '-' or '/', its value at most 255 bytes without control characters"
+    )]
+    Label {
+        /// Its key.
+        key: String,
+    },
+    /// A lifetime that cannot be.
+    #[error("a lifetime of {seconds} s: must be 1 to {most}")]
+    Lifetime {
+        /// What was given, in seconds.
+        seconds: u64,
+        /// The longest, in seconds.
+        most: u64,
+    },
+    /// No sandbox is meant.
+    #[error("there is no sandbox {reference:?}")]
+    Unknown {
+        /// What was given.
+        reference: String,
+    },
+    /// More than one sandbox is meant.
+    #[error("{reference:?} is the beginning of {count} sandboxes' ids")]
+    Ambiguous {
+        /// What was given.
+        reference: String,
+        /// How many.
+        count: usize,
+    },
+    /// There are as many sandboxes as there may be.
+    #[error("there are {limit} sandboxes, and may be no more")]
+    TooMany {
+        /// The limit.
+        limit: usize,
+    },
+    /// The memory that sandboxes may have is given away.
+    #[error("{wanted} MiB of memory are wanted, and of {limit} MiB for all sandboxes {used} are given away")]
+    MemoryBudget {
+        /// The limit, in MiB.
+        limit: u64,
+        /// What is given away, in MiB.
+        used: u64,
+        /// What was asked for, in MiB.
+        wanted: u64,
+    },
+    /// The sandbox is in another state than this needs.
+    #[error("the sandbox {sandbox} does not allow it")]
+    WrongState {
+        /// Which.
+        sandbox: String,
+        /// Its state.
+        source: Refused,
+    },
+    /// It was removed while it was waited for.
+    #[error("the sandbox {sandbox} was removed meanwhile")]
+    Removed {
+        /// Which.
+        sandbox: String,
+    },
+    /// Hearth is ending, and makes nothing new.
+    #[error("hearth is ending")]
+    Ending,
+}
+
+impl FleetError {
+    /// What to do about it, where there is something.
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Engine(error) => return error.hint(),
+            Self::NameTaken { .. } => "choose another name, or remove that sandbox: hearth rm".to_owned(),
+            Self::Unknown { .. } => "hearth ls shows the sandboxes there are".to_owned(),
+            Self::Ambiguous { .. } => "give more of the id, or its name".to_owned(),
+            Self::TooMany { .. } | Self::MemoryBudget { .. } => {
+                "remove sandboxes that are no longer needed: hearth rm".to_owned()
+            }
+            Self::WrongState { source, .. } if source.state == super::State::Failed => {
+                "its machine has ended: hearth logs shows its console, hearth rm removes it".to_owned()
+            }
+            _ => return None,
+        })
+    }
+}

@@ -1,0 +1,276 @@
+//! What may become of a sandbox, and when: pure, so that every order of events can be tried.
+//!
+//! ```text
+//!             Created            Capture / Pause / Resume
+//! creating ───────────> running <───────────────────────> capturing, pausing ──> paused <──> resuming
+//!     │                    │ MachineEnded
+//!     │ CreateFailed       v
+//!     v                  failed          Remove, from anywhere ──> removing ── RemoveDone ──> removed
+//!  removed
+//! ```
+//!
+//! One piece of work goes on at a time, and removal wins over all of it.
+
+use std::fmt;
+
+/// Where a sandbox stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum State {
+    /// Its machine is being made.
+    Creating,
+    /// It takes requests.
+    Running,
+    /// Its state is being captured, for a fork or a snapshot; it runs on afterwards.
+    Capturing,
+    /// It is being written to disk.
+    Pausing,
+    /// It is on disk, and no machine runs.
+    Paused,
+    /// Its machine is being made from what is on disk.
+    Resuming,
+    /// Its machine has ended by itself. It is kept, for its console to be read, until it is removed.
+    Failed,
+    /// It is being removed.
+    Removing,
+    /// Nothing of it is left.
+    Removed,
+}
+
+/// What happens to a sandbox: what is asked of it, and what comes of the work on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Input {
+    /// Its machine takes requests.
+    Created,
+    /// It could not be made, and nothing of it is left.
+    CreateFailed,
+    /// A fork or a snapshot is asked for.
+    Capture,
+    /// The capture is over, well or not.
+    Captured,
+    /// A pause is asked for.
+    Pause,
+    /// It is on disk.
+    Paused,
+    /// The pause came to nothing, and it runs.
+    PauseFailed,
+    /// It is to run again.
+    Resume,
+    /// It runs again.
+    Resumed,
+    /// It could not run again, and is on disk as before.
+    ResumeFailed,
+    /// Its machine has ended by itself.
+    MachineEnded,
+    /// It is to go.
+    Remove,
+    /// It is gone.
+    RemoveDone,
+}
+
+/// The work that begins with a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Work {
+    /// Capture its state.
+    Capture,
+    /// Write it to disk and end its machine.
+    Pause,
+    /// Make its machine from what is on disk.
+    Resume,
+    /// Give up the work that goes on, and leave nothing of it.
+    Remove,
+}
+
+/// What is asked of a sandbox does not fit its state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("it is {state}")]
+pub struct Refused {
+    /// Its state, which is as it was.
+    pub state: State,
+    /// What was asked.
+    pub input: Input,
+}
+
+/// The life of one sandbox.
+#[derive(Debug)]
+pub struct Lifecycle {
+    state: State,
+}
+
+impl Lifecycle {
+    /// Begins with [`State::Creating`].
+    pub fn begin() -> Self {
+        Self { state: State::Creating }
+    }
+
+    /// Where it stands.
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// Takes a step, and returns the work that begins with it.
+    ///
+    /// # Errors
+    /// [`Refused`], and then nothing has changed.
+    pub fn take(&mut self, input: Input) -> Result<Option<Work>, Refused> {
+        let (next, work) = step(self.state, input).ok_or(Refused { state: self.state, input })?;
+        self.state = next;
+        Ok(work)
+    }
+}
+
+fn step(state: State, input: Input) -> Option<(State, Option<Work>)> {
+    use State as S;
+    Some(match (state, input) {
+        (S::Creating, Input::Created) => (S::Running, None),
+        (S::Creating, Input::CreateFailed) => (S::Removed, None),
+        (S::Running, Input::Capture) => (S::Capturing, Some(Work::Capture)),
+        (S::Capturing, Input::Captured) => (S::Running, None),
+        (S::Running, Input::Pause) => (S::Pausing, Some(Work::Pause)),
+        (S::Pausing, Input::Paused) => (S::Paused, None),
+        (S::Pausing, Input::PauseFailed) => (S::Running, None),
+        (S::Paused, Input::Resume) => (S::Resuming, Some(Work::Resume)),
+        (S::Resuming, Input::Resumed) => (S::Running, None),
+        (S::Resuming, Input::ResumeFailed) => (S::Paused, None),
+        (S::Running, Input::MachineEnded) => (S::Failed, None),
+        (S::Removing, Input::RemoveDone) => (S::Removed, None),
+        // Whoever asks again waits with the first.
+        (S::Removing, Input::Remove) => (S::Removing, None),
+        (S::Removed, _) => return None,
+        (_, Input::Remove) => (S::Removing, Some(Work::Remove)),
+        _ => return None,
+    })
+}
+
+impl State {
+    /// Every state.
+    pub const ALL: [Self; 9] = [
+        Self::Creating,
+        Self::Running,
+        Self::Capturing,
+        Self::Pausing,
+        Self::Paused,
+        Self::Resuming,
+        Self::Failed,
+        Self::Removing,
+        Self::Removed,
+    ];
+
+    /// The name in listings and in the API.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Creating => "creating",
+            Self::Running => "running",
+            Self::Capturing => "capturing",
+            Self::Pausing => "pausing",
+            Self::Paused => "paused",
+            Self::Resuming => "resuming",
+            Self::Failed => "failed",
+            Self::Removing => "removing",
+            Self::Removed => "removed",
+        }
+    }
+
+    /// Whether work goes on that will end by itself.
+    pub fn is_passing(self) -> bool {
+        matches!(self, Self::Creating | Self::Capturing | Self::Pausing | Self::Resuming | Self::Removing)
+    }
+
+    /// Whether it has a machine, and so takes memory of the host's.
+    pub fn has_machine(self) -> bool {
+        !matches!(self, Self::Paused | Self::Failed | Self::Removed)
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const INPUTS: [Input; 13] = [
+        Input::Created,
+        Input::CreateFailed,
+        Input::Capture,
+        Input::Captured,
+        Input::Pause,
+        Input::Paused,
+        Input::PauseFailed,
+        Input::Resume,
+        Input::Resumed,
+        Input::ResumeFailed,
+        Input::MachineEnded,
+        Input::Remove,
+        Input::RemoveDone,
+    ];
+
+    fn inputs() -> impl Strategy<Value = Vec<Input>> {
+        prop::collection::vec(prop::sample::select(&INPUTS[..]), 0..40)
+    }
+
+    proptest! {
+        #[test]
+        fn one_piece_of_work_goes_on_at_a_time(inputs in inputs()) {
+            let mut life = Lifecycle::begin();
+            for input in inputs {
+                let before = life.state();
+                match life.take(input) {
+                    Ok(Some(Work::Remove)) => prop_assert_eq!(life.state(), State::Removing),
+                    Ok(Some(_)) => prop_assert!(!before.is_passing() && life.state().is_passing()),
+                    Ok(None) => {}
+                    Err(refused) => prop_assert_eq!((refused.state, life.state()), (before, before)),
+                }
+            }
+        }
+
+        #[test]
+        fn whatever_happened_a_sandbox_can_be_removed_and_stays_so(inputs in inputs(), later in inputs()) {
+            let mut life = Lifecycle::begin();
+            for input in inputs {
+                let _ = life.take(input);
+            }
+            if life.state() != State::Removed {
+                let work = life.take(Input::Remove);
+                prop_assert!(matches!(work, Ok(Some(Work::Remove) | None)));
+                prop_assert_eq!(life.state(), State::Removing);
+                prop_assert_eq!(life.take(Input::RemoveDone), Ok(None));
+            }
+            for input in later {
+                prop_assert!(life.take(input).is_err());
+                prop_assert_eq!(life.state(), State::Removed);
+            }
+        }
+
+        #[test]
+        fn removal_begins_once(inputs in inputs()) {
+            let mut life = Lifecycle::begin();
+            let begun = inputs.into_iter().filter(|input| life.take(*input) == Ok(Some(Work::Remove))).count();
+            prop_assert!(begun <= 1);
+        }
+    }
+
+    #[test]
+    fn every_state_can_be_reached_and_every_work_ends_in_a_state_at_rest() {
+        let mut reached = std::collections::HashSet::from([State::Creating]);
+        loop {
+            let next: Vec<State> = reached
+                .iter()
+                .flat_map(|state| INPUTS.iter().filter_map(|input| Some(step(*state, *input)?.0)))
+                .collect();
+            let before = reached.len();
+            reached.extend(next);
+            if reached.len() == before {
+                break;
+            }
+        }
+        assert_eq!(reached.len(), State::ALL.len());
+        for state in State::ALL.into_iter().filter(|state| state.is_passing()) {
+            let ends = INPUTS.iter().filter_map(|input| step(state, *input)).filter(|(next, _)| !next.is_passing());
+            assert!(ends.count() > 0, "{state} never ends");
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! A program held over a WebSocket: its streams as binary messages, everything else as text. What is said stands in `hearth_api::exec`.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
+use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
+use axum::extract::{Path, State};
+use axum::response::Response;
+use bytes::Bytes;
+use futures_util::stream::{SplitSink, SplitStream};
+use futures_util::{SinkExt, StreamExt};
+use hearth_api::exec::{FromClient, FromServer, MESSAGE, STDERR, STDIN, STDIN_WINDOW, STDOUT};
+use hearth_api::{ErrorBody, ExecRequest};
+use hearth_engine::channel::{Event, Process, Stdin};
+use hearth_engine::protocol::{Attach, OutputTotals, StreamName};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+
+use crate::App;
+use crate::answer::{Refusal, invalid};
+use crate::input::parse;
+
+/// The pieces of input that wait; their bytes are counted on their own.
+const PIECES: usize = 4096;
+
+type Sink = SplitSink<WebSocket, Message>;
+
+/// Why a WebSocket is over before its program is.
+#[derive(Debug)]
+enum Over {
+    /// The client has gone: there is nobody to tell.
+    Gone,
+    /// The client is to be told.
+    Refused(Box<ErrorBody>),
+}
+
+impl From<axum::Error> for Over {
+    fn from(_: axum::Error) -> Self {
+        Self::Gone
+    }
+}
+
+impl<T: Into<Refusal>> From<T> for Over {
+    fn from(error: T) -> Self {
+        Self::Refused(error.into().0)
+    }
+}
+
+type Upgrade = Result<WebSocketUpgrade, WebSocketUpgradeRejection>;
+
+/// Upgrades, and runs what the client's first message asks for.
+pub(crate) async fn held(
+    State(app): State<App>,
+    Path(reference): Path<String>,
+    upgrade: Upgrade,
+) -> Result<Response, Refusal> {
+    Ok(checked(upgrade)?.on_upgrade(async move |mut socket| {
+        let begun = async {
+            let start = first(&mut socket).await?.held()?;
+            let channel = app.member(&reference)?.channel().await?;
+            Ok(channel.start(start).await?)
+        };
+        let begun = begun.await;
+        begin(socket, begun).await;
+    }))
+}
+
+/// Upgrades, and follows a process that is there already.
+pub(crate) fn attached(app: App, reference: String, attach: Attach, upgrade: Upgrade) -> Result<Response, Refusal> {
+    Ok(checked(upgrade)?.on_upgrade(async move |socket| {
+        let begun = async {
+            let channel = app.member(&reference)?.channel().await?;
+            Ok(channel.attach(attach).await?)
+        };
+        begin(socket, begun.await).await;
+    }))
+}
+
+fn checked(upgrade: Upgrade) -> Result<WebSocketUpgrade, Refusal> {
+    let upgrade = upgrade.map_err(|rejection| invalid(format!("this needs a WebSocket: {}", rejection.body_text())))?;
+    Ok(upgrade.max_message_size(MESSAGE).max_frame_size(MESSAGE))
+}
+
+async fn begin(mut socket: WebSocket, begun: Result<Process, Over>) {
+    match begun {
+        Ok(process) => converse(socket, process).await,
+        Err(over) => farewell(&mut socket, over).await,
+    }
+}
+
+/// The client's first message.
+async fn first(socket: &mut WebSocket) -> Result<ExecRequest, Over> {
+    loop {
+        match socket.recv().await.ok_or(Over::Gone)?? {
+            Message::Text(text) => return Ok(parse(text.as_bytes())?),
+            Message::Ping(_) | Message::Pong(_) => {}
+            Message::Binary(_) => return Err(invalid("the first message must be the request, as text").into()),
+            Message::Close(_) => return Err(Over::Gone),
+        }
+    }
+}
+
+async fn farewell(socket: &mut WebSocket, over: Over) {
+    if let Over::Refused(error) = over {
+        // A client that has gone need not be told.
+        let _ = socket.send(text(&FromServer::Error { error: *error })).await;
+        let _ = socket.send(Message::Close(None)).await;
+    }
+}
+
+fn text(message: &FromServer) -> Message {
+    Message::Text(serde_json::to_string(message).expect("plain data always becomes JSON").into())
+}
+
+/// Carries everything between a client and a process until either is over. Dropping the process then detaches from it.
+async fn converse(socket: WebSocket, process: Process) {
+    let (mut sink, stream) = socket.split();
+    let (sender, receiver) = mpsc::channel(PIECES);
+    let taken = watch::Sender::new(0);
+    let input = Input { stream, sender: Some(sender), window: Arc::new(Semaphore::new(STDIN_WINDOW as usize)) };
+    let over = tokio::select! {
+        sent = send_output(&process, &mut sink, taken.subscribe()) => sent,
+        Err(over) = input.receive(&process) => Err(over),
+        never = feed(process.stdin(), receiver, &taken) => match never {},
+    };
+    if let Err(Over::Refused(error)) = over {
+        let _ = sink.send(text(&FromServer::Error { error: *error })).await;
+    }
+    let _ = sink.send(Message::Close(None)).await;
+}
+
+/// Sends what the program does, to its exit.
+async fn send_output(process: &Process, sink: &mut Sink, mut taken: watch::Receiver<u64>) -> Result<(), Over> {
+    sink.send(text(&FromServer::Started { process: process.id(), pid: process.pid() })).await?;
+    let mut sent = OutputTotals::default();
+    loop {
+        let event = tokio::select! {
+            event = process.next_event() => event?,
+            Ok(()) = taken.changed() => {
+                let bytes = *taken.borrow_and_update();
+                sink.send(text(&FromServer::Taken { bytes })).await?;
+                continue;
+            }
+        };
+        match event {
+            Some(Event::Output { stream, at, bytes }) => {
+                tell_gap(sink, &mut sent, stream, at).await?;
+                *position(&mut sent, stream) = at + bytes.len() as u64;
+                sink.send(piece(stream, &bytes)).await?;
+            }
+            Some(Event::Exit { status, output }) => {
+                tell_gap(sink, &mut sent, StreamName::Stdout, output.stdout).await?;
+                tell_gap(sink, &mut sent, StreamName::Stderr, output.stderr).await?;
+                return Ok(sink.send(text(&FromServer::Exit { status, output })).await?);
+            }
+            None => return Err(invalid("the program is no longer followed").into()),
+        }
+    }
+}
+
+async fn tell_gap(sink: &mut Sink, sent: &mut OutputTotals, stream: StreamName, at: u64) -> Result<(), Over> {
+    let before = position(sent, stream);
+    let bytes = at.saturating_sub(*before);
+    if bytes > 0 {
+        *before = at;
+        sink.send(text(&FromServer::Dropped { stream, bytes })).await?;
+    }
+    Ok(())
+}
+
+fn position(sent: &mut OutputTotals, stream: StreamName) -> &mut u64 {
+    if stream == StreamName::Stderr { &mut sent.stderr } else { &mut sent.stdout }
+}
+
+fn piece(stream: StreamName, bytes: &[u8]) -> Message {
+    let name = if stream == StreamName::Stderr { STDERR } else { STDOUT };
+    let mut message = Vec::with_capacity(bytes.len() + 1);
+    message.push(name);
+    message.extend_from_slice(bytes);
+    Message::Binary(message.into())
+}
+
+/// Bytes for a program, and the part of the window that they take until it has them.
+type Piece = (Bytes, OwnedSemaphorePermit);
+
+struct Input {
+    stream: SplitStream<WebSocket>,
+    /// Gone once the client has said that this was all.
+    sender: Option<mpsc::Sender<Piece>>,
+    window: Arc<Semaphore>,
+}
+
+impl Input {
+    /// Takes what the client says. Ends only with the client.
+    async fn receive(mut self, process: &Process) -> Result<Infallible, Over> {
+        loop {
+            match self.stream.next().await.ok_or(Over::Gone)?? {
+                Message::Binary(bytes) => self.input(bytes).await?,
+                Message::Text(text) => self.control(process, parse(text.as_bytes())?).await,
+                Message::Ping(_) | Message::Pong(_) => {}
+                Message::Close(_) => return Err(Over::Gone),
+            }
+        }
+    }
+
+    async fn input(&mut self, mut bytes: Bytes) -> Result<(), Over> {
+        if bytes.first() != Some(&STDIN) {
+            return Err(invalid("a binary message must begin with the byte 0, and then holds input").into());
+        }
+        let bytes = bytes.split_off(1);
+        // A message is never larger than the window, and what is empty says nothing.
+        let (Some(sender), Ok(size @ 1..)) = (&self.sender, u32::try_from(bytes.len())) else { return Ok(()) };
+        if let Ok(place) = self.window.clone().acquire_many_owned(size.min(STDIN_WINDOW as u32)).await {
+            // A program that takes no more has closed the queue.
+            let _ = sender.send((bytes, place)).await;
+        }
+        Ok(())
+    }
+
+    async fn control(&mut self, process: &Process, message: FromClient) {
+        // What a program that has just ended, or has no terminal, cannot take is no reason to let go of it.
+        match message {
+            FromClient::Resize { size } => drop(process.resize(size).await),
+            FromClient::Signal { signal, scope } => drop(process.signal(signal, scope).await),
+            FromClient::CloseStdin {} => self.sender = None,
+        }
+    }
+}
+
+/// Gives the program its input. Never returns: at the end of it, or when the program takes no more, the program goes on.
+async fn feed(stdin: Option<Stdin>, mut pieces: mpsc::Receiver<Piece>, taken: &watch::Sender<u64>) -> Infallible {
+    if let Some(mut stdin) = stdin {
+        while let Some((bytes, place)) = pieces.recv().await {
+            if stdin.write(bytes).await.is_err() {
+                break;
+            }
+            drop(place);
+            taken.send_replace(stdin.position());
+        }
+        stdin.close();
+    }
+    // What still comes is for nobody: it must not hold up the signals behind it.
+    while pieces.recv().await.is_some() {}
+    std::future::pending().await
+}

@@ -1,0 +1,127 @@
+//! What requests carry: JSON bodies and queries, strict, with errors that name the field.
+
+use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::{FromRequest, FromRequestParts, Query, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, header};
+use bytes::Bytes;
+use hearth_api::{ErrorBody, OwnCode};
+use serde::de::DeserializeOwned;
+
+use crate::answer::{Refusal, invalid};
+
+/// A JSON object as the body. None at all is an empty object.
+#[derive(Debug)]
+pub(crate) struct Body<T>(pub(crate) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Refusal> {
+        check_type(request.headers())?;
+        let bytes = Bytes::from_request(request, state).await.map_err(too_large)?;
+        Ok(Self(parse(if bytes.is_empty() { b"{}" } else { &bytes })?))
+    }
+}
+
+fn check_type(headers: &HeaderMap) -> Result<(), ErrorBody> {
+    let Some(kind) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
+    let kind = kind.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    // What curl says where it is not told what it sends.
+    if ["application/json", "application/x-www-form-urlencoded"].iter().any(|known| kind.eq_ignore_ascii_case(known)) {
+        return Ok(());
+    }
+    Err(ErrorBody::new(OwnCode::UnsupportedMediaType, "the body must be application/json"))
+}
+
+fn too_large(rejection: BytesRejection) -> ErrorBody {
+    match rejection.status().as_u16() {
+        413 => ErrorBody::new(OwnCode::BodyTooLarge, "the body is too large"),
+        _ => invalid("the body cannot be read"),
+    }
+}
+
+/// Reads JSON, and names the field that is to blame for a failure.
+pub(crate) fn parse<T: DeserializeOwned>(json: &[u8]) -> Result<T, ErrorBody> {
+    // An array would be taken for the fields in their order.
+    if json.trim_ascii_start().first() != Some(&b'{') {
+        return Err(invalid("this must be a JSON object"));
+    }
+    let mut reader = serde_json::Deserializer::from_slice(json);
+    let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+        let path = error.path().to_string();
+        let said = error.inner().to_string();
+        // Unknown parts of the way to it are question marks.
+        let path = path.trim_end_matches(['?', '.']).to_owned();
+        named(&said, (!path.is_empty()).then_some(path))
+    })?;
+    reader.end().map_err(|_| invalid("the body has something behind its JSON"))?;
+    Ok(value)
+}
+
+/// Makes an error of what a deserializer said, which names a field that is missing or unknown in backquotes.
+fn named(said: &str, path: Option<String>) -> ErrorBody {
+    let quoted = said.strip_prefix("unknown field `").or_else(|| said.strip_prefix("missing field `"));
+    let inner = quoted.and_then(|rest| rest.split('`').next());
+    let field = match (path, inner) {
+        (Some(path), Some(inner)) if path != inner && !path.ends_with(&format!(".{inner}")) => {
+            Some(format!("{path}.{inner}"))
+        }
+        (Some(path), _) => Some(path),
+        (None, inner) => inner.map(str::to_owned),
+    };
+    let message = match &field {
+        Some(field) if quoted.is_none() => format!("{field}: {said}"),
+        _ => said.to_owned(),
+    };
+    ErrorBody { field, ..invalid(message) }
+}
+
+/// A query.
+#[derive(Debug)]
+pub(crate) struct Asked<T>(pub(crate) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Asked<T> {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
+        let query = Query::<T>::try_from_uri(&parts.uri).map_err(|rejection: QueryRejection| {
+            let said = rejection.body_text();
+            let said = said.rsplit("query string: ").next().unwrap_or_default();
+            // `field: what is wrong with it`, or only what is wrong.
+            match said.split_once(": ") {
+                Some((field, said)) if !field.contains([' ', '`']) => named(said, Some(field.to_owned())),
+                _ => named(said, None),
+            }
+        })?;
+        Ok(Self(query.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hearth_api::{CreateSandbox, ExecRequest};
+
+    #[track_caller]
+    fn check<T: DeserializeOwned + std::fmt::Debug>(json: &str, field: Option<&str>) {
+        let error = parse::<T>(json.as_bytes()).unwrap_err();
+        assert_eq!(error.field.as_deref(), field, "{error:?}");
+        assert_eq!(error.code.status(), 400);
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_body_is_told_by_its_field() {
+        check::<CreateSandbox>(r#"{"memory": 5}"#, Some("memory"));
+        check::<CreateSandbox>(r#"{"memory_mib": "5"}"#, Some("memory_mib"));
+        check::<CreateSandbox>(r#"{"memory_mib": -5}"#, Some("memory_mib"));
+        check::<CreateSandbox>(r#"{"labels": {"a": 5}}"#, Some("labels.a"));
+        check::<CreateSandbox>(r#"{"accelerator": "gpu"}"#, Some("accelerator"));
+        check::<ExecRequest>("{}", Some("command"));
+        check::<ExecRequest>(r#"{"command": 5}"#, Some("command"));
+        check::<ExecRequest>(r#"{"command": "x", "limits": {"cpu": 1}}"#, Some("limits.cpu"));
+        for no_object in ["", "[]", "{", "5", "{} {}", "\u{0}"] {
+            check::<CreateSandbox>(no_object, None);
+        }
+    }
+}

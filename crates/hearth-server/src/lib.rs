@@ -1,0 +1,24 @@
+//! The daemon's HTTP API, thin over the engine: reads requests, calls the [`Fleet`](hearth_engine::fleet::Fleet), writes answers.
+//!
+//! The binary binds a [`Socket`], makes a fleet, and calls [`serve`]. What is asked and answered stands in `hearth-api`. What must stay true:
+//!
+//! - *Only its owner may use the socket.* It is 0600 from before anybody can connect, and each peer's uid is asked of the kernel.
+//! - *A request that nobody waits for any more is given up.* A connection that ends drops what it asked for, and a creation undoes itself;
+//!   what was bound to the connection goes with it (`connection.rs`). Programs in a guest go on.
+//! - *Every answer that is no success is an `ErrorBody`,* and every wait for a guest that a request names has a bound.
+
+mod answer;
+mod connection;
+mod events;
+mod exec;
+mod files;
+mod health;
+mod input;
+mod processes;
+mod routes;
+mod sandboxes;
+mod socket;
+
+pub use connection::{Ended, serve};
+pub use routes::App;
+pub use socket::{Socket, SocketError};

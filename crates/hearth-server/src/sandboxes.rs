@@ -1,0 +1,167 @@
+//! Sandboxes: made, listed, inspected, changed, removed.
+
+use std::time::{Duration, SystemTime};
+
+use axum::Json;
+use axum::extract::{Extension, Path, State};
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use hearth_api::{
+    Accelerator, ChangeSandbox, CreateSandbox, ErrorBody, Lifespan, ListSandboxes, OwnCode, Phase, SandboxInfo,
+    SandboxList, SandboxState,
+};
+use hearth_engine::fleet::{self, Changes, Filter, Labels, Lifetime, NewSandbox, Removal, SandboxName, View};
+use hearth_engine::vmm::{self, CpuCount, MemoryMib};
+use hearth_engine::{AcceleratorChoice, DiskMib, EngineError, SandboxSpec};
+
+use crate::App;
+use crate::answer::Refusal;
+use crate::connection::Bound;
+use crate::input::{Asked, Body};
+
+/// Makes a sandbox. When the connection ends before the answer, this future is dropped, and what it made is removed.
+pub(crate) async fn create(
+    State(app): State<App>,
+    Extension(bound): Extension<Bound>,
+    Body(request): Body<CreateSandbox>,
+) -> Result<impl IntoResponse, Refusal> {
+    let lifespan = request.lifespan;
+    let member = app.fleet().create(new_sandbox(request)?).await?;
+    if lifespan == Lifespan::Connection {
+        bound.add(member.clone());
+    }
+    Ok((StatusCode::CREATED, Json(info(member.view()))))
+}
+
+pub(crate) async fn list(
+    State(app): State<App>,
+    Asked(query): Asked<ListSandboxes>,
+) -> Result<Json<SandboxList>, Refusal> {
+    let views = app.fleet().list(&filter(query)?);
+    Ok(Json(SandboxList { sandboxes: views.into_iter().map(info).collect() }))
+}
+
+pub(crate) async fn inspect(
+    State(app): State<App>,
+    Path(reference): Path<String>,
+) -> Result<Json<SandboxInfo>, Refusal> {
+    Ok(Json(info(app.member(&reference)?.view())))
+}
+
+pub(crate) async fn change(
+    State(app): State<App>,
+    Path(reference): Path<String>,
+    Body(request): Body<ChangeSandbox>,
+) -> Result<Json<SandboxInfo>, Refusal> {
+    let member = app.member(&reference)?;
+    let changes = Changes {
+        name: request.name.map(|name| name.map(SandboxName::new).transpose()).transpose()?,
+        labels: request.labels.map(Labels::new).transpose()?,
+        lifetime: request.ttl_seconds.map(|time| time.map(Lifetime::from_seconds).transpose()).transpose()?,
+    };
+    member.change(changes)?;
+    Ok(Json(info(member.view())))
+}
+
+pub(crate) async fn remove(State(app): State<App>, Path(reference): Path<String>) -> Result<StatusCode, Refusal> {
+    app.member(&reference)?.remove(Removal::Asked).await;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(crate) async fn logs(State(app): State<App>, Path(reference): Path<String>) -> Result<impl IntoResponse, Refusal> {
+    let text = app.member(&reference)?.console_tail().await;
+    Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text))
+}
+
+fn new_sandbox(request: CreateSandbox) -> Result<NewSandbox, Refusal> {
+    let usual = SandboxSpec::default();
+    let spec = SandboxSpec {
+        image: request.image.unwrap_or(usual.image.clone()),
+        cpus: request.cpus.map_or(Ok(usual.cpus), CpuCount::new).map_err(EngineError::from)?,
+        memory: request.memory_mib.map_or(Ok(usual.memory), MemoryMib::new).map_err(EngineError::from)?,
+        disk: request.disk_mib.map(DiskMib::new).transpose()?,
+        accelerator: match request.accelerator {
+            Accelerator::Auto => AcceleratorChoice::Auto,
+            Accelerator::Kvm => AcceleratorChoice::Only(vmm::Accelerator::Kvm),
+            Accelerator::Tcg => AcceleratorChoice::Only(vmm::Accelerator::Tcg),
+        },
+        start: match request.start {
+            hearth_api::StartFrom::Template => hearth_engine::StartFrom::Template,
+            hearth_api::StartFrom::Boot => hearth_engine::StartFrom::Boot,
+        },
+        ..usual
+    };
+    Ok(NewSandbox {
+        spec,
+        name: request.name.map(SandboxName::new).transpose()?,
+        labels: Labels::new(request.labels)?,
+        lifetime: request.ttl_seconds.map(Lifetime::from_seconds).transpose()?,
+    })
+}
+
+fn filter(query: ListSandboxes) -> Result<Filter, Refusal> {
+    let parts = |text: Option<String>| -> Vec<String> {
+        text.iter().flat_map(|text| text.split(',')).filter(|part| !part.is_empty()).map(str::to_owned).collect()
+    };
+    let label = |part: String| match part.split_once('=') {
+        Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
+        None => (part, None),
+    };
+    let states = parts(query.state).into_iter().map(|name| {
+        let known = fleet::State::ALL.into_iter().find(|state| state.name() == name);
+        known.ok_or_else(|| {
+            ErrorBody::new(OwnCode::InvalidValue, format!("there is no state {name:?}")).with_field("state")
+        })
+    });
+    Ok(Filter {
+        name: query.name,
+        labels: parts(query.label).into_iter().map(label).collect(),
+        states: states.collect::<Result<_, _>>()?,
+    })
+}
+
+pub(crate) fn state(state: fleet::State) -> SandboxState {
+    match state {
+        fleet::State::Creating => SandboxState::Creating,
+        fleet::State::Running => SandboxState::Running,
+        fleet::State::Capturing => SandboxState::Capturing,
+        fleet::State::Pausing => SandboxState::Pausing,
+        fleet::State::Paused => SandboxState::Paused,
+        fleet::State::Resuming => SandboxState::Resuming,
+        fleet::State::Failed => SandboxState::Failed,
+        fleet::State::Removing => SandboxState::Removing,
+        fleet::State::Removed => SandboxState::Removed,
+    }
+}
+
+pub(crate) fn unix_ms(time: SystemTime) -> u64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn info(view: View) -> SandboxInfo {
+    let about = view.about.as_deref();
+    let phases = about.iter().flat_map(|about| &about.phases).map(|(phase, reached)| Phase {
+        name: phase.name().to_owned(),
+        reached_us: u64::try_from(reached.as_micros()).unwrap_or(u64::MAX),
+    });
+    SandboxInfo {
+        id: view.id.to_string(),
+        name: view.name.map(|name| name.to_string()),
+        state: state(view.state),
+        reason: view.reason,
+        since_unix_ms: unix_ms(view.since),
+        created_unix_ms: unix_ms(view.created),
+        expires_unix_ms: view.expires.map(unix_ms),
+        labels: view.labels.get().clone(),
+        image: view.spec.image,
+        cpus: view.spec.cpus.get(),
+        memory_mib: view.spec.memory.mib(),
+        disk_mib: view.spec.disk.map(DiskMib::mib),
+        accelerator: about.map(|about| about.accelerator.to_owned()),
+        board: about.map(|about| about.board.to_owned()),
+        jail_warning: about.and_then(|about| about.jail_warning.clone()),
+        failed_before: about.map(|about| about.failed_before.clone()).unwrap_or_default(),
+        phases: phases.collect(),
+    }
+}

@@ -1,0 +1,7 @@
+//! The API over a real socket and a real engine that has no images: everything up to the first machine.
+
+#![allow(clippy::panic, clippy::print_stderr, clippy::unwrap_used)]
+
+mod endings;
+mod refusals;
+mod support;

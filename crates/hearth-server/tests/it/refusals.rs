@@ -1,0 +1,135 @@
+//! What bad input gets: a typed error that names the field, before anything has changed.
+
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Stdio};
+
+use hearth_client::api::exec::CommandLine;
+use hearth_client::api::{ChangeSandbox, CreateSandbox, ExecRequest, ListSandboxes};
+use hearth_engine::fleet::FleetLimits;
+
+use crate::support::{Daemon, body, in_time};
+
+#[tokio::test]
+async fn every_refusal_names_its_code_and_its_field() {
+    let daemon = Daemon::start();
+    let sandboxes = "/v1/sandboxes";
+    for (method, path, request, status, code, field) in [
+        ("GET", "/", "", 404, "unknown_endpoint", None),
+        ("GET", "/v2/sandboxes", "", 404, "unknown_endpoint", None),
+        ("PUT", sandboxes, "", 405, "method_not_allowed", None),
+        ("POST", sandboxes, "{", 400, "invalid_request", None),
+        ("POST", sandboxes, "[]", 400, "invalid_request", None),
+        ("POST", sandboxes, r#"{"memory": 5}"#, 400, "invalid_request", Some("memory")),
+        ("POST", sandboxes, r#"{"cpus": "2"}"#, 400, "invalid_request", Some("cpus")),
+        ("POST", sandboxes, r#"{"cpus": 65}"#, 400, "invalid_value", Some("cpus")),
+        ("POST", sandboxes, r#"{"memory_mib": 1}"#, 400, "invalid_value", Some("memory_mib")),
+        ("POST", sandboxes, r#"{"disk_mib": 1}"#, 400, "invalid_value", Some("disk_mib")),
+        ("POST", sandboxes, r#"{"name": "a b"}"#, 400, "invalid_value", Some("name")),
+        ("POST", sandboxes, r#"{"labels": {"": "x"}}"#, 400, "invalid_value", Some("labels")),
+        ("POST", sandboxes, r#"{"ttl_seconds": 0}"#, 400, "invalid_value", Some("ttl_seconds")),
+        ("POST", sandboxes, r#"{"memory_mib": 4096}"#, 429, "limit_reached", Some("memory_mib")),
+        ("POST", sandboxes, r#"{"image": "nope"}"#, 404, "unknown_image", Some("image")),
+        ("GET", "/v1/sandboxes?state=gone", "", 400, "invalid_value", Some("state")),
+        ("GET", "/v1/sandboxes?colour=red", "", 400, "invalid_request", Some("colour")),
+        ("GET", "/v1/events?after=x", "", 400, "invalid_request", Some("after")),
+        ("GET", "/v1/sandboxes/x", "", 404, "unknown_sandbox", None),
+        ("DELETE", "/v1/sandboxes/x", "", 404, "unknown_sandbox", None),
+        ("PATCH", "/v1/sandboxes/x", r#"{"naem": "y"}"#, 400, "invalid_request", Some("naem")),
+        ("GET", "/v1/sandboxes/x/logs", "", 404, "unknown_sandbox", None),
+        ("GET", "/v1/sandboxes/x/exec", "", 400, "invalid_request", None),
+        ("POST", "/v1/sandboxes/x/exec", "{}", 400, "invalid_request", Some("command")),
+        (
+            "POST",
+            "/v1/sandboxes/x/exec",
+            r#"{"command": "x", "timeout_ms": 0}"#,
+            400,
+            "invalid_field",
+            Some("timeout_ms"),
+        ),
+        ("GET", "/v1/sandboxes/x/processes", "", 404, "unknown_sandbox", None),
+        ("GET", "/v1/sandboxes/x/processes/5/output?wait_ms=600001", "", 400, "invalid_value", Some("wait_ms")),
+        ("GET", "/v1/sandboxes/x/processes/5/output?stream=out", "", 400, "invalid_request", Some("stream")),
+        ("POST", "/v1/sandboxes/x/processes/5/signal", r#"{"signal": "NO"}"#, 400, "invalid_request", Some("signal")),
+        ("POST", "/v1/sandboxes/x/processes", r#"{"command": "x", "stdin": ""}"#, 400, "invalid_value", Some("stdin")),
+        ("POST", "/v1/sandboxes/x/files/stat", "{}", 400, "invalid_request", Some("path")),
+        ("POST", "/v1/sandboxes/x/files/list", r#"{"path": "a", "dept": 1}"#, 400, "invalid_request", Some("dept")),
+        ("GET", "/v1/sandboxes/x/files/content", "", 400, "invalid_request", Some("path")),
+        ("PUT", "/v1/sandboxes/x/files/content?path=a&mode=x", "", 400, "invalid_request", Some("mode")),
+        ("GET", "/v1/sandboxes/x/archive?path=a&compression=lz", "", 400, "invalid_request", Some("compression")),
+        ("PUT", "/v1/sandboxes/x/archive?path=a", "", 404, "unknown_sandbox", None),
+        ("POST", "/v1/sandboxes/x/exec", r#"{"command": "x"}"#, 404, "unknown_sandbox", None),
+    ] {
+        let (found, error) = daemon.refused(method, path, request).await;
+        let found = (found, error.code.name(), error.field.as_deref().map(str::to_owned));
+        assert_eq!(found, (status, code.to_owned(), field.map(str::to_owned)), "{method} {path} {request}: {error:?}");
+    }
+    assert!(daemon.client.list(&ListSandboxes::default()).await.unwrap().sandboxes.is_empty());
+    assert_eq!(std::fs::read_dir(daemon.home.path().join("run")).map_or(0, Iterator::count), 0);
+}
+
+#[tokio::test]
+async fn bodies_that_are_too_large_or_of_another_type_are_refused() {
+    let daemon = Daemon::start();
+    let (status, error) = daemon.refused("POST", "/v1/sandboxes", &" ".repeat(5 << 20)).await;
+    assert_eq!((status, error.code.name().as_str()), (413, "body_too_large"));
+    let head = "POST /v1/sandboxes HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: text/xml";
+    let (status, said) = daemon.raw(&format!("{head}\r\ncontent-length: 4\r\n\r\n<a/>")).await;
+    assert_eq!(status, 415, "{said}");
+    let (status, _) = daemon.raw("no HTTP at all\r\n\r\n").await;
+    assert_eq!(status, 400);
+}
+
+#[tokio::test]
+async fn limits_refuse_before_anything_is_made() {
+    let daemon = Daemon::with(FleetLimits { sandboxes: 0, memory_mib: 2048 }, None);
+    let error = body(daemon.client.create(&CreateSandbox::default()).await);
+    assert_eq!(error.code.name(), "limit_reached");
+    assert!(error.hint.is_some());
+}
+
+#[tokio::test]
+async fn the_client_gets_the_same_codes() {
+    let daemon = Daemon::start();
+    let exec = ExecRequest::new(CommandLine::Shell("true".into()));
+    assert_eq!(body(daemon.client.hold("x", &exec).await).code.name(), "unknown_sandbox");
+    assert_eq!(body(daemon.client.exec("../x", &exec).await).message, "there is no sandbox \"../x\"");
+    assert_eq!(body(daemon.client.change("x", &ChangeSandbox::default()).await).code.name(), "unknown_sandbox");
+    let nowhere = hearth_client::Client::new(daemon.home.path().join("no.sock"));
+    assert!(matches!(nowhere.health().await, Err(hearth_client::ClientError::NotRunning { .. })));
+}
+
+#[tokio::test]
+async fn what_cannot_be_made_frees_its_name_and_its_place() {
+    let daemon = Daemon::with(FleetLimits { sandboxes: 1, memory_mib: 512 }, None);
+    let request = CreateSandbox { name: Some("a".into()), ..CreateSandbox::default() };
+    for _ in 0..2 {
+        assert_eq!(body(daemon.client.create(&request).await).code.name(), "unknown_image");
+    }
+    assert_eq!(daemon.client.health().await.unwrap().memory_mib, 0);
+    assert!(daemon.client.metrics().await.unwrap().contains("hearth_sandboxes{state=\"running\"} 0\n"));
+    assert_eq!(daemon.client.version().await.unwrap().version, "1.2.3");
+}
+
+#[tokio::test]
+async fn another_user_is_hung_up_on_even_where_the_socket_lets_him_in() {
+    if !rustix::process::geteuid().is_root() {
+        return eprintln!("skipped: only root can become another user");
+    }
+    let daemon = Daemon::start();
+    let open = |path: &std::path::Path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+    open(daemon.home.path(), 0o755);
+    open(&daemon.socket(), 0o666);
+    let mut stranger = Command::new("setpriv");
+    let address = format!("UNIX-CONNECT:{}", daemon.socket().display());
+    stranger.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "socat", "-t5", "-", &address]);
+    stranger.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let asked = tokio::task::spawn_blocking(move || {
+        use std::io::Write;
+        let mut stranger = stranger.spawn().unwrap();
+        // It may be hung up on before it has said all.
+        let _ = stranger.stdin.take().unwrap().write_all(b"GET /v1/health HTTP/1.1\r\nhost: x\r\n\r\n");
+        stranger.wait_with_output().unwrap()
+    });
+    assert_eq!(in_time(asked).await.unwrap().stdout, b"");
+    assert!(daemon.client.health().await.is_ok());
+}

@@ -1,0 +1,184 @@
+//! What can be typed about sandboxes that the daemon holds.
+
+use std::ffi::OsString;
+
+use clap::Args;
+use clap::builder::{OsStringValueParser, TypedValueParser};
+
+use super::Accel;
+use crate::values::{Disk, EnvVar, Label, Memory, Seconds};
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The sandbox lives until it is removed, its --ttl is over, or the daemon ends. Prints its id.
+
+  hearth create --name web --memory 1G --ttl 2h
+  hearth exec web -- python3 -c 'print(6 * 7)'")]
+pub(crate) struct CreateOptions {
+    /// Name for it, unique among the sandboxes there are
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// Image to start from, a name or the beginning of a digest
+    #[arg(long, value_name = "IMAGE", default_value = hearth_engine::DEFAULT_IMAGE)]
+    pub(crate) image: String,
+    /// Number of processors
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) cpus: u32,
+    /// Memory, in MiB or with a unit: 512, 512M, 2G
+    #[arg(long, value_name = "SIZE", default_value = "512M")]
+    pub(crate) memory: Memory,
+    /// Put what the guest writes on a disk of this size, not into its memory
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) disk: Option<Disk>,
+    /// Note something on it, for filters
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    pub(crate) label: Vec<Label>,
+    /// Remove it after this time: 90, 5m, 2h
+    #[arg(long, value_name = "TIME")]
+    pub(crate) ttl: Option<Seconds>,
+    /// What runs the guest's instructions
+    #[arg(long, value_enum, default_value_t = Accel::Auto)]
+    pub(crate) accel: Accel,
+    /// Boot the guest afresh, in place of restoring one that was booted before
+    #[arg(long)]
+    pub(crate) boot: bool,
+    /// Print the sandbox as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ListOptions {
+    /// Those alone with this in their name or id
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) name: Option<String>,
+    /// Those alone with this label
+    #[arg(short, long, value_name = "KEY[=VALUE]")]
+    pub(crate) label: Vec<String>,
+    /// Those alone in one of these states
+    #[arg(long, value_name = "STATE,...", value_delimiter = ',')]
+    pub(crate) state: Vec<String>,
+    /// Print ids alone
+    #[arg(short, long, conflicts_with = "json")]
+    pub(crate) quiet: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Exit code: the program's; 128+n when signal n killed it; 124 when --timeout passed; 125 when Hearth itself failed; 126 when \
+the command cannot be executed, 127 when there is none. Ctrl-C reaches the program; a second one lets go of it.
+
+  hearth exec web -- make test
+  echo 'print(1)' | hearth exec -i web -- python3
+  hearth exec -it web -- bash")]
+pub(crate) struct ExecOptions {
+    /// Pass standard input on
+    #[arg(short, long)]
+    pub(crate) interactive: bool,
+    /// Give the program a terminal, when input and output here are one
+    #[arg(short, long)]
+    pub(crate) tty: bool,
+    /// Start the program, print its number, and do not wait for it
+    #[arg(short, long, conflicts_with_all = ["interactive", "tty", "json"])]
+    pub(crate) detach: bool,
+    /// Set a variable; NAME alone takes its value from here
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = OsStringValueParser::new().try_map(EnvVar::parse))]
+    pub(crate) env: Vec<EnvVar>,
+    /// Directory to start in [default: /workspace]
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) workdir: Option<OsString>,
+    /// User to run as, a name or number [default: user]
+    #[arg(short, long, value_name = "USER")]
+    pub(crate) user: Option<String>,
+    /// End the program after this time, in seconds or with a unit: 90, 1.5s, 5m, 2h
+    #[arg(long, value_name = "TIME")]
+    pub(crate) timeout: Option<Seconds>,
+    /// Print one JSON object in place of the program's output
+    #[arg(long, conflicts_with = "tty")]
+    pub(crate) json: bool,
+    /// Sandbox: an id, a name, or the beginning of an id
+    pub(crate) sandbox: String,
+    /// Command and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UpdateOptions {
+    /// Sandbox: an id, a name, or the beginning of an id
+    pub(crate) sandbox: String,
+    /// Another name; an empty one takes it away
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// Set a label; those that are not named stay
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    pub(crate) label: Vec<Label>,
+    /// Take a label away
+    #[arg(long, value_name = "KEY")]
+    pub(crate) remove_label: Vec<String>,
+    /// Remove it after this time, counted from now: 90, 5m, 2h, or "none"
+    #[arg(long, value_name = "TIME", value_parser = parse_ttl)]
+    pub(crate) ttl: Option<Ttl>,
+    /// Print the sandbox as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// A lifetime, or none.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ttl(pub(crate) Option<Seconds>);
+
+fn parse_ttl(text: &str) -> Result<Ttl, &'static str> {
+    if text == "none" { Ok(Ttl(None)) } else { text.parse().map(|time| Ttl(Some(time))) }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RemoveOptions {
+    /// Sandboxes: ids, names, or beginnings of ids
+    #[arg(required_unless_present = "all", value_name = "SANDBOX")]
+    pub(crate) sandboxes: Vec<String>,
+    /// Remove all there are
+    #[arg(short, long, conflicts_with = "sandboxes")]
+    pub(crate) all: bool,
+    /// Take those for removed that are not there
+    #[arg(short, long)]
+    pub(crate) force: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EventOptions {
+    /// Begin behind this position; 0 for all that are kept
+    #[arg(long, value_name = "POSITION")]
+    pub(crate) after: Option<u64>,
+    /// End once there are no more
+    #[arg(long)]
+    pub(crate) no_follow: bool,
+    /// Print a JSON object a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Other commands start it when they need it; then it ends by itself once there has been nothing to do for ten minutes \
+(HEARTH_DAEMON_IDLE names another time). SIGTERM or Ctrl-C ends it, and removes its sandboxes.")]
+pub(crate) struct DaemonOptions {
+    /// End after this time without sandboxes and requests
+    #[arg(long, value_name = "TIME")]
+    pub(crate) idle_timeout: Option<Seconds>,
+    /// The most sandboxes
+    #[arg(long, value_name = "N")]
+    pub(crate) max_sandboxes: Option<usize>,
+    /// The most memory of all guests together, in MiB or with a unit [default: four times this machine's]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) max_memory: Option<Memory>,
+    /// Standard input is the lock of starting, standard output tells when it is ready, standard error is the log
+    #[arg(long, hide = true)]
+    pub(crate) started: bool,
+}

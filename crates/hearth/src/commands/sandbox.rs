@@ -1,0 +1,218 @@
+//! `hearth create`, `ls`, `inspect`, `update`, `rm`, `logs`.
+
+use std::collections::BTreeMap;
+
+use hearth_client::api::{
+    Accelerator, ChangeSandbox, Code, CreateSandbox, ListSandboxes, OwnCode, SandboxInfo, SandboxState, StartFrom,
+};
+use hearth_client::{Client, ClientError};
+use serde_json::json;
+
+use crate::arguments::{Accel, CreateOptions, ListOptions, RemoveOptions, UpdateOptions};
+use crate::failure::{Failure, OWN};
+use crate::signals::{Signals, Told};
+use crate::values::{Label, Seconds};
+use crate::{daemon, output, times};
+
+/// Makes a sandbox, and prints its id. One that is interrupted leaves nothing: the daemon sees the connection end.
+pub(crate) async fn create(options: CreateOptions) -> Result<i32, Failure> {
+    let json = options.json;
+    let request = request(options)?;
+    let client = daemon::client().await?;
+    let mut signals = Signals::new().map_err(Failure::runtime)?;
+    let info = tokio::select! {
+        created = client.create(&request) => created?,
+        code = to_end(&mut signals) => return Ok(code),
+    };
+    tell_of_creation(&info, json);
+    if json {
+        output::print_json(&info)?
+    } else {
+        output::print(&info.id)?
+    }
+    Ok(0)
+}
+
+/// Says what a person should know of a new sandbox. A report in JSON has it in it.
+fn tell_of_creation(info: &SandboxInfo, json: bool) {
+    let accelerator = info.accelerator.as_deref().unwrap_or("another way");
+    for failed in &info.failed_before {
+        output::say(&format!("hearth: {}; using {accelerator} from now on", output::plain(failed)));
+    }
+    if let Some(warning) = info.jail_warning.as_ref().filter(|_| !json) {
+        output::say(&format!("hearth: warning: {}", output::plain(warning)));
+    }
+}
+
+async fn to_end(signals: &mut Signals) -> i32 {
+    loop {
+        match signals.told().await {
+            Told::Interrupt => return 130,
+            Told::End(code) => return code,
+            Told::Resized => {}
+        }
+    }
+}
+
+fn request(options: CreateOptions) -> Result<CreateSandbox, Failure> {
+    Ok(CreateSandbox {
+        name: options.name,
+        image: Some(options.image),
+        cpus: Some(options.cpus),
+        memory_mib: Some(options.memory.0),
+        disk_mib: options.disk.map(|disk| disk.0),
+        accelerator: match options.accel {
+            Accel::Auto => Accelerator::Auto,
+            Accel::Kvm => Accelerator::Kvm,
+            Accel::Tcg => Accelerator::Tcg,
+        },
+        start: if options.boot { StartFrom::Boot } else { StartFrom::Template },
+        labels: options.label.into_iter().map(|Label { key, value }| (key, value)).collect(),
+        ttl_seconds: options.ttl.map(whole_seconds).transpose()?,
+        ..CreateSandbox::default()
+    })
+}
+
+fn whole_seconds(time: Seconds) -> Result<u64, Failure> {
+    match time.0.as_secs() {
+        0 => Err(Failure::invalid("a lifetime is at least 1 s".to_owned())),
+        seconds => Ok(seconds),
+    }
+}
+
+/// Lists sandboxes. Where no daemon runs there are none.
+pub(crate) async fn list(options: ListOptions) -> Result<i32, Failure> {
+    let joined = |parts: Vec<String>| (!parts.is_empty()).then(|| parts.join(","));
+    let query = ListSandboxes { name: options.name, label: joined(options.label), state: joined(options.state) };
+    let sandboxes = match daemon::running_client().await? {
+        Some(client) => client.list(&query).await?.sandboxes,
+        None => Vec::new(),
+    };
+    if options.json {
+        output::print_json(&sandboxes)?;
+    } else if options.quiet {
+        sandboxes.iter().try_for_each(|info| output::print(&info.id))?;
+    } else {
+        let rows: Vec<Vec<String>> = sandboxes.iter().map(row).collect();
+        output::print_table(&["ID", "NAME", "STATE", "IMAGE", "CPUS", "MEMORY", "AGE", "EXPIRES"], &rows)?;
+    }
+    Ok(0)
+}
+
+fn row(info: &SandboxInfo) -> Vec<String> {
+    vec![
+        info.id.clone(),
+        info.name.clone().unwrap_or_else(|| "-".to_owned()),
+        state(info.state),
+        output::plain(&info.image),
+        info.cpus.to_string(),
+        output::bytes(u64::from(info.memory_mib) << 20),
+        times::distance(info.created_unix_ms),
+        info.expires_unix_ms.map_or_else(|| "-".to_owned(), |at| format!("in {}", times::distance(at))),
+    ]
+}
+
+/// The word for a state, as it is in JSON.
+pub(crate) fn state(state: SandboxState) -> String {
+    json!(state).as_str().unwrap_or("unknown").to_owned()
+}
+
+/// Shows a sandbox.
+pub(crate) async fn inspect(sandbox: &str) -> Result<i32, Failure> {
+    output::print_json(&existing(sandbox).await?.inspect(sandbox).await?)?;
+    Ok(0)
+}
+
+/// A client for something that must be there already: no daemon is started for it.
+pub(crate) async fn existing(sandbox: &str) -> Result<Client, Failure> {
+    daemon::running_client().await?.ok_or_else(|| {
+        let message = format!("there is no sandbox {sandbox:?}: no daemon runs");
+        let body = hearth_client::api::ErrorBody::new(OwnCode::UnknownSandbox, message);
+        body.with_hint(Some("hearth create makes one".to_owned())).into()
+    })
+}
+
+/// Changes a sandbox.
+pub(crate) async fn update(options: UpdateOptions) -> Result<i32, Failure> {
+    let client = existing(&options.sandbox).await?;
+    let labels = match options.label.is_empty() && options.remove_label.is_empty() {
+        true => None,
+        false => {
+            let there = client.inspect(&options.sandbox).await?.labels;
+            Some(changed_labels(there, options.label, &options.remove_label))
+        }
+    };
+    let changes = ChangeSandbox {
+        name: options.name.map(|name| (!name.is_empty()).then_some(name)),
+        labels,
+        ttl_seconds: options.ttl.map(|ttl| ttl.0.map(whole_seconds).transpose()).transpose()?,
+    };
+    let info = client.change(&options.sandbox, &changes).await?;
+    if options.json {
+        output::print_json(&info)?;
+    }
+    Ok(0)
+}
+
+fn changed_labels(
+    mut labels: BTreeMap<String, String>,
+    set: Vec<Label>,
+    removed: &[String],
+) -> BTreeMap<String, String> {
+    labels.retain(|key, _| !removed.contains(key));
+    labels.extend(set.into_iter().map(|Label { key, value }| (key, value)));
+    labels
+}
+
+/// Removes sandboxes, all that can be, and returns 125 if any could not.
+pub(crate) async fn remove(options: RemoveOptions) -> Result<i32, Failure> {
+    let Some(client) = daemon::running_client().await? else {
+        return match options.sandboxes.first().filter(|_| !options.force) {
+            Some(sandbox) => Err(existing(sandbox)
+                .await
+                .err()
+                .unwrap_or_else(|| Failure::host("a daemon was started meanwhile; try again".to_owned()))),
+            None => print_removed(options.json, &[]),
+        };
+    };
+    let sandboxes = match options.all {
+        true => client.list(&ListSandboxes::default()).await?.sandboxes.into_iter().map(|info| info.id).collect(),
+        false => options.sandboxes,
+    };
+    let (mut removed, mut code) = (Vec::new(), 0);
+    for sandbox in &sandboxes {
+        match client.remove(sandbox).await {
+            Ok(()) => removed.push(sandbox.as_str()),
+            Err(error) if (options.force || options.all) && is_gone(&error) => {}
+            Err(error) => {
+                Failure::from(error).report(false);
+                code = OWN;
+            }
+        }
+    }
+    print_removed(options.json, &removed)?;
+    Ok(code)
+}
+
+fn is_gone(error: &ClientError) -> bool {
+    let ClientError::Refused { body } = error else { return false };
+    matches!(body.code, Code::Own(OwnCode::UnknownSandbox | OwnCode::SandboxRemoved))
+}
+
+fn print_removed(json: bool, removed: &[&str]) -> Result<i32, Failure> {
+    match json {
+        true => output::print_json(&json!({ "removed": removed }))?,
+        false => removed.iter().try_for_each(|sandbox| output::print(sandbox))?,
+    }
+    Ok(0)
+}
+
+/// Shows the end of a sandbox's console.
+pub(crate) async fn logs(sandbox: &str, json: bool) -> Result<i32, Failure> {
+    let console = existing(sandbox).await?.logs(sandbox).await?;
+    match json {
+        true => output::print_json(&json!({ "console": console }))?,
+        false => output::print(console.trim_end_matches('\n'))?,
+    }
+    Ok(0)
+}
