@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use super::answer::{Answer, Answers};
 use super::lines::Lines;
-use super::request::{self, Action, ErrorType, Exec, Language, OpId, Refusal, Request};
+use super::request::{self, Action, ErrorType, Exec, Language, OpId, Packages, Refusal, Request};
 use super::write::{Unknown, Writes};
 use super::{Entry, Execution, cancelled, exec, interpreter, read};
 use crate::session::Writer;
@@ -132,11 +132,7 @@ impl Link {
                     return Err(Refusal::new(ErrorType::Protocol, "No active operation has this op_id"));
                 }
             }
-            Action::InstallPackages { language, .. } => {
-                let message =
-                    format!("packages for {} cannot be installed: this agent has no installer", language.name());
-                return Err(Refusal::new(ErrorType::Package, message));
-            }
+            Action::InstallPackages(wanted) => self.install(op_id, wanted)?,
         }
         Ok(())
     }
@@ -156,6 +152,14 @@ impl Link {
         let entry = self.enter(op_id.clone())?;
         let (execution, answers) = (Rc::clone(&self.execution), self.answers(op_id));
         tokio::task::spawn_local(async move { exec::run(&execution, exec, answers, &entry).await });
+        Ok(())
+    }
+
+    /// Installs packages. It outlives its client as code does: half an installation is of use to nobody.
+    fn install(&self, op_id: Option<OpId>, wanted: Packages) -> Result<(), Refusal> {
+        let entry = self.enter(op_id.clone())?;
+        let (execution, answers) = (Rc::clone(&self.execution), self.answers(op_id));
+        tokio::task::spawn_local(async move { exec::install(&execution, wanted, answers, &entry).await });
         Ok(())
     }
 

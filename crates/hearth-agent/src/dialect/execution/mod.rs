@@ -3,7 +3,7 @@
 //! ```text
 //!                     ┌─ pong, refusals ────────────────────> express ┐
 //! Lines ─> request ─> Link ─ files ─> worker ─┐                       ├─> one connection, or the event port
-//!                     └─ exec ─> kernel or process ─> Batches ─> queue ┘
+//!                     └─ exec, install ─> kernel or process ─> queue ──┘
 //! ```
 //!
 //! A [`Link`](link::Link) is one client: a connection of its own ([`serve`]), or a pair of ports whose ends come and go ([`dual`]). What
@@ -22,6 +22,7 @@ mod interpreter;
 mod lines;
 mod link;
 mod output;
+mod packages;
 mod read;
 mod request;
 #[cfg(test)]

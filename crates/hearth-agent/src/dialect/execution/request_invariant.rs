@@ -1,6 +1,6 @@
 //! What must hold whatever line comes: the property test here and the fuzz target `execution_line` run the same check.
 
-use super::request::{Action, CODE, ErrorType, OpId, PACKAGES, VARIABLES, parse};
+use super::request::{Action, CODE, ErrorType, OpId, PACKAGES, Packages, VARIABLES, parse};
 
 /// A line becomes a request that holds to the rules, or a refusal that can be told; and both know whom it concerns.
 pub(crate) fn execution_line(line: &[u8]) {
@@ -43,9 +43,9 @@ fn holds_to_the_rules(action: &Action) {
                 assert!(!name.to_ascii_uppercase().starts_with("LD_") && !name.eq_ignore_ascii_case("path"));
             }
         }
-        Action::InstallPackages { packages, .. } => {
+        Action::InstallPackages(Packages { language, packages, .. }) => {
             assert!((1..=PACKAGES).contains(&packages.len()));
-            assert!(packages.iter().all(|package| !package.starts_with('-')));
+            assert!(packages.iter().all(|package| !package.starts_with('-') && language.read(package).is_some()));
         }
         Action::WriteFile { path, .. } | Action::ReadFile { path } | Action::ListFiles { path } => {
             assert!(path.len() <= 4096 && !path.starts_with('/') && !path.contains(char::is_control));

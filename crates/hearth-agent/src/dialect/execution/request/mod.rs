@@ -15,6 +15,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 
 use fields::Fields;
+use hearth_protocol::packages::PackageLanguage;
 pub(crate) use refusal::{ErrorType, Refusal};
 
 /// The longest line that is read, in bytes, its newline included.
@@ -52,11 +53,7 @@ pub(crate) enum Action {
         language: Language,
     },
     Exec(Exec),
-    InstallPackages {
-        language: Language,
-        packages: Vec<String>,
-        timeout: Duration,
-    },
+    InstallPackages(Packages),
     WriteFile {
         op_id: OpId,
         path: String,
@@ -88,6 +85,14 @@ pub(crate) struct Exec {
     pub(crate) code: String,
     pub(crate) timeout: Duration,
     pub(crate) variables: BTreeMap<String, String>,
+}
+
+/// Packages to install.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Packages {
+    pub(crate) language: PackageLanguage,
+    pub(crate) packages: Vec<String>,
+    pub(crate) timeout: Duration,
 }
 
 /// What code is written in.
@@ -171,8 +176,16 @@ fn install_packages(fields: Fields<'_>) -> Result<Action, Refusal> {
     if packages.is_empty() {
         return Err(Refusal::new(ErrorType::Package, "no packages are named"));
     }
+    let language = match language {
+        Language::Python => PackageLanguage::Python,
+        Language::Javascript => PackageLanguage::Javascript,
+        Language::Raw => {
+            let message = "there are no packages for raw: they are for python and javascript";
+            return Err(Refusal::new(ErrorType::Package, message));
+        }
+    };
     packages.iter().try_for_each(|package| rules::check_package(language, package))?;
-    Ok(Action::InstallPackages { language, packages, timeout })
+    Ok(Action::InstallPackages(Packages { language, packages, timeout }))
 }
 
 fn needed<T>(fields: &Fields<'_>, value: Option<T>, name: &str) -> Result<T, Refusal> {
