@@ -23,9 +23,20 @@ const EXPRESS: usize = 64;
 /// The other messages that may wait for it.
 const QUEUE: usize = 4;
 
+/// What is known of how a client comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// By connections of its own: what they bring is all its.
+    Connection,
+    /// By a port, where nobody is told that one client has gone and the next has come: what the one sent last may be a part of what the
+    /// other sends first.
+    Port,
+}
+
 /// A client.
 pub(super) struct Link {
     execution: Rc<Execution>,
+    way: Way,
     express: mpsc::Sender<Bytes>,
     queue: mpsc::Sender<Bytes>,
     places: Arc<Semaphore>,
@@ -62,11 +73,12 @@ impl Outgoing {
 }
 
 impl Link {
-    pub(super) fn new(execution: Rc<Execution>) -> (Rc<Self>, Outgoing) {
+    pub(super) fn new(execution: Rc<Execution>, way: Way) -> (Rc<Self>, Outgoing) {
         let (express, express_receiver) = mpsc::channel(EXPRESS);
         let (queue, queue_receiver) = mpsc::channel(QUEUE);
         let link = Rc::new(Self {
             execution,
+            way,
             express,
             queue,
             places: Arc::new(Semaphore::new(OPERATIONS)),
@@ -80,7 +92,7 @@ impl Link {
     pub(super) async fn serve(&self, mut lines: Lines) {
         // A connection that breaks ends as one that is closed.
         while let Ok(Some(line)) = lines.next().await {
-            let request = line.map_err(|refusal| (None, refusal)).and_then(|line| request::parse(&line));
+            let request = line.map_err(|refusal| (None, refusal)).and_then(|line| self.read(&line));
             match request {
                 Ok(Request { op_id, action }) => {
                     if let Err(refusal) = self.act(op_id.clone(), action).await {
@@ -89,6 +101,14 @@ impl Link {
                 }
                 Err((op_id, refusal)) => self.refuse(op_id, &refusal).await,
             }
+        }
+    }
+
+    fn read(&self, line: &[u8]) -> Result<Request, (Option<OpId>, Refusal)> {
+        let read = request::parse(line);
+        match self.way {
+            Way::Port if read.is_err() => request::parse_behind_a_cut(line).unwrap_or(read),
+            _ => read,
         }
     }
 

@@ -26,6 +26,8 @@ pub(crate) const CODE: usize = 1024 * 1024;
 pub(crate) const VARIABLES: usize = 100;
 /// The most packages of one installation.
 pub(crate) const PACKAGES: usize = 50;
+/// Where a request may begin behind one that was cut off, that are looked at in a line.
+const PLACES: usize = 256;
 /// The longest time that code may run, and what it has where none is named.
 const LONGEST: Duration = Duration::from_secs(300);
 
@@ -128,6 +130,15 @@ pub(crate) fn parse(line: &[u8]) -> Result<Request, (Option<OpId>, Refusal)> {
     }
 }
 
+/// Reads a line that is no request, in case it begins with what another client had sent of one when it died, and ends with a whole one. A
+/// request that was cut off lacks the end of its object, so no line that is a request can be two.
+pub(crate) fn parse_behind_a_cut(line: &[u8]) -> Option<Result<Request, (Option<OpId>, Refusal)>> {
+    // Within a string a quote has a backslash, so few places look like the beginning of an object and are none.
+    let begins = |&at: &usize| line[at] == b'{' && line[at + 1..].trim_ascii_start().starts_with(b"\"");
+    let places = (1..line.len()).filter(begins).take(PLACES);
+    places.map(|at| &line[at..]).find(|rest| fields::parse(rest).is_ok_and(|fields| fields.action.is_some())).map(parse)
+}
+
 fn action(fields: Fields<'_>) -> Result<Action, Refusal> {
     let Some(name) = fields.action.as_deref() else { return Err(Refusal::request("a request needs an action")) };
     Ok(match name {
@@ -226,4 +237,31 @@ fn timeout(fields: &Fields<'_>) -> Result<Duration, Refusal> {
 fn data(fields: &Fields<'_>) -> Result<Vec<u8>, Refusal> {
     let text = needed(fields, fields.data.as_deref(), "data")?;
     STANDARD.decode(text).map_err(|error| Refusal::request(format!("data is not base64: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_found_behind_one_that_was_cut_off_anywhere() {
+        let whole = br#"{"action":"exec","op_id":"{","language":"python","code":"d = {\"a\": {}}","env_vars":{"A":"{","B":"}"}}"#;
+        let next = br#"{ "op_id":7,"action":"ping"}"#;
+        for cut in 1..=whole.len() {
+            let line = [&whole[..cut], next].concat();
+            assert!(parse(&line).is_err(), "{cut}");
+            let found = parse_behind_a_cut(&line).unwrap().unwrap();
+            assert_eq!(found, Request { op_id: Some(OpId::Positive(7)), action: Action::Ping }, "{cut}");
+        }
+        let line = [&whole[..20], br#"{"action":"dance","op_id":7}"#.as_slice()].concat();
+        assert_eq!(parse_behind_a_cut(&line).unwrap().unwrap_err().0, Some(OpId::Positive(7)));
+    }
+
+    #[test]
+    fn nothing_is_found_in_what_holds_no_request() {
+        for line in ["", "{", "x", "[]", "{\"a\":{\"b\":1}", "{\"action\":\"ping\"} x", "{{{{{{{{", "{\"a"] {
+            assert!(parse_behind_a_cut(line.as_bytes()).is_none(), "{line}");
+        }
+        assert!(parse_behind_a_cut(&b"{\"".repeat(1 << 20)).is_none());
+    }
 }
