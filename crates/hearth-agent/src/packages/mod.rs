@@ -61,7 +61,9 @@ pub(crate) async fn start(agent: &Agent, install: &Install, grace_ms: Option<u64
             let is_named = |name: &str| WAYS_OUT.contains(&name.to_ascii_lowercase().as_str());
             let has_way = install.env.keys().any(|name| is_named(name)) || agent.processes.gives_variable(is_named);
             if !has_way && !route::is_there() {
-                return Err(unavailable("the guest has no way out to get packages from; name a directory with them"));
+                return Err(unavailable(
+                    "the guest has no way out to get packages from, and no directory with them is named",
+                ));
             }
             None
         }
