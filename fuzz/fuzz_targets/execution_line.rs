@@ -7,4 +7,7 @@ mod request;
 #[path = "../../crates/hearth-agent/src/dialect/execution/request_invariant.rs"]
 mod request_invariant;
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| request_invariant::execution_line(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    request_invariant::execution_line(data);
+    request_invariant::execution_line_behind_a_cut(data);
+});

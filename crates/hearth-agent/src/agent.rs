@@ -3,7 +3,7 @@
 use std::fs;
 use std::rc::Rc;
 
-use hearth_protocol::secrets::{SecretRequest, SecretResult};
+use hearth_protocol::secrets::{Secret, SecretRequest, SecretResult};
 use hearth_protocol::{Fault, Finished, Info, ReplyBody};
 use tokio::sync::watch;
 
@@ -82,6 +82,14 @@ impl Agent {
             Some(change) => self.processes.change_secrets(change).map(|()| SecretResult::Done {})?,
         };
         Ok(Finished::Secret(result))
+    }
+
+    /// Installs a set of secrets that came as an archive.
+    ///
+    /// # Errors
+    /// As [`Secrets::plan_archive`] and [`Secrets::apply`].
+    pub(crate) fn install_archived_secrets(&self, secrets: Vec<Secret>) -> Result<(), Fault> {
+        self.processes.change_secrets(self.processes.secrets.plan_archive(secrets)?)
     }
 
     /// Hides secrets in what is answered: faults repeat what they are about.

@@ -1,5 +1,6 @@
 //! Copying files and trees: made aside, and put in their place when they are whole.
 
+mod attributes;
 mod data;
 
 use std::collections::HashMap;
@@ -39,7 +40,7 @@ pub struct Copied {
 }
 
 /// Copies what `path` names, a symbolic link itself, a directory with all that is in it. Keeps modes (but set-user and set-group of files), times, links
-/// among what is copied, and holes; the copy belongs to the root's owner. Directories that are missing on the way are made.
+/// among what is copied, holes, and `user.*` attributes where both file systems have them; the copy belongs to the root's owner. Directories that are missing on the way are made.
 ///
 /// # Errors
 /// [`FileError`], and nothing is left of the copy: not there, outside, something is in its place: with `replace`, a file gives way to a file
@@ -48,7 +49,7 @@ pub fn copy(root: &Root, path: &[u8], to: &[u8], replace: bool, wanted: Wanted<'
     transfer(root, (path, to), replace, Keep::Content, wanted)
 }
 
-/// Moves by copying and removing, for what [`crate::rename_to`] could not. Keeps everything but extended attributes.
+/// Moves by copying and removing, for what [`crate::rename_to`] could not. Keeps everything but extended attributes other than `user.*`.
 ///
 /// # Errors
 /// As [`copy`]. When only the removal failed both are there, one in part.
@@ -172,6 +173,7 @@ impl Copier<'_> {
         rustix::fs::mkdirat(target.directory, target.name, Mode::from_raw_mode(0o700))?;
         self.copied.entries += 1;
         let top = rustix::fs::openat(target.directory, target.name, PLACE, Mode::empty())?;
+        copy_attributes(directory.as_fd(), name, target)?;
         self.copy_below(from, top)?;
         self.dress(target, &stat)?;
         Ok(true)
@@ -202,7 +204,9 @@ impl Copier<'_> {
                     if let Ok(stat) = rustix::fs::statat(walk.directory(), walk.name(), AtFlags::SYMLINK_NOFOLLOW)
                         && kind(&stat) == FileKind::Directory
                     {
-                        self.dress(Target { directory: places.innermost(), name: walk.name() }, &stat)?;
+                        let target = Target { directory: places.innermost(), name: walk.name() };
+                        copy_attributes(walk.directory(), walk.name(), target)?;
+                        self.dress(target, &stat)?;
                     }
                 }
                 Step::Reading => {}
@@ -263,6 +267,7 @@ impl Copier<'_> {
         let from = open_again(found, OFlags::RDONLY)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let to = rustix::fs::openat(target.directory, target.name, flags, Mode::from_raw_mode(0o600))?;
+        attributes::copy(from.as_fd(), to.as_fd())?;
         let copied = data::copy(&from, &to.into(), stat.st_size.unsigned_abs(), self.wanted)?;
         self.copied.bytes += copied.ok_or_else(given_up)?;
         Ok(())
@@ -297,6 +302,17 @@ impl Copier<'_> {
         let times = Timestamps { last_access, last_modification };
         rustix::fs::utimensat(target.directory, target.name, &times, AtFlags::SYMLINK_NOFOLLOW)
     }
+}
+
+/// Gives a copied directory the attributes of its original, before its permissions may forbid that.
+fn copy_attributes(from: BorrowedFd<'_>, name: &CStr, target: Target<'_>) -> Result<(), Errno> {
+    let from = match rustix::fs::openat(from, name, DIRECTORY, Mode::empty()) {
+        // It has gone, or may not be read any more, meanwhile.
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::ACCESS) => return Ok(()),
+        other => other?,
+    };
+    let to = rustix::fs::openat(target.directory, target.name, DIRECTORY, Mode::empty())?;
+    attributes::copy(from.as_fd(), to.as_fd())
 }
 
 fn given_up() -> Reason {

@@ -356,7 +356,9 @@ impl Endpoint {
     /// [`ErrorCode::InvalidField`].
     pub fn parse(text: &str, default: Option<u16>) -> Result<Self, Fault> {
         Self::read(text, default).ok_or_else(|| {
-            invalid(format!("{text:?} is not an IP address or localhost, a colon and a port from 1 to 65535"))
+            let port = if default.is_some() { "perhaps with" } else { "with" };
+            let rule = "is no server to probe: that is an IP address or localhost, since names are not looked up,";
+            invalid(format!("{text:?} {rule} {port} a colon and a port from 1 to 65535"))
         })
     }
 

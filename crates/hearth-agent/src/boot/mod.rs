@@ -83,7 +83,6 @@ fn boot_and_serve() -> Result<(), BootError> {
 
 async fn serve(devices: Uevents, dialects: bool) -> Result<(), BootError> {
     let (control, bulk) = (open_port(CONTROL_PORT, &devices)?, open_port(BULK_PORT, &devices)?);
-    drop(devices);
     let user = fs::read_to_string("/etc/passwd")
         .is_ok_and(|text| text.lines().any(|line| line.starts_with(&format!("{DEFAULT_USER}:"))));
     let defaults = Defaults {
@@ -95,7 +94,7 @@ async fn serve(devices: Uevents, dialects: bool) -> Result<(), BootError> {
     let agent = Agent::new(defaults, trees, Runtime::of_machine(), true)
         .map_err(|error| BootError::new("watch children", error))?;
     if dialects {
-        listen_for_dialects(&agent).await?;
+        listen_for_dialects(&agent, devices).await?;
     }
     tokio::task::spawn_local(serial::serve(Rc::clone(&agent), control, bulk));
     agent.wait_for_shutdown().await;
@@ -104,7 +103,7 @@ async fn serve(devices: Uevents, dialects: bool) -> Result<(), BootError> {
 }
 
 /// Opens the listeners of the dialects: sockets that the host dials, and ports where the machine has ways of its own to the host.
-async fn listen_for_dialects(agent: &Rc<Agent>) -> Result<(), BootError> {
+async fn listen_for_dialects(agent: &Rc<Agent>, devices: Uevents) -> Result<(), BootError> {
     fs::create_dir_all(SOCKETS).map_err(|error| BootError::new(format!("make {SOCKETS}"), error))?;
     let workspace = dialect::workspace::service(agent);
     let mut addresses = vec![(Address::Unix(Path::new(SOCKETS).join("workspace.sock")), Rc::clone(&workspace))];
@@ -112,8 +111,13 @@ async fn listen_for_dialects(agent: &Rc<Agent>) -> Result<(), BootError> {
         addresses.push((Address::Vsock(dialect::workspace::PORT), workspace));
     }
     let execution = Execution::new(Rc::clone(agent));
-    dialect::execution::serve_ports(&execution)
-        .map_err(|error| BootError::new("open the execution channel's ports", error))?;
+    let devices = devices.into_events().map_err(|error| BootError::new("watch for devices", error))?;
+    let ports = dialect::execution::serve_ports(Rc::clone(&execution), async move || devices.next().await);
+    tokio::task::spawn_local(async move {
+        if let Err(error) = ports.await {
+            say(&format!("the execution channel's ports are not served: {error}"));
+        }
+    });
     addresses.extend(dialect::execution::in_machine(&execution, Path::new(SOCKETS)));
     for (address, service) in addresses {
         let listening = address.listen(service).await;

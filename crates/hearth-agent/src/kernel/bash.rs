@@ -66,6 +66,13 @@ struct Memory {
     successor: bool,
 }
 
+impl Memory {
+    /// Whether a trap or an option would have the user see an `eval` of ours.
+    fn would_show_an_eval(&self) -> bool {
+        !self.traps.is_empty() || self.options.contains(['x', 'v'])
+    }
+}
+
 #[derive(Default)]
 struct Current {
     /// Whether it is user code.
@@ -204,7 +211,13 @@ impl Bash {
         text.extend_from_slice(&on_one_line(&self.exit_trap()));
         text.extend_from_slice(b" EXIT; ");
         let mut inner = self.restoring();
-        inner.extend_from_slice(code.as_bytes());
+        if inner.is_empty() || self.memory.would_show_an_eval() {
+            inner.extend_from_slice(code.as_bytes());
+        } else {
+            // The shell shows the line of a syntax error, and what stands before the code would be on its first.
+            inner.extend_from_slice(b"\\builtin eval ");
+            inner.extend_from_slice(&on_one_line(code.as_bytes()));
+        }
         for (name, value) in env {
             text.extend_from_slice(name.as_bytes());
             text.push(b'=');

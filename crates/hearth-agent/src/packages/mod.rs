@@ -25,6 +25,8 @@ use crate::session::operation::{Outlet, Streams, off_thread};
 
 /// How long an installer that is interrupted may take to tidy up.
 const GRACE: Duration = Duration::from_secs(2);
+/// How long Python may take to say whether pip is there, in milliseconds.
+const LOOK_MS: u64 = 60_000;
 /// Tells by its exit code whether pip is there.
 const FIND_PIP: &str = "import importlib.util,sys; sys.exit(importlib.util.find_spec('pip') is None)";
 /// Variables by which an installer finds a way out, or an index, that no route shows. In any case.
@@ -43,23 +45,36 @@ const WAYS_OUT: [&str; 9] = [
 /// Does what is asked.
 pub(crate) async fn run(agent: Rc<Agent>, request: PackageRequest, streams: Streams) -> Result<Finished, Fault> {
     let PackageRequest::Install(install) = request;
+    let process = start(&agent, &install, None).await?;
+    let status = follow(&agent.processes, &process, &streams.output).await;
+    Ok(Finished::Packages(PackageResult::Installed(status)))
+}
+
+/// Starts the installer; `grace` is the time that it has between the TERM of its deadline and the KILL, in milliseconds.
+///
+/// # Errors
+/// What cannot succeed, before anything has changed.
+pub(crate) async fn start(agent: &Agent, install: &Install, grace_ms: Option<u64>) -> Result<Rc<Process>, Fault> {
     let from = match &install.from {
-        Some(from) => Some(directory(&agent, "from", from)?),
+        Some(from) => Some(directory(agent, "from", from)?),
         None => {
             let is_named = |name: &str| WAYS_OUT.contains(&name.to_ascii_lowercase().as_str());
             let has_way = install.env.keys().any(|name| is_named(name)) || agent.processes.gives_variable(is_named);
             if !has_way && !route::is_there() {
-                return Err(unavailable("the guest has no way out to get packages from; name a directory with them"));
+                return Err(unavailable(
+                    "the guest has no way out to get packages from, and no directory with them is named",
+                ));
             }
             None
         }
     };
-    let start = match install.language {
-        PackageLanguage::Python => pip(&agent.processes, &install, from.as_deref()).await?,
-        PackageLanguage::Javascript => npm(&agent, &install, from).await?,
+    let mut start = match install.language {
+        PackageLanguage::Python => pip(&agent.processes, install, from.as_deref()).await?,
+        PackageLanguage::Javascript => npm(agent, install, from).await?,
     };
-    let status = follow(&agent.processes, &start, &streams.output).await?;
-    Ok(Finished::Packages(PackageResult::Installed(status)))
+    start.timeout_ms = install.timeout_ms;
+    start.grace_ms = grace_ms;
+    agent.processes.start(&start).map_err(|fault| not_there(fault, install.language))
 }
 
 fn unavailable(message: &str) -> Fault {
@@ -93,17 +108,17 @@ fn raw(path: &Path) -> RawString {
 
 /// The start of pip; refused when there is none.
 async fn pip(processes: &Rc<Processes>, install: &Install, from: Option<&Path>) -> Result<Start, Fault> {
-    let missing = || unavailable("python packages need pip, which is not in the guest");
     // Elsewhere than in the workspace, which may hold a `pip.py`.
     let elsewhere = |mut start: Start| {
         start.cwd = Some("/".into());
         start
     };
-    let look = elsewhere(command(["python3", "-c", FIND_PIP].map(RawString::from), install));
-    let looking = processes.start(&look).map_err(|fault| not_there(fault, missing))?;
+    let mut look = elsewhere(command(["python3", "-c", FIND_PIP].map(RawString::from), install));
+    look.timeout_ms = Some(LOOK_MS);
+    let looking = processes.start(&look).map_err(|fault| not_there(fault, PackageLanguage::Python))?;
     looking.forget_when_ended();
     if looking.wait().await.0.code != Some(0) {
-        return Err(missing());
+        return Err(missing(PackageLanguage::Python));
     }
     let options = ["-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--progress-bar=off"];
     let mut argv: Vec<RawString> = std::iter::once("python3").chain(options).map(RawString::from).collect();
@@ -117,7 +132,6 @@ async fn pip(processes: &Rc<Processes>, install: &Install, from: Option<&Path>) 
     for (name, value) in [("PIP_BREAK_SYSTEM_PACKAGES", "1"), ("PIP_ROOT_USER_ACTION", "ignore")] {
         start.env.entry(name.into()).or_insert_with(|| value.into());
     }
-    start.timeout_ms = install.timeout_ms;
     Ok(start)
 }
 
@@ -148,26 +162,30 @@ async fn npm(agent: &Agent, install: &Install, from: Option<PathBuf>) -> Result<
     argv.extend::<Vec<RawString>>(packages);
     let mut start = command(argv, install);
     start.cwd = Some(raw(&target));
-    start.timeout_ms = install.timeout_ms;
     Ok(start)
 }
 
-fn not_there(fault: Fault, missing: impl FnOnce() -> Fault) -> Fault {
-    if fault.code == ErrorCode::CommandNotFound { missing() } else { fault }
+fn missing(language: PackageLanguage) -> Fault {
+    unavailable(match language {
+        PackageLanguage::Python => "python packages need pip, which is not in the guest",
+        PackageLanguage::Javascript => "javascript packages need npm, which is not in the guest",
+    })
 }
 
-/// Starts the installer, sends what it says, and tells how it ended. It is stopped when this is dropped.
-async fn follow(processes: &Rc<Processes>, start: &Start, output: &Outlet) -> Result<ExitStatus, Fault> {
-    let missing = || unavailable("javascript packages need npm, which is not in the guest");
-    let process = processes.start(start).map_err(|fault| not_there(fault, missing))?;
+fn not_there(fault: Fault, language: PackageLanguage) -> Fault {
+    if fault.code == ErrorCode::CommandNotFound { missing(language) } else { fault }
+}
+
+/// Sends what the installer says, and tells how it ended. It is stopped when this is dropped.
+async fn follow(processes: &Rc<Processes>, process: &Rc<Process>, output: &Outlet) -> ExitStatus {
     let (stdout, stderr) = (process.stdout.cursor(0, true), process.stderr.cursor(0, true));
-    let _wanted = stop_when_unwanted(processes, &process);
+    let _wanted = stop_when_unwanted(processes, process);
     let ((status, _), ..) = tokio::join!(
         process.wait(),
         output.copy(StreamName::Stdout, &stdout, || stdout.output().end(), &stdout.output().changed),
         output.copy(StreamName::Stderr, &stderr, || stderr.output().end(), &stderr.output().changed),
     );
-    Ok(status)
+    status
 }
 
 /// Stops a process once what this returns is dropped: an interrupt first, which installers tidy up at.

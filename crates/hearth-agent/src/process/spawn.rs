@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::OnceLock;
 
 use hearth_protocol::{Command, ErrorCode, Fault, PtySize, RawString, Start};
 use rustix::fs::{Mode, OFlags};
@@ -139,10 +140,21 @@ pub(super) fn directory_of(start: &Start, defaults: &Defaults) -> Result<PathBuf
     Ok(OsString::from_vec(working_directory(start, defaults, &home)).into())
 }
 
-/// The home of `user`, unless the agent has one for everybody.
+/// The home of `user`, or of whoever the agent runs as, unless the agent has one for everybody.
 pub(crate) fn home_of(user: Option<&User>, defaults: &Defaults) -> PathBuf {
-    let own = || user.map(|user| PathBuf::from(&user.home));
-    defaults.home.clone().or_else(own).unwrap_or_else(|| PathBuf::from("/"))
+    let own = || user.map_or_else(own_home, |user| PathBuf::from(&user.home));
+    defaults.home.clone().unwrap_or_else(own)
+}
+
+/// The agent's own home: as its environment has it, or the list of users.
+fn own_home() -> PathBuf {
+    static HOME: OnceLock<PathBuf> = OnceLock::new();
+    let find = || {
+        let said = std::env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
+        let listed = || User::find(&rustix::process::geteuid().as_raw().to_string()).map(|user| user.home.into());
+        said.or_else(|| listed().ok()).unwrap_or_else(|| PathBuf::from("/"))
+    };
+    HOME.get_or_init(find).clone()
 }
 
 fn working_directory(start: &Start, defaults: &Defaults, home: &Path) -> Vec<u8> {

@@ -55,6 +55,8 @@ struct Entry {
     value: SecretValue,
     file: bool,
     set_unix_ms: u64,
+    /// Whether it is of the set that came as an archive.
+    archived: bool,
 }
 
 /// What a process must not show: decided when it starts, looked up again at each change.
@@ -83,10 +85,10 @@ impl Secrets {
         let mut next = self.known.borrow().current.clone();
         match request {
             SecretRequest::List {} => return Ok(None),
-            SecretRequest::Set { secrets } => add(&mut next, secrets),
+            SecretRequest::Set { secrets } => add(&mut next, secrets, false),
             SecretRequest::Replace { secrets } => {
                 next.clear();
-                add(&mut next, secrets);
+                add(&mut next, secrets, false);
             }
             SecretRequest::Remove { names } => {
                 for name in names {
@@ -94,15 +96,18 @@ impl Secrets {
                 }
             }
         }
-        let total: usize = next.values().map(|entry| entry.value.reveal().len()).sum();
-        let bounds = [("secrets", next.len(), limits::SECRETS), ("bytes of secrets", total, limits::SECRETS_TOTAL)];
-        match bounds.into_iter().find(|(_, count, limit)| count > limit) {
-            None => Ok(Some(Change(next))),
-            Some((what, count, limit)) => {
-                let message = format!("there would be {count} {what}, over the limit of {limit}");
-                Err(Fault::never_started(ErrorCode::TooLarge, message))
-            }
-        }
+        checked(next).map(Some)
+    }
+
+    /// Checks a set that came as an archive. It takes the place of the one before it, and of others' secrets only by their names.
+    ///
+    /// # Errors
+    /// [`ErrorCode::TooLarge`].
+    pub(crate) fn plan_archive(&self, secrets: Vec<Secret>) -> Result<Change, Fault> {
+        let mut next = self.known.borrow().current.clone();
+        next.retain(|_, entry| !entry.archived);
+        add(&mut next, secrets, true);
+        checked(next)
     }
 
     /// Makes a change. `running` says whether there is a process that may still have what is replaced or removed.
@@ -235,10 +240,23 @@ impl Known {
     }
 }
 
-fn add(secrets: &mut BTreeMap<String, Entry>, new: Vec<Secret>) {
+/// A change to these secrets, if they are not too many.
+fn checked(next: BTreeMap<String, Entry>) -> Result<Change, Fault> {
+    let total: usize = next.values().map(|entry| entry.value.reveal().len()).sum();
+    let bounds = [("secrets", next.len(), limits::SECRETS), ("bytes of secrets", total, limits::SECRETS_TOTAL)];
+    match bounds.into_iter().find(|(_, count, limit)| count > limit) {
+        None => Ok(Change(next)),
+        Some((what, count, limit)) => {
+            let message = format!("there would be {count} {what}, over the limit of {limit}");
+            Err(Fault::never_started(ErrorCode::TooLarge, message))
+        }
+    }
+}
+
+fn add(secrets: &mut BTreeMap<String, Entry>, new: Vec<Secret>, archived: bool) {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
     for Secret { name, value, file } in new {
-        secrets.insert(name, Entry { value, file, set_unix_ms: now });
+        secrets.insert(name, Entry { value, file, set_unix_ms: now, archived });
     }
 }
 

@@ -293,6 +293,21 @@ async fn a_process_gets_its_directory_variables_and_arguments_byte_for_byte() {
 }
 
 #[tokio::test]
+async fn without_a_user_or_a_home_processes_have_the_agents_own() {
+    let home = tempfile::tempdir().unwrap();
+    let said = format!("HOME={}", home.path().display());
+    let agent = Agent::start_under("env", &[&said]);
+    let outcome = run(&agent.connect().await, "echo $HOME").await;
+    assert_eq!(String::from_utf8_lossy(&outcome.stdout).trim_end(), home.path().to_str().unwrap());
+    // One that was started with nothing finds its user's.
+    let agent = Agent::start_under("env", &["-i"]);
+    let outcome = run(&agent.connect().await, "getent passwd $(id -u) | cut -d: -f6; echo $HOME").await;
+    let text = String::from_utf8_lossy(&outcome.stdout).into_owned();
+    let (listed, said) = text.trim_end().split_once('\n').unwrap();
+    assert_eq!(listed, said);
+}
+
+#[tokio::test]
 async fn an_agent_that_is_root_runs_processes_as_the_user_asked_for() {
     if !rustix::process::geteuid().is_root() {
         return eprintln!("skipped: only root can become another user");

@@ -5,6 +5,7 @@ mod concurrency;
 mod files;
 mod kernels;
 mod output;
+mod packages;
 mod ports;
 mod scripts;
 mod transcripts;

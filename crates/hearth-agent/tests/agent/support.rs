@@ -41,9 +41,13 @@ impl Agent {
 
     /// Started by another program, which becomes the agent.
     pub(crate) fn start_under(starter: &str, arguments: &[&str]) -> Self {
+        Self::start_under_with(starter, arguments, &[])
+    }
+
+    pub(crate) fn start_under_with(starter: &str, arguments: &[&str], options: &[&str]) -> Self {
         let mut program = Program::new(starter);
         program.args(arguments).arg(env!("CARGO_BIN_EXE_hearth-agent"));
-        Self::spawn(program, &[])
+        Self::spawn(program, options)
     }
 
     fn spawn(mut program: Program, options: &[&str]) -> Self {

@@ -123,3 +123,36 @@ fn depth_takes_no_descriptors() {
     fs::create_dir_all(directory.path().join("a").join(path)).unwrap();
     assert_eq!(copied(&root, "a", "b", false).unwrap().entries, 501);
 }
+
+#[test]
+fn a_copy_keeps_the_attributes_that_users_give() {
+    let (directory, root) = root();
+    let at = |path: &str| directory.path().join(path);
+    fs::create_dir_all(at("a/sub")).unwrap();
+    fs::write(at("a/sub/file"), "text").unwrap();
+    let large = vec![7_u8; 2000];
+    let given: [(&str, &[u8]); 3] = [("a", b"top"), ("a/sub", b""), ("a/sub/file", &large)];
+    for (path, value) in given {
+        let set = rustix::fs::setxattr(at(path), c"user.hearth", value, rustix::fs::XattrFlags::empty());
+        if set.is_err() {
+            return eprintln!("skipped: the file system has no attributes of users: {set:?}");
+        }
+    }
+    fs::set_permissions(at("a/sub"), fs::Permissions::from_mode(0o555)).unwrap();
+    let kept = |copy: &str| {
+        for (path, value) in given {
+            let path = at(copy).join(path.trim_start_matches("a").trim_start_matches('/'));
+            let mut found = vec![0; 4096];
+            let length = rustix::fs::getxattr(&path, c"user.hearth", &mut found[..]);
+            let length = length.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            assert_eq!(&found[..length], value, "{}", path.display());
+        }
+    };
+    copied(&root, "a", "b", false).unwrap();
+    kept("b");
+    carry(&root, b"a", b"c", false, &|| true).unwrap();
+    kept("c");
+    for path in ["b/sub", "c/sub"] {
+        fs::set_permissions(at(path), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+}

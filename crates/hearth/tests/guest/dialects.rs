@@ -64,5 +64,11 @@ async fn the_earlier_protocols_are_spoken_at_a_sandboxs_door() {
         assert!(single.read_line(&mut said).await.unwrap() > 0, "{said}");
     }
     assert!(said.contains("42") && said.contains("\"exit_code\":0"), "{said}");
+    // A sandbox has no network, and is told so at once.
+    let install = "{\"action\":\"install_packages\",\"language\":\"python\",\"packages\":[\"six==1.16.0\"]}\n";
+    single.write_all(install.as_bytes()).await.unwrap();
+    let mut said = String::new();
+    single.read_line(&mut said).await.unwrap();
+    assert!(said.contains("package_error") && said.contains("no way out"), "{said}");
     guest.remove().await;
 }

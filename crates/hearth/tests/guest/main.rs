@@ -8,6 +8,7 @@
 mod dialects;
 mod files;
 mod lifecycle;
+mod ports;
 mod processes;
 mod secrets;
 mod support;

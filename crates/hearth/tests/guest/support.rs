@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use hearth_engine::channel::{Channel, ChannelError, Event};
+use hearth_engine::image::Image;
 use hearth_engine::protocol::{Command, Delivery, ErrorCode, ExitStatus, Start, StreamName};
-use hearth_engine::vmm::Launcher;
-use hearth_engine::{Directories, Engine, Paused, Sandbox, SandboxSpec, chain};
+use hearth_engine::vmm::{Launcher, Machine, MachineSpec};
+use hearth_engine::{DialectSpec, Directories, Draft, Engine, Paused, Sandbox, SandboxSpec, chain};
 
 /// A sandbox in a home of its own over the shared image store.
 pub(crate) struct Guest {
@@ -32,24 +33,7 @@ impl Guest {
     }
 
     pub(crate) async fn boot_with(spec: SandboxSpec) -> Option<Self> {
-        let Some(prepared) = std::env::var_os("HEARTH_TEST_HOME").filter(|home| !home.is_empty()).map(PathBuf::from)
-        else {
-            eprintln!("skipped: HEARTH_TEST_HOME names no home with images; make test prepares one");
-            return None;
-        };
-        let home = tempfile::Builder::new().prefix("hearth-").tempdir().unwrap();
-        symlink(prepared.join("store").canonicalize().unwrap(), home.path().join("store")).unwrap();
-        // Made once for all tests.
-        std::fs::create_dir_all(prepared.join("templates")).unwrap();
-        symlink(prepared.join("templates").canonicalize().unwrap(), home.path().join("templates")).unwrap();
-        let findings = prepared.join("findings.json");
-        if findings.exists() {
-            std::fs::copy(findings, home.path().join("findings.json")).unwrap();
-        }
-        let directories =
-            Directories::of_user(|name| (name == "HEARTH_HOME").then(|| home.path().as_os_str().to_owned())).unwrap();
-        let launcher = Launcher { program: env!("CARGO_BIN_EXE_hearth").into(), arguments: vec!["__jail".into()] };
-        let engine = Engine::open(directories, launcher, None).unwrap();
+        let (engine, home) = engine()?;
         let sandbox = engine.create(&spec).await.unwrap();
         Some(Self { sandbox, engine: Arc::new(engine), _home: Arc::new(home) })
     }
@@ -94,20 +78,77 @@ impl Guest {
 
     /// Runs a process to its end.
     pub(crate) async fn start(&self, start: Start) -> Outcome {
-        let process = self.channel().start(Start { attach: Some(Delivery::Lossless), ..start }).await.unwrap();
-        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-        loop {
-            match process.next_event().await.unwrap().expect("an exit comes before the end") {
-                Event::Output { stream: StreamName::Stderr, bytes, .. } => stderr.extend_from_slice(&bytes),
-                Event::Output { bytes, .. } => stdout.extend_from_slice(&bytes),
-                Event::Exit { status, .. } => return Outcome { stdout, stderr, status },
-            }
-        }
+        run(self.channel(), start).await
     }
 
     /// Ends the sandbox.
     pub(crate) async fn remove(self) {
         self.sandbox.remove().await;
+    }
+}
+
+/// A machine like a sandbox's, which a test has changed before it started.
+pub(crate) struct ChangedMachine {
+    // In the order in which they must go.
+    pub(crate) channel: Channel,
+    pub(crate) machine: Machine,
+    _draft: Draft,
+    _home: tempfile::TempDir,
+}
+
+impl ChangedMachine {
+    /// Boots one; `None`, and says so, when there is no image to boot. What `change` returns goes to the caller.
+    pub(crate) async fn boot<T>(change: impl FnOnce(&mut MachineSpec, &Image) -> Option<T>) -> Option<(Self, T)> {
+        let (engine, home) = engine()?;
+        let spec = SandboxSpec { dialects: Some(DialectSpec::default()), ..SandboxSpec::default() };
+        let mut draft = engine.draft(&spec).unwrap();
+        let image = engine.images().inspect(&spec.image).unwrap();
+        let kept = change(&mut draft.machine, &image)?;
+        let machine = Machine::start(draft.machine.clone()).await.unwrap();
+        let channel = tokio::select! {
+            channel = draft.connect(&machine) => channel.unwrap(),
+            exit = machine.exited() => panic!("{}", String::from_utf8_lossy(&exit.console)),
+        };
+        Some((Self { channel, machine, _draft: draft, _home: home }, kept))
+    }
+
+    /// Runs a shell command as the default user, to its end.
+    pub(crate) async fn run(&self, text: &str) -> Outcome {
+        run(&self.channel, Start::new(Command::Shell(text.into()))).await
+    }
+}
+
+/// An engine in a home of its own over the shared image store; `None`, and says so, when there is no image to boot.
+fn engine() -> Option<(Engine, tempfile::TempDir)> {
+    let Some(prepared) = std::env::var_os("HEARTH_TEST_HOME").filter(|home| !home.is_empty()).map(PathBuf::from) else {
+        eprintln!("skipped: HEARTH_TEST_HOME names no home with images; make test prepares one");
+        return None;
+    };
+    let home = tempfile::Builder::new().prefix("hearth-").tempdir().unwrap();
+    symlink(prepared.join("store").canonicalize().unwrap(), home.path().join("store")).unwrap();
+    // Made once for all tests.
+    std::fs::create_dir_all(prepared.join("templates")).unwrap();
+    symlink(prepared.join("templates").canonicalize().unwrap(), home.path().join("templates")).unwrap();
+    let findings = prepared.join("findings.json");
+    if findings.exists() {
+        std::fs::copy(findings, home.path().join("findings.json")).unwrap();
+    }
+    let directories =
+        Directories::of_user(|name| (name == "HEARTH_HOME").then(|| home.path().as_os_str().to_owned())).unwrap();
+    let launcher = Launcher { program: env!("CARGO_BIN_EXE_hearth").into(), arguments: vec!["__jail".into()] };
+    Some((Engine::open(directories, launcher, None).unwrap(), home))
+}
+
+/// Runs a process to its end.
+async fn run(channel: &Channel, start: Start) -> Outcome {
+    let process = channel.start(Start { attach: Some(Delivery::Lossless), ..start }).await.unwrap();
+    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    loop {
+        match process.next_event().await.unwrap().expect("an exit comes before the end") {
+            Event::Output { stream: StreamName::Stderr, bytes, .. } => stderr.extend_from_slice(&bytes),
+            Event::Output { bytes, .. } => stdout.extend_from_slice(&bytes),
+            Event::Exit { status, .. } => return Outcome { stdout, stderr, status },
+        }
     }
 }
 

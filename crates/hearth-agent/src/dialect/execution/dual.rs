@@ -9,15 +9,18 @@
 //! ```
 
 use std::cell::{Cell, RefCell};
+use std::io;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use super::Execution;
 use super::lines::Lines;
-use super::link::{Link, Outgoing};
+use super::link::{Link, Outgoing, Way};
 use crate::listen::{self, Service};
 use crate::session::port::Port;
 use crate::session::{Reader, Writer};
@@ -25,6 +28,7 @@ use crate::session::{Reader, Writer};
 /// A pair of ways.
 pub(crate) struct Dual {
     execution: Rc<Execution>,
+    way: Way,
     session: RefCell<Option<Rc<Session>>>,
 }
 
@@ -45,7 +49,11 @@ struct Presence<'a> {
 
 impl Dual {
     pub(crate) fn new(execution: &Rc<Execution>) -> Rc<Self> {
-        Rc::new(Self { execution: Rc::clone(execution), session: RefCell::default() })
+        Self::with(execution, Way::Connection)
+    }
+
+    fn with(execution: &Rc<Execution>, way: Way) -> Rc<Self> {
+        Rc::new(Self { execution: Rc::clone(execution), way, session: RefCell::default() })
     }
 
     /// Speaks on each connection: those by which a client asks, and those by which it is told.
@@ -58,7 +66,8 @@ impl Dual {
     }
 
     fn join(&self) -> Presence<'_> {
-        let session = Rc::clone(self.session.borrow_mut().get_or_insert_with(|| Session::begin(&self.execution)));
+        let session =
+            Rc::clone(self.session.borrow_mut().get_or_insert_with(|| Session::begin(&self.execution, self.way)));
         session.present.set(session.present.get() + 1);
         Presence { dual: self, session }
     }
@@ -95,8 +104,8 @@ impl Drop for Presence<'_> {
 }
 
 impl Session {
-    fn begin(execution: &Rc<Execution>) -> Rc<Self> {
-        let (link, outgoing) = Link::new(Rc::clone(execution));
+    fn begin(execution: &Rc<Execution>, way: Way) -> Rc<Self> {
+        let (link, outgoing) = Link::new(Rc::clone(execution), way);
         let events = Rc::<Events>::default();
         let writer = tokio::task::spawn_local(write(outgoing, Rc::clone(&events))).abort_handle();
         Rc::new(Self { link, events, present: Cell::new(0), writer })
@@ -172,7 +181,8 @@ impl Events {
 }
 
 /// Serves a pair of virtio-serial ports for the life of the agent.
-pub(super) async fn serve_ports(dual: Rc<Dual>, command: Rc<Port>, event: Rc<Port>) {
+pub(super) async fn serve_ports(execution: &Rc<Execution>, command: Rc<Port>, event: Rc<Port>) {
+    let dual = Dual::with(execution, Way::Port);
     let commands = async {
         while command.wait_for_host().await.is_ok() {
             let (reader, writer) = command.halves();
@@ -180,10 +190,43 @@ pub(super) async fn serve_ports(dual: Rc<Dual>, command: Rc<Port>, event: Rc<Por
         }
     };
     let events = async {
+        let within_line = Rc::<Cell<bool>>::default();
         while event.wait_for_host().await.is_ok() {
             let (reader, writer) = event.halves();
-            Rc::clone(&dual).serve_event(reader, writer).await;
+            let (owes_end, within_line) = (within_line.get(), Rc::clone(&within_line));
+            Rc::clone(&dual).serve_event(reader, Box::new(WholeLines { writer, within_line, owes_end })).await;
         }
     };
     tokio::join!(commands, events);
+}
+
+/// Writes lines to a port. Where the line before was not written whole, it ends that first, so that it is no part of the next.
+struct WholeLines {
+    writer: Writer,
+    /// Whether the port's last byte is not the end of a line.
+    within_line: Rc<Cell<bool>>,
+    owes_end: bool,
+}
+
+impl AsyncWrite for WholeLines {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.owes_end {
+            ready!(Pin::new(&mut self.writer).poll_write(context, b"\n"))?;
+            self.owes_end = false;
+            self.within_line.set(false);
+        }
+        let count = ready!(Pin::new(&mut self.writer).poll_write(context, bytes))?;
+        if let Some(last) = bytes[..count].last() {
+            self.within_line.set(*last != b'\n');
+        }
+        Poll::Ready(Ok(count))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.writer).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.writer).poll_shutdown(context)
+    }
 }

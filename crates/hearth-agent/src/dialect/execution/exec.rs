@@ -1,4 +1,4 @@
-//! Code: from a request to its last message.
+//! Code and packages: from a request to its last message.
 
 use std::time::{Duration, Instant};
 
@@ -7,8 +7,8 @@ use tokio::time;
 
 use super::answer::{Answer, Answers};
 use super::output::{Output, OverLimit, Stream};
-use super::request::{ErrorType, Exec, Language, Refusal};
-use super::{Entry, Execution, interpreter, script};
+use super::request::{ErrorType, Exec, Language, Packages, Refusal};
+use super::{Entry, Execution, interpreter, packages, script};
 
 /// The time between the TERM and the KILL of what has to be stopped.
 pub(super) const GRACE: Duration = Duration::from_secs(5);
@@ -22,12 +22,23 @@ pub(super) struct Complete {
 
 /// Runs code and tells how it went. Goes on when nobody listens any more.
 pub(super) async fn run(execution: &Execution, exec: Exec, answers: Answers, entry: &Entry) {
+    tell(answers, async |output| match script::interpreter(&exec.code) {
+        Some(_) if exec.language == Language::Raw => script::run(execution, exec, output, entry).await,
+        _ => interpreter::run(execution, exec, output, entry).await,
+    })
+    .await;
+}
+
+/// Installs packages and tells how it went. Goes on when nobody listens any more.
+pub(super) async fn install(execution: &Execution, wanted: Packages, answers: Answers, entry: &Entry) {
+    tell(answers, async |output| packages::install(execution, wanted, output, entry).await).await;
+}
+
+/// Does what has output, and tells how it went, last of all.
+async fn tell(answers: Answers, work: impl AsyncFnOnce(&mut Output) -> Result<Complete, Refusal>) {
     let begun = Instant::now();
     let mut output = Output::new(answers.clone());
-    let ended = match script::interpreter(&exec.code) {
-        Some(_) if exec.language == Language::Raw => script::run(execution, exec, &mut output, entry).await,
-        _ => interpreter::run(execution, exec, &mut output, entry).await,
-    };
+    let ended = work(&mut output).await;
     output.finish().await;
     let milliseconds = |duration: Duration| duration.as_millis() as u64;
     let told = match ended {
@@ -61,8 +72,5 @@ pub(super) async fn relay(
 
 /// What code ends with that had to be stopped at its timeout.
 pub(super) fn timed_out(timeout: Duration) -> Refusal {
-    Refusal::new(
-        ErrorType::Timeout,
-        format_args!("the code ran longer than its {} s and was stopped", timeout.as_secs_f64()),
-    )
+    Refusal::new(ErrorType::Timeout, format_args!("it ran longer than its {} s and was stopped", timeout.as_secs_f64()))
 }

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use super::answer::{Answer, Answers};
 use super::lines::Lines;
-use super::request::{self, Action, ErrorType, Exec, Language, OpId, Refusal, Request};
+use super::request::{self, Action, ErrorType, Exec, Language, OpId, Packages, Refusal, Request};
 use super::write::{Unknown, Writes};
 use super::{Entry, Execution, cancelled, exec, interpreter, read};
 use crate::session::Writer;
@@ -23,9 +23,20 @@ const EXPRESS: usize = 64;
 /// The other messages that may wait for it.
 const QUEUE: usize = 4;
 
+/// What is known of how a client comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// By connections of its own: what they bring is all its.
+    Connection,
+    /// By a port, where nobody is told that one client has gone and the next has come: what the one sent last may be a part of what the
+    /// other sends first.
+    Port,
+}
+
 /// A client.
 pub(super) struct Link {
     execution: Rc<Execution>,
+    way: Way,
     express: mpsc::Sender<Bytes>,
     queue: mpsc::Sender<Bytes>,
     places: Arc<Semaphore>,
@@ -62,11 +73,12 @@ impl Outgoing {
 }
 
 impl Link {
-    pub(super) fn new(execution: Rc<Execution>) -> (Rc<Self>, Outgoing) {
+    pub(super) fn new(execution: Rc<Execution>, way: Way) -> (Rc<Self>, Outgoing) {
         let (express, express_receiver) = mpsc::channel(EXPRESS);
         let (queue, queue_receiver) = mpsc::channel(QUEUE);
         let link = Rc::new(Self {
             execution,
+            way,
             express,
             queue,
             places: Arc::new(Semaphore::new(OPERATIONS)),
@@ -80,7 +92,7 @@ impl Link {
     pub(super) async fn serve(&self, mut lines: Lines) {
         // A connection that breaks ends as one that is closed.
         while let Ok(Some(line)) = lines.next().await {
-            let request = line.map_err(|refusal| (None, refusal)).and_then(|line| request::parse(&line));
+            let request = line.map_err(|refusal| (None, refusal)).and_then(|line| self.read(&line));
             match request {
                 Ok(Request { op_id, action }) => {
                     if let Err(refusal) = self.act(op_id.clone(), action).await {
@@ -89,6 +101,14 @@ impl Link {
                 }
                 Err((op_id, refusal)) => self.refuse(op_id, &refusal).await,
             }
+        }
+    }
+
+    fn read(&self, line: &[u8]) -> Result<Request, (Option<OpId>, Refusal)> {
+        let read = request::parse(line);
+        match self.way {
+            Way::Port if read.is_err() => request::parse_behind_a_cut(line).unwrap_or(read),
+            _ => read,
         }
     }
 
@@ -132,11 +152,7 @@ impl Link {
                     return Err(Refusal::new(ErrorType::Protocol, "No active operation has this op_id"));
                 }
             }
-            Action::InstallPackages { language, .. } => {
-                let message =
-                    format!("packages for {} cannot be installed: this agent has no installer", language.name());
-                return Err(Refusal::new(ErrorType::Package, message));
-            }
+            Action::InstallPackages(wanted) => self.install(op_id, wanted)?,
         }
         Ok(())
     }
@@ -156,6 +172,14 @@ impl Link {
         let entry = self.enter(op_id.clone())?;
         let (execution, answers) = (Rc::clone(&self.execution), self.answers(op_id));
         tokio::task::spawn_local(async move { exec::run(&execution, exec, answers, &entry).await });
+        Ok(())
+    }
+
+    /// Installs packages. It outlives its client as code does: half an installation is of use to nobody.
+    fn install(&self, op_id: Option<OpId>, wanted: Packages) -> Result<(), Refusal> {
+        let entry = self.enter(op_id.clone())?;
+        let (execution, answers) = (Rc::clone(&self.execution), self.answers(op_id));
+        tokio::task::spawn_local(async move { exec::install(&execution, wanted, answers, &entry).await });
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 //! ```text
 //!                     ┌─ pong, refusals ────────────────────> express ┐
 //! Lines ─> request ─> Link ─ files ─> worker ─┐                       ├─> one connection, or the event port
-//!                     └─ exec ─> kernel or process ─> Batches ─> queue ┘
+//!                     └─ exec, install ─> kernel or process ─> queue ──┘
 //! ```
 //!
 //! A [`Link`](link::Link) is one client: a connection of its own ([`serve`]), or a pair of ports whose ends come and go ([`dual`]). What
@@ -22,6 +22,7 @@ mod interpreter;
 mod lines;
 mod link;
 mod output;
+mod packages;
 mod read;
 mod request;
 #[cfg(test)]
@@ -47,7 +48,7 @@ use crate::session::port::Port;
 use crate::session::{Reader, Writer};
 use dual::Dual;
 use lines::Memory;
-use link::Link;
+use link::{Link, Way};
 use request::{ErrorType, OpId, Refusal};
 
 /// The reference's port on the guest's loopback.
@@ -146,14 +147,22 @@ pub(crate) fn in_machine(execution: &Rc<Execution>, directory: &Path) -> Vec<(Ad
     ]
 }
 
-/// Serves the reference's own pair of virtio-serial ports, where the machine has them.
+/// Serves the reference's own pair of virtio-serial ports as soon as the machine has them, for the life of the agent: the host may
+/// announce them when all else is there already, or never. `changed` waits for news of devices.
 ///
 /// # Errors
 /// When they are there and cannot be opened.
-pub(crate) fn serve_ports(execution: &Rc<Execution>) -> io::Result<()> {
-    if let (Some(command), Some(event)) = (Port::open(COMMAND_PORT)?, Port::open(EVENT_PORT)?) {
-        tokio::task::spawn_local(dual::serve_ports(Dual::new(execution), command, event));
-    }
+pub(crate) async fn serve_ports(execution: Rc<Execution>, changed: impl AsyncFn() -> io::Result<()>) -> io::Result<()> {
+    let open = async |name| {
+        loop {
+            match Port::open(name)? {
+                Some(port) => return Ok::<_, io::Error>(port),
+                None => changed().await?,
+            }
+        }
+    };
+    let (command, event) = (open(COMMAND_PORT).await?, open(EVENT_PORT).await?);
+    dual::serve_ports(&execution, command, event).await;
     Ok(())
 }
 
@@ -165,7 +174,7 @@ pub(crate) fn service(execution: &Rc<Execution>) -> Service {
 
 /// Serves a client that has one connection for both directions.
 async fn serve(execution: Rc<Execution>, reader: Reader, mut writer: Writer) {
-    let (link, mut outgoing) = Link::new(Rc::clone(&execution));
+    let (link, mut outgoing) = Link::new(Rc::clone(&execution), Way::Connection);
     let mut write = std::pin::pin!(outgoing.write_to(&mut writer));
     let lines = lines::Lines::new(reader, Rc::clone(&execution.memory));
     tokio::select! {

@@ -1,6 +1,6 @@
 //! What must hold whatever line comes: the property test here and the fuzz target `execution_line` run the same check.
 
-use super::request::{Action, CODE, ErrorType, OpId, PACKAGES, VARIABLES, parse};
+use super::request::{Action, CODE, ErrorType, OpId, PACKAGES, Packages, VARIABLES, parse, parse_behind_a_cut};
 
 /// A line becomes a request that holds to the rules, or a refusal that can be told; and both know whom it concerns.
 pub(crate) fn execution_line(line: &[u8]) {
@@ -18,6 +18,13 @@ pub(crate) fn execution_line(line: &[u8]) {
             assert!(refusal.error_type.name().ends_with("_error"));
             assert_ne!(refusal.error_type, ErrorType::Timeout, "nothing has run");
         }
+    }
+}
+
+/// The same of what is found behind a request that was cut off.
+pub(crate) fn execution_line_behind_a_cut(line: &[u8]) {
+    if let Some(Ok(request)) = parse_behind_a_cut(line) {
+        holds_to_the_rules(&request.action);
     }
 }
 
@@ -43,9 +50,9 @@ fn holds_to_the_rules(action: &Action) {
                 assert!(!name.to_ascii_uppercase().starts_with("LD_") && !name.eq_ignore_ascii_case("path"));
             }
         }
-        Action::InstallPackages { packages, .. } => {
+        Action::InstallPackages(Packages { language, packages, .. }) => {
             assert!((1..=PACKAGES).contains(&packages.len()));
-            assert!(packages.iter().all(|package| !package.starts_with('-')));
+            assert!(packages.iter().all(|package| !package.starts_with('-') && language.read(package).is_some()));
         }
         Action::WriteFile { path, .. } | Action::ReadFile { path } | Action::ListFiles { path } => {
             assert!(path.len() <= 4096 && !path.starts_with('/') && !path.contains(char::is_control));
@@ -107,6 +114,7 @@ mod tests {
         #[test]
         fn any_line_is_a_request_that_holds_to_the_rules_or_a_refusal(line in hostile()) {
             execution_line(&line);
+            execution_line_behind_a_cut(&line);
         }
     }
 

@@ -46,14 +46,30 @@ pub(super) async fn run(
     let mut start = Start::new(Command::Argv([argv, vec![file.path.as_bytes().into()]].concat()));
     start.cwd = Some(execution.home()?.path().as_os_str().as_bytes().into());
     start.env = exec.variables.into_iter().map(|(name, value)| (name, value.into())).collect();
-    start.timeout_ms = Some(exec.timeout.as_millis() as u64);
+    start.timeout_ms = Some(exec.timeout.as_millis().max(1) as u64);
     start.grace_ms = Some(GRACE.as_millis() as u64);
     let process = execution.agent.processes.start(&start).map_err(not_run)?;
-    let spawned = begun.elapsed();
+    follow(process, &Bounds { timeout: exec.timeout, begun, entry }, output).await
+}
+
+/// What bounds a process, beside the deadline that it was started with.
+pub(super) struct Bounds<'a> {
+    pub(super) timeout: Duration,
+    pub(super) begun: Instant,
+    pub(super) entry: &'a Entry,
+}
+
+/// Passes on what a process writes, to its end; ends it when it is cancelled, or writes too much.
+pub(super) async fn follow(
+    process: Rc<Process>,
+    bounds: &Bounds<'_>,
+    output: &mut Output,
+) -> Result<Complete, Refusal> {
+    let spawned = bounds.begun.elapsed();
     let reader = Reading { stdout: process.stdout.cursor(0, true), stderr: process.stderr.cursor(0, true), process };
     let relayed = tokio::select! {
         relayed = relay(output, async || reader.next().await) => relayed.map_err(Refusal::from),
-        () = entry.cancelled() => Err(cancelled()),
+        () = bounds.entry.cancelled() => Err(cancelled()),
     };
     let process = reader.end();
     if let Err(refusal) = relayed {
@@ -61,7 +77,7 @@ pub(super) async fn run(
         return Err(refusal);
     }
     let (status, _) = process.wait().await;
-    complete(&status, exec.timeout, spawned)
+    complete(&status, bounds.timeout, spawned)
 }
 
 fn not_run(fault: Fault) -> Refusal {

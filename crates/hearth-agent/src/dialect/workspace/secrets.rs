@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use hearth_files::archive::{SmallContent, read_small};
 use hearth_protocol::limits;
-use hearth_protocol::secrets::{Secret, SecretRequest};
+use hearth_protocol::secrets::Secret;
 
 use super::archives::{archive_size, refusal};
 use super::connection::Connection;
@@ -64,7 +64,7 @@ struct Set {
     bytes: usize,
 }
 
-/// `install_secrets`. What was installed before is gone then.
+/// `install_secrets`. What was installed so before is gone then; what the agent has from elsewhere stays.
 pub(super) async fn install(
     agent: &Agent,
     link: &Link,
@@ -74,7 +74,7 @@ pub(super) async fn install(
     connection.expect(archive_size(request)?);
     let Set { files, members, bytes } = worker::receive(connection, |upload| read(upload)).await?;
     let secrets = files.into_iter().map(|(name, value)| Secret { name, value: value.into(), file: true }).collect();
-    agent.secret(SecretRequest::Replace { secrets }).map_err(|fault| Refusal::of(&fault))?;
+    agent.install_archived_secrets(secrets).map_err(|fault| Refusal::of(&fault))?;
     if let Some(directory) = agent.processes.secrets.directory() {
         link.make(directory);
     }

@@ -38,6 +38,15 @@ impl Served {
     }
 
     pub(crate) fn start_with(more: &[&str]) -> Self {
+        Self::start_by(more, Agent::start_with)
+    }
+
+    /// Started by another program, which becomes the agent.
+    pub(crate) fn start_under(starter: &str, arguments: &[&str]) -> Self {
+        Self::start_by(&[], |options| Agent::start_under_with(starter, arguments, options))
+    }
+
+    fn start_by(more: &[&str], start: impl FnOnce(&[&str]) -> Agent) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name).display().to_string();
         std::fs::create_dir(at("home")).unwrap();
@@ -47,7 +56,7 @@ impl Served {
         let home = at("home");
         let options = [channel, "tcp:127.0.0.1:0", channel, &single, channel, &dual, "--home", &home];
         let directory = Self::open_to_all(directory);
-        Self { agent: Agent::start_with(&[&options, more].concat()), directory }
+        Self { agent: start(&[&options, more].concat()), directory }
     }
 
     /// Another user that runs code must be able to reach its home.

@@ -190,6 +190,12 @@ async fn mistakes_in_bash_are_reported_where_they_are_and_harm_nothing() {
         ("echo a\nif", 2, "syntax error: unexpected end of file"),
         ("echo a\necho 'open", 2, "unexpected EOF while looking for matching"),
         ("echo a\necho )", 2, "syntax error near unexpected token"),
+        // With a status and an option to bring back, of which nothing shows.
+        ("if then", 2, "`if then'"),
+        ("set -u; (exit 3)", 3, ""),
+        ("echo $? )", 2, "`echo $? )'"),
+        ("echo ${none}", 127, "line 1: none: unbound variable"),
+        ("set +u", 0, ""),
     ] {
         let done = run(&channel, Bash, code).await;
         assert_eq!(done.code(), status, "{done:?}");

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use hearth_protocol::secrets::Secret;
 use serde_json::{Value, json};
 
 use super::Rpc;
@@ -31,6 +32,25 @@ fn secrets_are_found_where_clients_look_for_them_and_go_with_the_agent() {
     assert_eq!(fs::read_to_string(format!("{NAMED}/TOKEN")).unwrap(), "a-secret-value");
     rpc.stop();
     assert!(fs::symlink_metadata(NAMED).is_err() && !Path::new(&real).exists());
+}
+
+#[tokio::test]
+async fn a_set_takes_the_place_of_the_one_before_it_and_leaves_what_others_have_set() {
+    let rpc = Rpc::start();
+    let channel = rpc.agent.connect().await;
+    let native = |name: &str, value: &str| Secret { name: name.into(), value: value.into(), file: true };
+    channel
+        .set_secrets(vec![native("NATIVE", "native-secret-value"), native("BOTH", "native-both-value")])
+        .await
+        .unwrap();
+    install(&rpc, "printf first-secret-value > TOKEN; printf archived-both-value > BOTH");
+    let names = || rpc.exec("ls \"$HEARTH_SECRETS\"; cat \"$HEARTH_SECRETS\"/*")["stdout"].as_str().unwrap().to_owned();
+    assert_eq!(names(), "BOTH\nNATIVE\nTOKEN\n[REDACTED][REDACTED][REDACTED]");
+    install(&rpc, "printf second-secret-value > OTHER");
+    assert_eq!(names(), "NATIVE\nOTHER\n[REDACTED][REDACTED]");
+    // Who says that these are all says it of everybody's.
+    channel.replace_secrets(vec![native("ONLY", "only-secret-value")]).await.unwrap();
+    assert_eq!(names(), "ONLY\n[REDACTED]");
 }
 
 #[test]

@@ -15,6 +15,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 
 use fields::Fields;
+use hearth_protocol::packages::PackageLanguage;
 pub(crate) use refusal::{ErrorType, Refusal};
 
 /// The longest line that is read, in bytes, its newline included.
@@ -25,6 +26,8 @@ pub(crate) const CODE: usize = 1024 * 1024;
 pub(crate) const VARIABLES: usize = 100;
 /// The most packages of one installation.
 pub(crate) const PACKAGES: usize = 50;
+/// Where a request may begin behind one that was cut off, that are looked at in a line.
+const PLACES: usize = 256;
 /// The longest time that code may run, and what it has where none is named.
 const LONGEST: Duration = Duration::from_secs(300);
 
@@ -52,11 +55,7 @@ pub(crate) enum Action {
         language: Language,
     },
     Exec(Exec),
-    InstallPackages {
-        language: Language,
-        packages: Vec<String>,
-        timeout: Duration,
-    },
+    InstallPackages(Packages),
     WriteFile {
         op_id: OpId,
         path: String,
@@ -90,6 +89,14 @@ pub(crate) struct Exec {
     pub(crate) variables: BTreeMap<String, String>,
 }
 
+/// Packages to install.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Packages {
+    pub(crate) language: PackageLanguage,
+    pub(crate) packages: Vec<String>,
+    pub(crate) timeout: Duration,
+}
+
 /// What code is written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Language {
@@ -121,6 +128,15 @@ pub(crate) fn parse(line: &[u8]) -> Result<Request, (Option<OpId>, Refusal)> {
         Ok(action) => Ok(Request { op_id, action }),
         Err(refusal) => Err((op_id, refusal)),
     }
+}
+
+/// Reads a line that is no request, in case it begins with what another client had sent of one when it died, and ends with a whole one. A
+/// request that was cut off lacks the end of its object, so no line that is a request can be two.
+pub(crate) fn parse_behind_a_cut(line: &[u8]) -> Option<Result<Request, (Option<OpId>, Refusal)>> {
+    // Within a string a quote has a backslash, so few places look like the beginning of an object and are none.
+    let begins = |&at: &usize| line[at] == b'{' && line[at + 1..].trim_ascii_start().starts_with(b"\"");
+    let places = (1..line.len()).filter(begins).take(PLACES);
+    places.map(|at| &line[at..]).find(|rest| fields::parse(rest).is_ok_and(|fields| fields.action.is_some())).map(parse)
 }
 
 fn action(fields: Fields<'_>) -> Result<Action, Refusal> {
@@ -171,8 +187,16 @@ fn install_packages(fields: Fields<'_>) -> Result<Action, Refusal> {
     if packages.is_empty() {
         return Err(Refusal::new(ErrorType::Package, "no packages are named"));
     }
+    let language = match language {
+        Language::Python => PackageLanguage::Python,
+        Language::Javascript => PackageLanguage::Javascript,
+        Language::Raw => {
+            let message = "there are no packages for raw: they are for python and javascript";
+            return Err(Refusal::new(ErrorType::Package, message));
+        }
+    };
     packages.iter().try_for_each(|package| rules::check_package(language, package))?;
-    Ok(Action::InstallPackages { language, packages, timeout })
+    Ok(Action::InstallPackages(Packages { language, packages, timeout }))
 }
 
 fn needed<T>(fields: &Fields<'_>, value: Option<T>, name: &str) -> Result<T, Refusal> {
@@ -213,4 +237,31 @@ fn timeout(fields: &Fields<'_>) -> Result<Duration, Refusal> {
 fn data(fields: &Fields<'_>) -> Result<Vec<u8>, Refusal> {
     let text = needed(fields, fields.data.as_deref(), "data")?;
     STANDARD.decode(text).map_err(|error| Refusal::request(format!("data is not base64: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_found_behind_one_that_was_cut_off_anywhere() {
+        let whole = br#"{"action":"exec","op_id":"{","language":"python","code":"d = {\"a\": {}}","env_vars":{"A":"{","B":"}"}}"#;
+        let next = br#"{ "op_id":7,"action":"ping"}"#;
+        for cut in 1..=whole.len() {
+            let line = [&whole[..cut], next].concat();
+            assert!(parse(&line).is_err(), "{cut}");
+            let found = parse_behind_a_cut(&line).unwrap().unwrap();
+            assert_eq!(found, Request { op_id: Some(OpId::Positive(7)), action: Action::Ping }, "{cut}");
+        }
+        let line = [&whole[..20], br#"{"action":"dance","op_id":7}"#.as_slice()].concat();
+        assert_eq!(parse_behind_a_cut(&line).unwrap().unwrap_err().0, Some(OpId::Positive(7)));
+    }
+
+    #[test]
+    fn nothing_is_found_in_what_holds_no_request() {
+        for line in ["", "{", "x", "[]", "{\"a\":{\"b\":1}", "{\"action\":\"ping\"} x", "{{{{{{{{", "{\"a"] {
+            assert!(parse_behind_a_cut(line.as_bytes()).is_none(), "{line}");
+        }
+        assert!(parse_behind_a_cut(&b"{\"".repeat(1 << 20)).is_none());
+    }
 }

@@ -1,5 +1,8 @@
 //! What code, variables, paths and packages must hold to.
 
+use hearth_protocol::limits;
+use hearth_protocol::packages::PackageLanguage;
+
 use super::{CODE, ErrorType, Language, Refusal};
 
 /// The longest name of a variable, in bytes.
@@ -10,8 +13,6 @@ const VALUE: usize = 4096;
 const PATH: usize = 4096;
 /// The longest part of a path, in bytes.
 const PART: usize = 255;
-/// The longest package with its version, in bytes: the longest name that a registry takes, and as much again and more.
-const PACKAGE: usize = 512;
 
 /// Variables that would change how the loader, the C library, an interpreter or the shell itself works.
 const REFUSED: &[&str] = &[
@@ -134,23 +135,21 @@ pub(super) fn check_path(path: &str) -> Result<(), Refusal> {
     }
 }
 
-/// Checks a package and the version that it must name.
-pub(super) fn check_package(language: Language, package: &str) -> Result<(), Refusal> {
+/// Checks a package and the version that it must name: a name in a registry and no more, neither an option, nor a path, nor an address.
+pub(super) fn check_package(language: PackageLanguage, package: &str) -> Result<(), Refusal> {
     let refuse = |rule: &str| Err(Refusal::new(ErrorType::Package, format!("the package {package:?} {rule}")));
-    if package.is_empty() || package.len() > PACKAGE {
-        return refuse(&format!("has {} bytes: it has 1 to {PACKAGE}", package.len()));
+    if package.is_empty() || package.len() > limits::PACKAGE {
+        return refuse(&format!("has {} bytes: it has 1 to {}", package.len(), limits::PACKAGE));
     }
     if package.starts_with('-') {
         return refuse("is an option");
     }
-    if package.contains(|character: char| character.is_control() || !character.is_ascii() || character == '\\') {
-        return refuse("has a character that no package has");
-    }
-    if language == Language::Raw {
-        return refuse("is of no registry: packages are for python and javascript");
-    }
-    if !["==", ">=", "~", "@"].iter().any(|specifier| package[1..].contains(specifier)) {
+    if !["=", ">", "<", "~", "@"].iter().any(|specifier| package[1..].contains(specifier)) {
         return refuse("names no version: ==, >=, ~ or @");
     }
-    Ok(())
+    match (language.read(package), language) {
+        (Some(_), _) => Ok(()),
+        (None, PackageLanguage::Python) => refuse("is not a name with a version, such as numpy==2.1 or six>=1.16,<2"),
+        (None, PackageLanguage::Javascript) => refuse("is not a name with a version, such as lodash@^4.17"),
+    }
 }
