@@ -13,8 +13,8 @@ use crate::connection::{ReadHalf, WriteHalf};
 use crate::error::ConnectError;
 use crate::text::tame;
 
-/// Room for one read: several chunks, since the part of one that is cut off is copied.
-const READ: usize = 256 * 1024;
+/// Room for one read.
+const READ: usize = 128 * 1024;
 
 /// One lane's incoming bytes.
 pub(crate) struct Incoming {
