@@ -23,6 +23,8 @@ pub(crate) enum Goal {
     RatioAtLeast(f64),
     /// The figure's own median, in its unit.
     AtMost(f64),
+    /// The figure's own median, in its unit, or the ratio of the medians: for what cannot be faster than a fast baseline, nor need be.
+    AtLeast { p50: f64, or_ratio: f64 },
 }
 
 impl Goal {
@@ -31,6 +33,7 @@ impl Goal {
             Self::RatioAtMost(limit) => ratio.is_some_and(|ratio| ratio <= limit),
             Self::RatioAtLeast(limit) => ratio.is_some_and(|ratio| ratio >= limit),
             Self::AtMost(limit) => p50 <= limit,
+            Self::AtLeast { p50: limit, or_ratio } => p50 >= limit || ratio.is_some_and(|ratio| ratio >= or_ratio),
         }
     }
 
@@ -39,6 +42,7 @@ impl Goal {
             Self::RatioAtMost(limit) => format!("ratio <= {limit}"),
             Self::RatioAtLeast(limit) => format!("ratio >= {limit}"),
             Self::AtMost(limit) => format!("p50 <= {limit} {unit}"),
+            Self::AtLeast { p50, or_ratio } => format!("p50 >= {p50} {unit} or ratio >= {or_ratio}"),
         }
     }
 }
@@ -136,6 +140,14 @@ mod tests {
         samples.push(4.0, 1.0);
         samples.push(4.0, 1.0);
         assert_eq!(FIGURE.row(&samples).met, Some(false));
+    }
+
+    #[test]
+    fn a_speed_is_enough_by_itself_or_beside_its_baseline() {
+        let goal = Goal::AtLeast { p50: 1000.0, or_ratio: 0.8 };
+        assert!(goal.is_met(1000.0, Some(0.1)) && goal.is_met(10.0, Some(0.8)));
+        assert!(!goal.is_met(999.0, Some(0.79)) && !goal.is_met(999.0, None));
+        assert_eq!(goal.describe("MB/s"), "p50 >= 1000 MB/s or ratio >= 0.8");
     }
 
     #[test]
