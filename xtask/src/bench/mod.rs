@@ -7,9 +7,11 @@
 mod archive;
 mod bare;
 mod boot;
+mod burst;
 mod exec;
 mod figure;
 mod files;
+mod floor;
 mod host;
 mod live;
 mod memory;
@@ -17,6 +19,8 @@ mod native;
 mod output;
 mod ping;
 mod report;
+mod restore;
+mod restored_memory;
 mod spawn;
 mod streaming;
 
@@ -31,6 +35,9 @@ use host::Host;
 /// Every group there is, in the order of the report.
 const GROUPS: &[Group] = &[
     boot::GROUP,
+    restore::GROUP,
+    burst::GROUP,
+    restored_memory::GROUP,
     exec::GROUP,
     ping::GROUP,
     output::GROUP,
