@@ -1,14 +1,17 @@
 //! Builds the guest agent as a static program, which the engine carries inside it.
 //!
 //! Cargo cannot yet depend on another crate's binary for another set of flags, so this calls cargo again, with a target
-//! directory of its own: the outer build holds the lock of the usual one. `HEARTH_AGENT=FILE` uses a program that was built elsewhere.
+//! directory of its own: the outer build holds the lock of the usual one. It is the same for every kind of outer build, so that
+//! checks, tests and releases share what is built there. `HEARTH_AGENT=FILE` uses a program that was built elsewhere.
 
 use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
-const PROFILE: &str = "agent";
+/// The agent's profiles: small for a release, quick to build for all else.
+const RELEASED: &str = "agent";
+const TRIED: &str = "agent-dev";
 
 fn main() {
     println!("cargo:rerun-if-env-changed=HEARTH_AGENT");
@@ -34,7 +37,10 @@ fn build_agent() -> PathBuf {
     ] {
         println!("cargo:rerun-if-changed={}", crates.join(source).display());
     }
-    let target_directory = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it")).join("agent");
+    let profile = if env::var("PROFILE").is_ok_and(|profile| profile == "release") { RELEASED } else { TRIED };
+    // OUT_DIR is TARGET/PROFILE/build/PACKAGE-HASH/out.
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
+    let target_directory = out.ancestors().nth(4).expect("cargo's layout").join("agent");
     let mut cargo = Command::new(env::var_os("CARGO").expect("cargo sets it"));
     // What cargo and clippy tell a build script about the outer build must not leak into this one.
     for (name, _) in env::vars_os() {
@@ -45,7 +51,7 @@ fn build_agent() -> PathBuf {
         }
     }
     let status = cargo
-        .args(["build", "--locked", "--package", "hearth-agent", "--profile", PROFILE, "--target", TARGET])
+        .args(["build", "--locked", "--package", "hearth-agent", "--profile", profile, "--target", TARGET])
         .arg("--manifest-path")
         .arg(crates.join("hearth-agent/Cargo.toml"))
         .arg("--target-dir")
@@ -54,5 +60,5 @@ fn build_agent() -> PathBuf {
         .status()
         .expect("cargo can be started");
     assert!(status.success(), "the guest agent does not build");
-    target_directory.join(TARGET).join(PROFILE).join("hearth-agent")
+    target_directory.join(TARGET).join(profile).join("hearth-agent")
 }

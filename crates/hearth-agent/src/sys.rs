@@ -251,6 +251,12 @@ pub(crate) fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     unsafe { AsyncFd::register(fd) }.map_err(Into::into)
 }
 
+/// As [`watch`], for what the kernel reports as urgent: a change of one of its own files.
+pub(crate) fn watch_priority(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: the descriptor is owned, so it stays open and the same for as long as it is watched.
+    unsafe { AsyncFd::register_with_interest(fd, tokio::io::Interest::PRIORITY) }.map_err(Into::into)
+}
+
 /// A child that has ended, and what it used.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Reaped {

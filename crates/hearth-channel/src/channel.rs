@@ -201,6 +201,22 @@ impl Channel {
         done("renew", self.request(RequestBody::Renew(renew)).await?)
     }
 
+    /// Stops all processes of the guest, so that it can be saved. Nothing can be started until [`Self::thaw`].
+    ///
+    /// # Errors
+    /// As [`Self::request`]; all go on if they could not all be stopped.
+    pub async fn freeze(&self) -> Result<(), ChannelError> {
+        done("freeze", self.request(RequestBody::Freeze {}).await?)
+    }
+
+    /// Lets all processes of the guest go on.
+    ///
+    /// # Errors
+    /// As [`Self::request`].
+    pub async fn thaw(&self) -> Result<(), ChannelError> {
+        done("thaw", self.request(RequestBody::Thaw {}).await?)
+    }
+
     /// Sends a signal to a process, or to all it has started.
     ///
     /// # Errors

@@ -1,17 +1,19 @@
 //! From a prepared sandbox to a machine whose agent takes requests, by the best way that works on this host.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hearth_channel::{Channel, ConnectOptions, Endpoint, Endpoints};
-use hearth_image::Image;
 use hearth_protocol::{BULK_PORT, CONTROL_PORT};
-use hearth_vmm::{Accelerator, Confinement, Disk, Exit, Lifetime, Machine, MachineSpec, PortName, Qemu, Stall};
+use hearth_vmm::{Accelerator, Confinement, Exit, Lifetime, Machine, MachineSpec, PortName, SavedMachine, Stall};
 
 use crate::accelerator::{Finding, Findings, Way, name};
+use crate::create::{Base, Place};
 use crate::guest::{describe, printable};
 use crate::identity::SandboxDirectory;
 use crate::initramfs::{self, Contents};
+use crate::scratch::{Scratch, disks};
 use crate::template::Template;
 use crate::{Engine, EngineError, SandboxSpec, chain, dialects};
 
@@ -79,14 +81,23 @@ impl Phases {
     }
 }
 
-/// A sandbox that is about to boot.
-#[derive(Clone, Copy)]
-pub(crate) struct Plan<'a> {
-    pub(crate) spec: &'a SandboxSpec,
-    pub(crate) qemu: &'a Qemu,
-    pub(crate) image: &'a Image,
-    pub(crate) directory: &'a Path,
-    pub(crate) disks: &'a [Disk],
+/// A saved guest, and how it becomes its sandbox's.
+pub(crate) struct Origin {
+    /// What it was restored from first of all.
+    pub(crate) template: Arc<Template>,
+    pub(crate) saved: SavedMachine,
+    pub(crate) renew: Renewal,
+}
+
+/// What a guest is told when it goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Renewal {
+    /// It is a sandbox of its own, with nothing of another's.
+    Anew,
+    /// It is a copy of another, with a name of its own, and keeps the secrets.
+    WithSecrets,
+    /// It is the sandbox that it was before; only time has passed.
+    Same,
 }
 
 /// A machine whose agent takes requests.
@@ -103,15 +114,17 @@ impl Engine {
     /// not the image's, only the success of another way shows.
     pub(crate) async fn boot(
         &self,
-        plan: &Plan<'_>,
-        directory: &SandboxDirectory,
+        spec: &SandboxSpec,
+        base: &Base,
+        place: &Place,
         phases: &mut Phases,
     ) -> Result<Booted, EngineError> {
         let findings = self.directories.findings();
-        let (host, ways) = self.ways(plan.spec, plan.qemu, plan.image);
+        let (host, ways) = self.ways(spec, &base.qemu, &base.image);
         let mut failed: Vec<(Way, EngineError)> = Vec::new();
         for way in ways {
-            match boot_once(self.machine_spec(plan, way)?, directory, phases).await {
+            let machine = self.machine_spec(spec, base, place.directory.path(), place.scratch.as_ref(), way)?;
+            match boot_once(machine, &place.directory, phases).await {
                 Ok((machine, channel)) => {
                     for (way, error) in failed.iter().filter(|(_, error)| error.is_the_ways_fault()) {
                         Findings::keep(&findings, *way, &host, Finding::Fails { reason: chain(error) });
@@ -128,19 +141,27 @@ impl Engine {
         Err(last)
     }
 
-    pub(crate) fn machine_spec(&self, plan: &Plan<'_>, way: Way) -> Result<MachineSpec, EngineError> {
-        let contents = Contents { kind: way.kind, scratch: plan.spec.disk.is_some() };
+    /// The machine that runs a guest: the same for one that boots and one that was saved.
+    pub(crate) fn machine_spec(
+        &self,
+        spec: &SandboxSpec,
+        base: &Base,
+        directory: &Path,
+        scratch: Option<&Scratch>,
+        way: Way,
+    ) -> Result<MachineSpec, EngineError> {
+        let contents = Contents { kind: way.kind, scratch: spec.disk.is_some() };
         Ok(MachineSpec {
-            directory: plan.directory.to_owned(),
-            qemu: plan.qemu.clone(),
+            directory: directory.to_owned(),
+            qemu: base.qemu.clone(),
             kind: way.kind,
             accelerator: way.accelerator,
-            cpus: plan.spec.cpus,
-            memory: plan.spec.memory,
-            kernel: plan.image.kernel(),
-            initramfs: initramfs::prepare(&self.directories.cache(), plan.image, contents)?,
-            command_line: words(plan.spec),
-            disks: plan.disks.to_vec(),
+            cpus: spec.cpus,
+            memory: spec.memory,
+            kernel: base.image.kernel(),
+            initramfs: initramfs::prepare(&self.directories.cache(), &base.image, contents)?,
+            command_line: words(spec),
+            disks: disks(&base.image, scratch),
             ports: [CONTROL_PORT, BULK_PORT].map(port_name).to_vec(),
             lifetime: Lifetime::WithOwner,
             confinement: Confinement::Strongest,
@@ -164,21 +185,28 @@ impl Engine {
     /// Lets a saved guest go on in a machine of a sandbox's own.
     pub(crate) async fn restore(
         &self,
-        plan: &Plan<'_>,
-        directory: &SandboxDirectory,
-        template: &Template,
+        spec: &SandboxSpec,
+        base: &Base,
+        place: &Place,
+        origin: &Origin,
         phases: &mut Phases,
     ) -> Result<(Machine, Channel), EngineError> {
-        let spec = self.machine_spec(plan, template.way)?;
-        let machine = Machine::restore(spec, template.saved.clone()).await;
+        let (directory, way) = (&place.directory, origin.template.way);
+        let machine = self.machine_spec(spec, base, directory.path(), place.scratch.as_ref(), way)?;
+        let machine = Machine::restore(machine, origin.saved.clone()).await;
         let machine = machine.map_err(|source| EngineError::Machine { source })?;
         directory.note_groups(machine.cgroups());
         phases.note(Phase::Started);
         // Its console has nothing to say, so only the time bounds the wait.
-        let channel = tokio::time::timeout(TCG_SILENCE, answer(&machine, template.way.accelerator)).await;
-        let channel = channel.unwrap_or_else(|_| Err(restored_in_silence(template.way.accelerator)))?;
+        let channel = tokio::time::timeout(TCG_SILENCE, answer(&machine, way.accelerator)).await;
+        let channel = channel.unwrap_or_else(|_| Err(restored_in_silence(way.accelerator)))?;
         phases.note(Phase::Connected);
-        make_its_own(&channel, directory).await?;
+        renew(&channel, directory, origin.renew).await?;
+        // A template has no processes that could be frozen.
+        if origin.saved.delta.is_some() {
+            let thawed = channel.thaw().await;
+            thawed.map_err(|source| EngineError::Channel { what: "let the guest's processes go on", source })?;
+        }
         phases.note(Phase::Ready);
         Ok((machine, channel))
     }
@@ -189,8 +217,8 @@ fn restored_in_silence(accelerator: Accelerator) -> EngineError {
     EngineError::Boot { accelerator: name(accelerator), what, console: String::new(), silent: true }
 }
 
-async fn make_its_own(channel: &Channel, directory: &SandboxDirectory) -> Result<(), EngineError> {
-    let renewed = channel.renew(directory.id().renew()).await;
+async fn renew(channel: &Channel, directory: &SandboxDirectory, renewal: Renewal) -> Result<(), EngineError> {
+    let renewed = channel.renew(directory.id().renew(renewal)).await;
     renewed.map_err(|source| EngineError::Channel { what: "make the guest its own", source })
 }
 
@@ -212,7 +240,7 @@ async fn boot_once(
         }
     };
     phases.note(Phase::Connected);
-    make_its_own(&channel, directory).await?;
+    renew(&channel, directory, Renewal::Anew).await?;
     phases.note(Phase::Ready);
     Ok((machine, channel))
 }

@@ -1,29 +1,21 @@
 //! Creating a sandbox: a row of phases, each of which is undone when a later one fails, because what it made is dropped.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::time::Instant;
 
 use hearth_channel::Channel;
 use hearth_image::{Image, InUse};
-use hearth_protocol::CONTROL_PORT;
-use hearth_vmm::{CpuCount, Disk, HostFlush, MAX_SOCKET_PATH, Machine, MachineSpec, MemoryMib, Qemu};
+use hearth_vmm::{CpuCount, Machine, MachineSpec, MemoryMib, Qemu};
 use rustix::fs::{FlockOperation, flock};
 
-use crate::accelerator::{AcceleratorChoice, Findings, host_key, ways};
-use crate::boot::{Booted, Phase, Phases, Plan, connect};
+use crate::accelerator::AcceleratorChoice;
+use crate::boot::{Booted, Origin, Phase, Phases, Renewal, connect};
 use crate::identity::{SandboxDirectory, SandboxId};
 use crate::sandbox::Sandbox;
-use crate::template::{Found, Request, Template};
+use crate::scratch::Scratch;
+use crate::template::{Found, TemplateRecord};
 use crate::{DEFAULT_IMAGE, Engine, EngineError, sweep};
-
-/// What a QEMU needs beside its guest's memory, in bytes: its own, with TCG's translation cache.
-const OVERHEAD: u64 = 96 << 20;
-/// The room that a sandbox's directory needs on the host, in bytes.
-const ROOM: u64 = 64 << 20;
 
 /// The size of a scratch disk in MiB: 16 to 1,048,576 (1 TiB). The file is sparse: it takes what the guest writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,23 +111,18 @@ impl Draft {
 }
 
 /// What a sandbox is made of, found and checked: nothing has been made yet.
-struct Base {
-    qemu: Qemu,
-    image: Image,
-    in_use: InUse,
+#[derive(Debug)]
+pub(crate) struct Base {
+    pub(crate) qemu: Qemu,
+    pub(crate) image: Image,
+    pub(crate) in_use: InUse,
 }
 
 /// What a sandbox has on the host before its machine starts.
-struct Place {
-    directory: SandboxDirectory,
-    disks: Vec<Disk>,
-}
-
-impl Place {
-    fn plan<'a>(&'a self, spec: &'a SandboxSpec, base: &'a Base) -> Plan<'a> {
-        let (qemu, image) = (&base.qemu, &base.image);
-        Plan { spec, qemu, image, directory: self.directory.path(), disks: &self.disks }
-    }
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) directory: SandboxDirectory,
+    pub(crate) scratch: Option<Scratch>,
 }
 
 impl Engine {
@@ -152,10 +139,13 @@ impl Engine {
         let mut sandbox = match spec.start {
             StartFrom::Boot => self.create_by_boot(spec, base, phases).await?,
             StartFrom::Template => {
-                let request = Request { spec, qemu: &base.qemu, image: &base.image };
-                let Found { template, failed } = self.template(&request).await?;
+                let Found { template, failed } = self.template(spec, &base).await?;
                 phases.note(Phase::Template);
-                self.create_from(spec, base, template, failed, phases).await?
+                let place = self.place_for(template.scratch.as_ref())?;
+                phases.note(Phase::Prepared);
+                let origin = Origin { saved: template.saved.clone(), template, renew: Renewal::Anew };
+                let sandbox = self.start_saved(spec, base, place, origin, phases).await.map_err(|(_, error)| error)?;
+                sandbox.after_failures(failed)
             }
         };
         if let Some(dialects) = spec.dialects {
@@ -165,26 +155,28 @@ impl Engine {
     }
 
     async fn create_by_boot(&self, spec: &SandboxSpec, base: Base, mut phases: Phases) -> Result<Sandbox, EngineError> {
-        let place = self.place(spec, &base)?;
+        let place = self.place_to_boot(spec)?;
         phases.note(Phase::Prepared);
-        let booted = self.boot(&place.plan(spec, &base), &place.directory, &mut phases).await?;
-        Ok(Sandbox::new(place.directory, booted, base.in_use, phases))
+        let booted = self.boot(spec, &base, &place, &mut phases).await?;
+        Ok(Sandbox::new(spec, place, booted, None, base, phases))
     }
 
-    async fn create_from(
+    /// Lets a saved guest go on in a sandbox of its own. What it was to have comes back with the error.
+    pub(crate) async fn start_saved(
         &self,
         spec: &SandboxSpec,
         base: Base,
-        template: Arc<Template>,
-        failed: Vec<String>,
+        place: Place,
+        origin: Origin,
         mut phases: Phases,
-    ) -> Result<Sandbox, EngineError> {
-        let place = self.place(spec, &base)?;
-        phases.note(Phase::Prepared);
-        let (machine, channel) =
-            self.restore(&place.plan(spec, &base), &place.directory, &template, &mut phases).await?;
-        let booted = Booted { machine, channel, way: template.way, failed };
-        Ok(Sandbox::new(place.directory, booted, base.in_use, phases))
+    ) -> Result<Sandbox, (Place, EngineError)> {
+        match self.restore(spec, &base, &place, &origin, &mut phases).await {
+            Ok((machine, channel)) => {
+                let booted = Booted { machine, channel, way: origin.template.way, failed: Vec::new() };
+                Ok(Sandbox::new(spec, place, booted, Some(origin.template), base, phases))
+            }
+            Err(error) => Err((place, error)),
+        }
     }
 
     /// Prepares all that a boot needs and starts nothing: for whoever has to change the machine first, as the bench has.
@@ -195,15 +187,15 @@ impl Engine {
     /// As [`Self::create`], but for those of a boot.
     pub fn draft(&self, spec: &SandboxSpec) -> Result<Draft, EngineError> {
         let base = self.base(spec)?;
-        let place = self.place(spec, &base)?;
+        let place = self.place_to_boot(spec)?;
         let (_, ways) = self.ways(spec, &base.qemu, &base.image);
         let way = ways.into_iter().next().expect("there is always a way to try");
-        let machine = self.machine_spec(&place.plan(spec, &base), way)?;
+        let machine = self.machine_spec(spec, &base, place.directory.path(), place.scratch.as_ref(), way)?;
         Ok(Draft { machine, _directory: place.directory, _in_use: base.in_use })
     }
 
     /// What can be known to fail fails here, before anything of a sandbox is made.
-    fn base(&self, spec: &SandboxSpec) -> Result<Base, EngineError> {
+    pub(crate) fn base(&self, spec: &SandboxSpec) -> Result<Base, EngineError> {
         let qemu = self.qemu()?;
         let image = self.find_image(&spec.image)?;
         let in_use = image.in_use()?;
@@ -213,51 +205,28 @@ impl Engine {
         Ok(Base { qemu, image, in_use })
     }
 
-    /// What is made here goes again when the value returned is dropped.
-    fn place(&self, spec: &SandboxSpec, base: &Base) -> Result<Place, EngineError> {
+    /// As [`Self::base`], for a guest that was saved: with just the QEMU and the processor that its template was made with.
+    pub(crate) fn base_of(&self, spec: &SandboxSpec, record: &TemplateRecord) -> Result<Base, EngineError> {
+        let base = self.base(spec)?;
+        record.fits(&base).map_err(|reason| EngineError::Outdated { reason })?;
+        Ok(base)
+    }
+
+    /// Makes what a guest needs to boot. It goes again when the value returned is dropped.
+    pub(crate) fn place_to_boot(&self, spec: &SandboxSpec) -> Result<Place, EngineError> {
         let directory = self.make_directory()?;
-        let disks = disks(&base.image, directory.path(), spec);
-        if let (Some(size), Some(scratch)) = (spec.disk, disks.get(1)) {
-            format_scratch(&scratch.path, size)?;
-        }
-        Ok(Place { directory, disks })
+        let scratch = spec.disk.map(|size| {
+            let scratch = Scratch::bare(directory.path());
+            scratch.format(size).map(|()| scratch)
+        });
+        Ok(Place { scratch: scratch.transpose()?, directory })
     }
 
-    fn find_image(&self, reference: &str) -> Result<Image, EngineError> {
-        self.images.inspect(reference).map_err(|source| match source {
-            hearth_image::ImageError::NotFound { .. } => EngineError::NoImage { name: reference.to_owned() },
-            source => EngineError::Image(source),
-        })
-    }
-
-    fn check_room(&self, spec: &SandboxSpec) -> Result<(), EngineError> {
-        let needed = needed_memory(spec.memory);
-        match available_memory() {
-            Some(available) if available < needed => return Err(EngineError::MemoryShort { needed, available }),
-            _ => {}
-        }
-        self.check_disk().map(drop)
-    }
-
-    /// Checks that the paths of sockets fit the kernel's bound.
-    pub(crate) fn check_paths(&self) -> Result<(), EngineError> {
-        let longest = format!("sb-0123456789ab/{CONTROL_PORT}.sock");
-        let path = self.directories.sandboxes().join(longest);
-        let length = path.as_os_str().len();
-        if length <= MAX_SOCKET_PATH {
-            Ok(())
-        } else {
-            Err(EngineError::HomeTooLong { home: self.directories.home().to_owned(), excess: length - MAX_SOCKET_PATH })
-        }
-    }
-
-    /// Returns the bytes that are free for sandboxes, if they are enough for one.
-    pub(crate) fn check_disk(&self) -> Result<u64, EngineError> {
-        let path = self.directories.nearest();
-        let stat = rustix::fs::statvfs(&path)
-            .map_err(|error| EngineError::Directory { path: path.clone(), source: error.into() })?;
-        let free = stat.f_bavail * stat.f_frsize;
-        if free < ROOM { Err(EngineError::DiskShort { path, needed: ROOM, available: free }) } else { Ok(free) }
+    /// Makes what a saved guest needs, with a copy of the scratch disk that it was saved with.
+    pub(crate) fn place_for(&self, scratch: Option<&Scratch>) -> Result<Place, EngineError> {
+        let directory = self.make_directory()?;
+        let scratch = scratch.map(|saved| saved.copy_to(directory.path())?.made_writable());
+        Ok(Place { scratch: scratch.transpose()?, directory })
     }
 
     pub(crate) fn make_directory(&self) -> Result<SandboxDirectory, EngineError> {
@@ -272,60 +241,4 @@ impl Engine {
         flock(&owner, FlockOperation::LockExclusive).map_err(|error| failed(error.into()))?;
         Ok(made.owned_by(owner))
     }
-
-    /// What is known of the ways to run this image here, best first.
-    pub(crate) fn ways(
-        &self,
-        spec: &SandboxSpec,
-        qemu: &Qemu,
-        image: &Image,
-    ) -> (String, Vec<crate::accelerator::Way>) {
-        let host = host_key(qemu, image);
-        let findings = Findings::read(&self.directories.findings());
-        let ways = ways(spec.accelerator, &findings, &host);
-        (host, ways)
-    }
-}
-
-/// What a sandbox with `memory` needs of the host's, in bytes.
-pub(crate) fn needed_memory(memory: MemoryMib) -> u64 {
-    memory.bytes() + OVERHEAD
-}
-
-/// What the host can give without swapping, in bytes; `None` where it does not say.
-pub(crate) fn available_memory() -> Option<u64> {
-    let text = fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    line.trim().trim_end_matches(" kB").parse::<u64>().ok().map(|kib| kib * 1024)
-}
-
-/// The disks of a sandbox: the image, and one for what the guest writes, if it is to have one. The file of that need not be there yet.
-pub(crate) fn disks(image: &Image, directory: &Path, spec: &SandboxSpec) -> Vec<Disk> {
-    let root = Disk { path: image.rootfs(), serial: "root".into(), read_only: true, host_flush: HostFlush::Ignore };
-    // The disk goes with its sandbox, so nothing is gained by waiting for the host's.
-    let scratch = spec.disk.map(|_| Disk {
-        path: directory.join("scratch.img"),
-        serial: "scratch".into(),
-        read_only: false,
-        host_flush: HostFlush::Ignore,
-    });
-    [root].into_iter().chain(scratch).collect()
-}
-
-fn format_scratch(path: &PathBuf, size: DiskMib) -> Result<(), EngineError> {
-    let failed = |source| EngineError::Directory { path: path.clone(), source };
-    let file = File::create_new(path).map_err(failed)?;
-    file.set_len(u64::from(size.0) << 20).map_err(failed)?;
-    let output = Command::new("mke2fs")
-        .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
-        .args(["-q", "-F", "-t", "ext4", "-m", "0", "-O", "^has_journal", "-E", "lazy_itable_init=1,root_owner=0:0"])
-        .arg(path)
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|source| EngineError::FormatTool { source })?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&output.stderr).lines().last().unwrap_or_default().to_owned();
-    Err(EngineError::Format { path: path.clone(), said })
 }

@@ -8,7 +8,7 @@ use hearth_vmm::{KvmStatus, MemoryMib, kvm_status};
 use serde::Serialize;
 
 use crate::accelerator::{Finding, Findings, host_key};
-use crate::create::{available_memory, needed_memory};
+use crate::preflight::{available_memory, needed_memory};
 use crate::{DEFAULT_IMAGE, Engine};
 
 /// What a check is about.

@@ -8,7 +8,7 @@ use hearth_channel::ChannelError;
 use hearth_image::{ImageError, InitramfsError, ModulesError};
 use hearth_vmm::{InvalidSpec, MachineError, QemuError};
 
-use crate::{DiskMib, TemplateFault};
+use crate::{DiskMib, SavedFault};
 
 /// An error with all its sources, each said once.
 pub fn chain(error: &dyn Error) -> String {
@@ -148,11 +148,38 @@ pub enum EngineError {
         /// Whether it fell silent, or never spoke: the mark of an accelerator that does not run it.
         silent: bool,
     },
+    /// The machine could not be saved; it runs on.
+    #[error("the running machine could not be saved")]
+    Capture {
+        /// Why.
+        source: MachineError,
+    },
+    /// A saved sandbox could not be kept or used.
+    #[error("the saved sandbox cannot be kept or used")]
+    Saved {
+        /// Why.
+        source: SavedFault,
+    },
+    /// What was saved fits the host no longer.
+    #[error("what was saved does not fit this host: {reason}")]
+    Outdated {
+        /// What has changed.
+        reason: String,
+    },
+    /// The sandbox was booted, so what it has changed since is not known.
+    #[error("the sandbox was booted, not restored from a template: it cannot be forked, paused or saved")]
+    NotRestored,
+    /// Too few or too many copies.
+    #[error("{copies} copies: must be 1 to {}", crate::MAX_COPIES)]
+    Copies {
+        /// What was asked for.
+        copies: usize,
+    },
     /// A template could not be kept.
     #[error("cannot keep a template")]
     Template {
         /// Why.
-        source: TemplateFault,
+        source: SavedFault,
     },
     /// The agent could not be reached, or a request to it failed.
     #[error("cannot {what}")]
@@ -196,13 +223,15 @@ impl EngineError {
     /// The kind.
     pub fn kind(&self) -> Kind {
         match self {
-            Self::Invalid(_) | Self::DiskSize { .. } | Self::HomeTooLong { .. } => Kind::Invalid,
+            Self::Invalid(_) | Self::DiskSize { .. } | Self::HomeTooLong { .. } | Self::Copies { .. } => Kind::Invalid,
+            Self::NotRestored | Self::Outdated { .. } => Kind::Invalid,
             Self::Image(error) => kind_of_image(error),
             Self::Qemu(_) | Self::NoImage { .. } | Self::FormatTool { .. } | Self::Modules { .. } => Kind::Missing,
             Self::MemoryShort { .. } | Self::DiskShort { .. } => Kind::Resources,
             Self::Directory { .. } | Self::NotOurs { .. } | Self::Format { .. } | Self::Listen { .. } => Kind::Host,
             Self::Initramfs { .. } | Self::InitramfsEntry { .. } | Self::Template { .. } => Kind::Host,
-            Self::Machine { .. } | Self::Boot { .. } | Self::Channel { .. } => Kind::Machine,
+            Self::Saved { .. } => Kind::Host,
+            Self::Machine { .. } | Self::Boot { .. } | Self::Channel { .. } | Self::Capture { .. } => Kind::Machine,
         }
     }
 

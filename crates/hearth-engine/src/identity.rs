@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use hearth_protocol::{Renew, hex};
 
+use crate::boot::Renewal;
 use crate::sweep::GROUPS;
 
 /// Names a sandbox: `sb-` and 12 hexadecimal digits.
@@ -25,19 +26,24 @@ impl SandboxId {
         &self.0
     }
 
-    /// What makes a guest this sandbox's: the time, fresh entropy, the name, and a machine id that no other has.
-    pub(crate) fn renew(&self) -> Renew {
+    /// What makes a guest this sandbox's: the time, fresh entropy, and, unless it was this sandbox's before, the name and a machine id
+    /// that no other has.
+    pub(crate) fn renew(&self, renewal: Renewal) -> Renew {
         let (mut seed, mut machine_id) = ([0; 32], [0; 16]);
         fill_random(&mut seed);
         fill_random(&mut machine_id);
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let same =
+            Renew { unix_nanoseconds: Some(now.as_nanos() as u64), seed: Some(hex::encode(&seed)), ..Renew::default() };
+        if renewal == Renewal::Same {
+            return same;
+        }
         Renew {
-            unix_nanoseconds: Some(now.as_nanos() as u64),
-            seed: Some(hex::encode(&seed)),
             hostname: Some(self.0.clone()),
             machine_id: Some(hex::encode(&machine_id)),
-            secrets: None,
+            secrets: (renewal == Renewal::Anew).then(Vec::new),
             env: Some([("HEARTH_SANDBOX_ID".to_owned(), self.0.as_str().into())].into()),
+            ..same
         }
     }
 }

@@ -11,16 +11,22 @@
 mod accelerator;
 mod agent;
 mod boot;
+mod capture;
 mod checked;
 mod create;
 mod dialects;
 mod directories;
 mod doctor;
 mod error;
+mod fork;
 mod guest;
 mod identity;
 mod initramfs;
+mod pause;
+mod preflight;
 mod sandbox;
+mod saved;
+mod scratch;
 mod sweep;
 mod template;
 
@@ -33,9 +39,12 @@ pub use dialects::DialectAddresses;
 pub use directories::{Directories, NoHome};
 pub use doctor::{Check, Need, Report};
 pub use error::{EngineError, Kind, chain};
+pub use fork::{ForkSpec, Forked, MAX_COPIES};
 pub use identity::SandboxId;
+pub use pause::{Paused, Refused};
 pub use sandbox::Sandbox;
-pub use template::{TemplateFault, TemplateRecord};
+pub use saved::SavedFault;
+pub use template::{TemplateId, TemplateRecord};
 
 pub use hearth_channel as channel;
 pub use hearth_image as image;

@@ -4,16 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_channel::Channel;
-use hearth_image::InUse;
 use hearth_vmm::{Machine, jail::JailReport};
+use tokio::sync::Mutex;
 
-use crate::EngineError;
 use crate::accelerator::{Way, name};
 use crate::boot::{Booted, Phase, Phases};
-use crate::create::DialectSpec;
+use crate::create::{Base, DialectSpec, Place};
 use crate::dialects::{DialectAddresses, Dialects};
 use crate::guest::{describe, printable};
-use crate::identity::{SandboxDirectory, SandboxId};
+use crate::identity::SandboxId;
+use crate::template::Template;
+use crate::{EngineError, SandboxSpec};
 
 /// A sandbox. Dropping it ends its machine and removes its directory at once; [`Self::remove`] also waits until all is gone.
 #[derive(Debug)]
@@ -22,23 +23,43 @@ pub struct Sandbox {
     dialects: Option<Dialects>,
     channel: Arc<Channel>,
     machine: Machine,
-    directory: SandboxDirectory,
-    _in_use: InUse,
+    /// What changes its life as a whole (a fork, a save) holds this.
+    pub(crate) place: Mutex<Place>,
+    id: SandboxId,
+    pub(crate) base: Base,
+    pub(crate) spec: SandboxSpec,
+    /// What it was restored from; none for one that was booted.
+    pub(crate) template: Option<Arc<Template>>,
     way: Way,
     failed: Vec<String>,
     phases: Phases,
 }
 
 impl Sandbox {
-    pub(crate) fn new(directory: SandboxDirectory, booted: Booted, in_use: InUse, phases: Phases) -> Self {
+    pub(crate) fn new(
+        spec: &SandboxSpec,
+        place: Place,
+        booted: Booted,
+        template: Option<Arc<Template>>,
+        base: Base,
+        phases: Phases,
+    ) -> Self {
         let Booted { machine, channel, way, failed } = booted;
-        let channel = Arc::new(channel);
-        Self { dialects: None, channel, machine, directory, _in_use: in_use, way, failed, phases }
+        let id = place.directory.id().clone();
+        // A name may come to mean another image.
+        let spec = SandboxSpec { image: base.image.digest.as_str().to_owned(), ..spec.clone() };
+        let (channel, place) = (Arc::new(channel), Mutex::new(place));
+        Self { dialects: None, channel, machine, place, id, base, spec, template, way, failed, phases }
+    }
+
+    pub(crate) fn after_failures(self, failed: Vec<String>) -> Self {
+        Self { failed, ..self }
     }
 
     /// Opens the doors of the earlier protocols.
     pub(crate) async fn speak_dialects(&mut self, spec: DialectSpec) -> Result<(), EngineError> {
-        self.dialects = Some(Dialects::open(&self.channel, self.directory.path(), spec.port).await?);
+        let directory = self.place.get_mut().directory.path();
+        self.dialects = Some(Dialects::open(&self.channel, directory, spec.port).await?);
         Ok(())
     }
 
@@ -49,12 +70,24 @@ impl Sandbox {
 
     /// Its name.
     pub fn id(&self) -> &SandboxId {
-        self.directory.id()
+        &self.id
     }
 
     /// The way to its agent.
     pub fn channel(&self) -> &Channel {
         &self.channel
+    }
+
+    pub(crate) fn shared_channel(&self) -> Arc<Channel> {
+        self.channel.clone()
+    }
+
+    /// What it was restored from.
+    ///
+    /// # Errors
+    /// [`EngineError::NotRestored`].
+    pub(crate) fn restored_from(&self) -> Result<&Arc<Template>, EngineError> {
+        self.template.as_ref().ok_or(EngineError::NotRestored)
     }
 
     /// Its machine.
@@ -99,9 +132,15 @@ impl Sandbox {
 
     /// Ends it, and waits until nothing of it is left on the host.
     pub async fn remove(self) {
-        let Self { dialects, channel, machine, directory, .. } = self;
+        drop(self.end().await);
+    }
+
+    /// Ends its machine at once, and returns what it has on the host.
+    pub(crate) async fn end(self) -> (Place, Base, SandboxSpec) {
+        let Self { dialects, channel, machine, place, base, spec, .. } = self;
         drop((dialects, channel));
-        machine.stop().await;
-        drop(directory);
+        // It has nothing to finish: what its guest wrote to a disk is in the file or gone with it.
+        machine.kill().await;
+        (place.into_inner(), base, spec)
     }
 }

@@ -41,6 +41,11 @@ pub enum RequestBody {
     Info {},
     /// Makes the guest this sandbox's own. Reply: [`ReplyBody::Done`], before which no other work should be asked.
     Renew(Renew),
+    /// Stops all processes, so that a save catches them all at one moment and none goes on before its guest was renewed. Nothing can be
+    /// started until [`RequestBody::Thaw`], which a guest that was saved so needs as well. Reply: [`ReplyBody::Done`], once all stand still.
+    Freeze {},
+    /// Lets all processes go on. Harmless when they do. Reply: [`ReplyBody::Done`].
+    Thaw {},
     /// Starts a process. Replies: [`ReplyBody::Started`], then, when attached, its streams and [`ReplyBody::Exit`].
     Start(Start),
     /// Follows a process that is there already. Replies: as for an attached [`RequestBody::Start`].
@@ -216,8 +221,8 @@ struct Peek {
 }
 
 const KNOWN: &[&str] = &[
-    "ping", "info", "renew", "start", "attach", "detach", "signal", "resize", "list", "credit", "shutdown", "file",
-    "dial", "secret", "service", "archive", "process", "shell", "kernel", "packages",
+    "ping", "info", "renew", "freeze", "thaw", "start", "attach", "detach", "signal", "resize", "list", "credit",
+    "shutdown", "file", "dial", "secret", "service", "archive", "process", "shell", "kernel", "packages",
 ];
 
 /// Reads one line of the control lane.

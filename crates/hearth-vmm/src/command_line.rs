@@ -22,7 +22,7 @@
 
 use std::os::fd::RawFd;
 
-use crate::spec::{Accelerator, Disk, HostFlush, InvalidSpec, MachineKind, MachineSpec};
+use crate::spec::{Accelerator, HostFlush, InvalidSpec, MachineKind, MachineSpec};
 use crate::sys;
 use crate::tsc::host_tsc_khz;
 
@@ -56,7 +56,8 @@ pub(crate) struct Descriptors {
     pub(crate) ports: Vec<RawFd>,
     pub(crate) memory: RawFd,
     pub(crate) guest: GuestSource<RawFd>,
-    pub(crate) disks: Vec<RawFd>,
+    /// Those of each disk's layers.
+    pub(crate) disks: Vec<Vec<RawFd>>,
 }
 
 /// Where a guest comes from.
@@ -81,26 +82,27 @@ impl<T> GuestSource<T> {
 
 impl Descriptors {
     /// Numbers them from `first` in this order: control, console, ports, memory, kernel and initramfs or saved state, disks.
-    pub(crate) fn numbered(first: RawFd, ports: usize, guest: GuestSource<()>, disks: usize) -> Self {
+    pub(crate) fn numbered(first: RawFd, spec: &MachineSpec, guest: GuestSource<()>) -> Self {
         let mut numbers = first..;
         let mut next = || numbers.next().unwrap_or(first);
         Self {
             qmp: next(),
             console: next(),
-            ports: (0..ports).map(|_| next()).collect(),
+            ports: spec.ports.iter().map(|_| next()).collect(),
             memory: next(),
             guest: match guest {
                 GuestSource::Boot { .. } => GuestSource::Boot { kernel: next(), initramfs: next() },
                 GuestSource::Saved { .. } => GuestSource::Saved { state: next() },
             },
-            disks: (0..disks).map(|_| next()).collect(),
+            disks: spec.disks.iter().map(|disk| disk.layers().map(|_| next()).collect()).collect(),
         }
     }
 
     pub(crate) fn count(&self) -> i32 {
         const SINGLE: usize = 3;
         let guest = self.guest.into_parts().count();
-        i32::try_from(SINGLE + guest + self.ports.len() + self.disks.len()).unwrap_or(i32::MAX)
+        let layers: usize = self.disks.iter().map(Vec::len).sum();
+        i32::try_from(SINGLE + guest + self.ports.len() + layers).unwrap_or(i32::MAX)
     }
 }
 
@@ -145,7 +147,7 @@ pub(crate) fn arguments(spec: &MachineSpec, fds: &Descriptors, host: &Host) -> R
 /// could not be; the TSC's speed is left out, since a measured one differs from time to time.
 pub(crate) fn fingerprint(spec: &MachineSpec) -> Result<String, InvalidSpec> {
     let boot = GuestSource::Boot { kernel: (), initramfs: () };
-    let fds = Descriptors::numbered(0, spec.ports.len(), boot, spec.disks.len());
+    let fds = Descriptors::numbered(0, spec, boot);
     Ok(arguments(spec, &fds, &Host { tsc_khz: 0, ..Host::this() })?.join("\n"))
 }
 
@@ -190,17 +192,30 @@ impl Arguments {
         }
     }
 
-    fn disks(&mut self, spec: &MachineSpec, fds: &[RawFd]) {
-        for (index, (disk, fd)) in spec.disks.iter().zip(fds).enumerate() {
-            self.option("-add-fd", format!("fd={fd},set={index}"));
-            self.option("-blockdev", block_device(disk, index));
+    fn disks(&mut self, spec: &MachineSpec, fds: &[Vec<RawFd>]) {
+        let mut set = 0..;
+        for (index, (disk, fds)) in spec.disks.iter().zip(fds).enumerate() {
+            let mut node = String::new();
+            for (layer, ((_, read_only), fd)) in disk.layers().zip(fds).enumerate() {
+                let set = set.next().unwrap_or(0);
+                self.option("-add-fd", format!("fd={fd},set={set}"));
+                let below = (layer > 0).then_some(node.as_str());
+                let name = layer_node(index, layer);
+                self.option("-blockdev", block_device(disk.host_flush, read_only, set, &name, below));
+                node = name;
+            }
             let transport = transport(spec.kind);
             let serial = &disk.serial;
             // A host that is full is an I/O error for the guest. QEMU's default would stop the machine until somebody makes room.
             let errors = "werror=report,rerror=report";
-            self.option("-device", format!("virtio-blk-{transport},drive=disk{index},serial={serial},{errors}"));
+            self.option("-device", format!("virtio-blk-{transport},drive={node},serial={serial},{errors}"));
         }
     }
+}
+
+/// The name of a disk's layer in QEMU, counted from the lowest.
+pub(crate) fn layer_node(disk: usize, layer: usize) -> String {
+    if layer == 0 { format!("disk{disk}") } else { format!("disk{disk}-{layer}") }
 }
 
 /// The board without what nobody uses. `suppress-vmdesc` keeps saved state free of a description that the loader of a fork has no use for.
@@ -251,13 +266,18 @@ fn reopened(fd: RawFd) -> String {
     format!("/proc/self/fd/{fd}")
 }
 
-fn block_device(disk: &Disk, set: usize) -> String {
-    let read_only = if disk.read_only { "on" } else { "off" };
-    let no_flush = if disk.host_flush == HostFlush::Ignore { "on" } else { "off" };
+/// A layer: a raw image, or an overlay of the layer named `below`.
+fn block_device(flush: HostFlush, read_only: bool, set: u64, node: &str, below: Option<&str>) -> String {
+    let mode = if read_only { "on" } else { "off" };
+    let no_flush = if flush == HostFlush::Ignore { "on" } else { "off" };
     // What the guest discards is given back to the host, which a read-only file cannot do.
-    let discard = if disk.read_only { "ignore" } else { "unmap" };
+    let discard = if read_only { "ignore" } else { "unmap" };
+    let format = match below {
+        None => format!("driver=raw,node-name={node}"),
+        Some(below) => format!("driver=qcow2,node-name={node},backing={below}"),
+    };
     format!(
-        "driver=raw,node-name=disk{set},read-only={read_only},discard={discard},cache.no-flush={no_flush},\
+        "{format},read-only={mode},discard={discard},cache.no-flush={no_flush},\
          file.driver=file,file.filename=/dev/fdset/{set},file.discard={discard},file.cache.no-flush={no_flush}"
     )
 }
@@ -285,11 +305,12 @@ fn kernel_command_line(spec: &MachineSpec, host: &Host) -> Result<String, Invali
 mod tests {
     use super::*;
     use crate::qemu::Qemu;
-    use crate::spec::{Confinement, CpuCount, Launcher, Lifetime, MemoryMib, PortName};
+    use crate::spec::{Confinement, CpuCount, Disk, Launcher, Lifetime, MemoryMib, PortName};
 
     fn spec(kind: MachineKind, accelerator: Accelerator) -> MachineSpec {
         let disk = |serial: &str, read_only, host_flush| Disk {
             path: format!("/images/{serial}").into(),
+            overlays: Vec::new(),
             serial: serial.into(),
             read_only,
             host_flush,
@@ -320,7 +341,7 @@ mod tests {
     }
 
     fn golden_of(spec: &MachineSpec, guest: GuestSource<()>) -> String {
-        let fds = Descriptors::numbered(6, 2, guest, 2);
+        let fds = Descriptors::numbered(6, spec, guest);
         let words = arguments(spec, &fds, &HOST).unwrap();
         let mut text = String::new();
         for word in words {
@@ -360,6 +381,23 @@ mod tests {
         let gone: Vec<_> =
             only(&booted, &restored).iter().map(|line| line.split(' ').next().unwrap().to_owned()).collect();
         assert_eq!(gone, ["-object", "-S", "-kernel", "-initrd", "-append"]);
+    }
+
+    #[test]
+    fn of_a_disks_layers_only_the_last_is_written_and_each_lies_on_the_one_below() {
+        let mut spec = spec(MachineKind::Microvm, Accelerator::Tcg);
+        spec.disks[1].overlays = vec!["/o/1".into(), "/o/2".into()];
+        let text = golden(&spec);
+        let lines: Vec<_> = text.lines().filter(|line| line.contains("disk1")).collect();
+        let starts = [
+            "-blockdev driver=raw,node-name=disk1,read-only=on,discard=ignore",
+            "-blockdev driver=qcow2,node-name=disk1-1,backing=disk1,read-only=on,discard=ignore",
+            "-blockdev driver=qcow2,node-name=disk1-2,backing=disk1-1,read-only=off,discard=unmap",
+            "-device virtio-blk-device,drive=disk1-2,serial=scratch",
+        ];
+        assert_eq!(lines.len(), starts.len(), "{lines:#?}");
+        lines.iter().zip(starts).for_each(|(line, start)| assert!(line.starts_with(start), "{line}"));
+        assert!(text.contains("-add-fd fd=16,set=3"), "{text}");
     }
 
     #[test]

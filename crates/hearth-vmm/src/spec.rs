@@ -118,11 +118,14 @@ pub enum HostFlush {
     Ignore,
 }
 
-/// A raw disk image, opened by the owner and passed to QEMU as a descriptor: QEMU itself needs no access to its path.
+/// A disk: a raw image and any number of overlays, opened by the owner and passed to QEMU as descriptors: QEMU itself needs no access to
+/// their paths.
 #[derive(Clone, Debug)]
 pub struct Disk {
-    /// The image file. It is not resized.
+    /// The raw image. It is not resized, and only read where there are overlays.
     pub path: PathBuf,
+    /// Overlays (see [`crate::create_overlay`]), the lowest first; the last is written, all others are only read.
+    pub overlays: Vec<PathBuf>,
     /// The name that the guest reads in `/sys/block/*/serial`; the order in which disks appear is not promised. The
     /// rule is that of [`PortName`], with at most 20 bytes (virtio's limit).
     pub serial: String,
@@ -130,6 +133,15 @@ pub struct Disk {
     pub read_only: bool,
     /// What the guest's flushes do.
     pub host_flush: HostFlush,
+}
+
+impl Disk {
+    /// Its files with whether each is only read, the lowest first.
+    pub(crate) fn layers(&self) -> impl Iterator<Item = (&PathBuf, bool)> {
+        let last = self.overlays.len();
+        let files = [&self.path].into_iter().chain(&self.overlays);
+        files.enumerate().map(move |(index, path)| (path, self.read_only || index < last))
+    }
 }
 
 /// Whether a machine may outlive the process that started it.
@@ -199,6 +211,8 @@ pub struct MachineSpec {
 impl MachineSpec {
     /// The most disks of one machine.
     pub const MAX_DISKS: usize = 8;
+    /// The most overlays of one disk.
+    pub const MAX_OVERLAYS: usize = 16;
     /// The most ports of one machine.
     pub const MAX_PORTS: usize = 16;
     /// The longest kernel command line in bytes, that of x86 (`COMMAND_LINE_SIZE`) less its final zero.
@@ -240,6 +254,9 @@ fn check_disks(disks: &[Disk]) -> Result<(), InvalidSpec> {
         let new = disks[..index].iter().all(|other| other.serial != disk.serial);
         if !well_formed || !new {
             return Err(InvalidSpec::DiskSerial { serial: disk.serial.clone() });
+        }
+        if disk.overlays.len() > MachineSpec::MAX_OVERLAYS {
+            return Err(InvalidSpec::TooManyOverlays { count: disk.overlays.len() });
         }
     }
     Ok(())
@@ -286,6 +303,12 @@ pub enum InvalidSpec {
     /// More disks than a machine takes.
     #[error("{count} disks: must be at most {}", MachineSpec::MAX_DISKS)]
     TooManyDisks {
+        /// What was asked for.
+        count: usize,
+    },
+    /// More overlays than a disk takes.
+    #[error("{count} overlays of a disk: must be at most {}", MachineSpec::MAX_OVERLAYS)]
+    TooManyOverlays {
         /// What was asked for.
         count: usize,
     },
@@ -337,6 +360,7 @@ mod tests {
         assert_eq!(check_distinct(&[name.clone(), name]), Err(InvalidSpec::PortTwice { name: "a".into() }));
         let disk = |serial: &str| Disk {
             path: "/d".into(),
+            overlays: Vec::new(),
             serial: serial.into(),
             read_only: true,
             host_flush: HostFlush::Ignore,

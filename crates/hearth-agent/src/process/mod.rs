@@ -56,6 +56,9 @@ const OUTPUT_MEMORY: usize = 256 * 1024 * 1024;
 /// wait of the kernel dies later.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long processes may take to stand still before a save: one in an uninterruptible wait of the kernel does not.
+const FREEZE: Duration = Duration::from_secs(2);
+
 /// All processes of an agent.
 pub(crate) struct Processes {
     defaults: Defaults,
@@ -92,6 +95,27 @@ impl Processes {
         })
     }
 
+    /// Stops all processes until [`Self::thaw`].
+    ///
+    /// # Errors
+    /// [`ErrorCode::Io`]; then all go on.
+    pub(crate) async fn freeze(&self) -> Result<(), Fault> {
+        let frozen = tokio::time::timeout(FREEZE, self.trees.freeze()).await;
+        let frozen = frozen.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
+        frozen.map_err(|error| {
+            let _ = self.trees.thaw();
+            Fault::failed(ErrorCode::Io, format!("stop all processes: {error}"))
+        })
+    }
+
+    /// Lets all processes go on.
+    ///
+    /// # Errors
+    /// [`ErrorCode::Io`].
+    pub(crate) fn thaw(&self) -> Result<(), Fault> {
+        self.trees.thaw().map_err(|error| Fault::failed(ErrorCode::Io, format!("let processes go on: {error}")))
+    }
+
     /// How process trees are tracked.
     pub(crate) fn describe_trees(&self) -> String {
         self.trees.describe()
@@ -121,6 +145,10 @@ impl Processes {
         let started = Instant::now();
         if self.ending.get() {
             return Err(Fault::never_started(ErrorCode::Busy, "the agent is about to end"));
+        }
+        // What is born into a frozen group does not get as far as its program, and the agent waits for it to.
+        if self.trees.is_frozen() {
+            return Err(Fault::never_started(ErrorCode::Busy, "the guest is being saved"));
         }
         if let Some(tag) = &start.tag {
             self.refuse_taken(tag)?;

@@ -12,6 +12,7 @@ use std::rc::Rc;
 
 use hearth_protocol::{ErrorCode, Fault, ResourceLimits, Signal};
 use rustix::fs::{Mode, OFlags};
+use tokio::io::Interest;
 
 use crate::sys;
 
@@ -20,6 +21,9 @@ const CPU_PERIOD_US: u64 = 100_000;
 /// Control groups that are kept ready, so that a start need not make one.
 const SPARE: usize = 4;
 
+/// The file of a group that stops all in it.
+const FREEZE: &str = "cgroup.freeze";
+
 /// Makes the trees of one agent.
 pub(crate) struct Trees {
     groups: Result<Groups, String>,
@@ -27,6 +31,7 @@ pub(crate) struct Trees {
 
 struct Groups {
     root: PathBuf,
+    frozen: Cell<bool>,
     spare: RefCell<Vec<Group>>,
     next: Cell<u64>,
 }
@@ -54,7 +59,8 @@ impl Trees {
     pub(crate) fn in_cgroup(mount: &Path, name: &str) -> Rc<Self> {
         let root = mount.join(name);
         let groups = prepare(mount, &root).and_then(|()| {
-            let groups = Groups { root: root.clone(), spare: RefCell::default(), next: Cell::new(0) };
+            let groups =
+                Groups { root: root.clone(), frozen: Cell::new(false), spare: RefCell::default(), next: Cell::new(0) };
             groups.refill()?;
             Ok(groups)
         });
@@ -103,6 +109,34 @@ impl Trees {
         Ok(group)
     }
 
+    /// Stops all trees, and waits until they stand still. Without control groups nothing is stopped.
+    pub(crate) async fn freeze(&self) -> io::Result<()> {
+        let Ok(groups) = &self.groups else { return Ok(()) };
+        groups.frozen.set(true);
+        fs::write(groups.root.join(FREEZE), "1")?;
+        let events = fs::File::open(groups.root.join("cgroup.events"))?;
+        let events = sys::watch_priority(events.into())?;
+        loop {
+            // The kernel tells of changes since it was last read.
+            if read_from_start(events.get_ref())?.lines().any(|line| line == "frozen 1") {
+                return Ok(());
+            }
+            events.ready(Interest::PRIORITY).await?.clear_ready();
+        }
+    }
+
+    /// Lets all trees go on.
+    pub(crate) fn thaw(&self) -> io::Result<()> {
+        let Ok(groups) = &self.groups else { return Ok(()) };
+        fs::write(groups.root.join(FREEZE), "0")?;
+        groups.frozen.set(false);
+        Ok(())
+    }
+
+    pub(crate) fn is_frozen(&self) -> bool {
+        self.groups.as_ref().is_ok_and(|groups| groups.frozen.get())
+    }
+
     /// Makes up for the groups that were taken; call when there is time.
     pub(crate) fn refill(&self) {
         if let Ok(groups) = &self.groups {
@@ -136,6 +170,13 @@ fn prepare(mount: &Path, root: &Path) -> io::Result<()> {
         let _ = fs::write(directory.join("cgroup.subtree_control"), words.join(" "));
     }
     Ok(())
+}
+
+/// Reads a file of at most 4 KiB, which the kernel makes anew at each read from its beginning.
+fn read_from_start(file: &OwnedFd) -> io::Result<String> {
+    let mut buffer = [0; 4096];
+    let count = rustix::io::pread(file, &mut buffer, 0)?;
+    Ok(String::from_utf8_lossy(&buffer[..count]).into_owned())
 }
 
 impl Groups {

@@ -237,6 +237,8 @@ impl Session {
             RequestBody::Ping {} => Ok(Some(ReplyBody::Pong {})),
             RequestBody::Info {} => Ok(Some(ReplyBody::Info(self.agent.info()))),
             RequestBody::Renew(renew) => self.agent.renew(renew).and(done),
+            RequestBody::Freeze {} => processes.freeze().await.and(done),
+            RequestBody::Thaw {} => processes.thaw().and(done),
             RequestBody::Start(start) => self.start(request.id, &start).await,
             RequestBody::Attach(attach) => self.attach(request.id, &attach).await,
             RequestBody::Detach {} => Ok(self.detach(request.id)),

@@ -7,8 +7,8 @@ use hearth_vmm::{Accelerator, MachineSpec, Qemu};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::EngineError;
 use crate::accelerator::processor;
+use crate::{EngineError, FileRecord};
 
 /// Names a template by all it depends on: 32 hexadecimal digits of a SHA-256.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -21,7 +21,12 @@ impl TemplateKey {
     /// In it are QEMU's arguments and the guest's command line (board, devices, memory, processors, accelerator), the build of QEMU, the
     /// image with its kernel, the initial RAM file system with agent and modules (its file's name says all of it), and under KVM the
     /// host's processor.
-    pub(crate) fn of(machine: &MachineSpec, qemu: &Qemu, image: &Image) -> Result<Self, EngineError> {
+    pub(crate) fn of(
+        machine: &MachineSpec,
+        disk_mib: Option<u32>,
+        qemu: &Qemu,
+        image: &Image,
+    ) -> Result<Self, EngineError> {
         let mut hash = Sha256::new();
         let mut add = |part: &str| {
             hash.update((part.len() as u64).to_le_bytes());
@@ -32,6 +37,7 @@ impl TemplateKey {
         add(qemu.build());
         add(image.digest.as_str());
         add(&machine.initramfs.file_name().unwrap_or_default().to_string_lossy());
+        add(&format!("{disk_mib:?}"));
         if machine.accelerator == Accelerator::Kvm {
             add(&processor());
         }
@@ -42,11 +48,40 @@ impl TemplateKey {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// Names one template: its key, and the checksum of its memory, 16 digits more. Two that were made apart have one key and different
+/// memories, and what was saved of a guest fits the memory that it was restored from alone.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct TemplateId(String);
+
+impl TemplateId {
+    pub(crate) fn new(key: &TemplateKey, memory: &FileRecord) -> Self {
+        Self(format!("{key}-{}", memory.xxh3))
+    }
+
+    /// The whole name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
 
     /// Reads a directory's name.
     pub(crate) fn parse(text: &str) -> Option<Self> {
-        let digits = text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-        digits.then(|| Self(text.to_owned()))
+        let (key, memory) = text.split_once('-')?;
+        let hexadecimal = |text: &str| text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        let fits = key.len() == 32 && memory.len() == 16 && hexadecimal(key) && hexadecimal(memory);
+        fits.then(|| Self(text.to_owned()))
+    }
+
+    pub(crate) fn has_key(&self, key: &TemplateKey) -> bool {
+        self.0.starts_with(key.as_str())
+    }
+}
+
+impl fmt::Display for TemplateId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 

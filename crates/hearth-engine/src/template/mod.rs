@@ -15,18 +15,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 use hearth_vmm::SavedMachine;
 use tokio::sync::OnceCell;
 
+pub use key::TemplateId;
 pub(crate) use key::TemplateKey;
-pub(crate) use make::{Found, Request};
-pub use store::{TemplateFault, TemplateRecord};
+pub(crate) use make::Found;
+pub use store::TemplateRecord;
 
 use crate::accelerator::Way;
+use crate::scratch::Scratch;
 
 /// A guest that waits to be restored.
 #[derive(Debug)]
 pub(crate) struct Template {
-    pub(crate) key: TemplateKey,
+    pub(crate) record: TemplateRecord,
     pub(crate) way: Way,
     pub(crate) saved: SavedMachine,
+    /// The disk that its guest was saved with.
+    pub(crate) scratch: Option<Scratch>,
 }
 
 /// All templates of one engine.
@@ -45,11 +49,5 @@ impl Templates {
     fn cell(&self, key: &TemplateKey) -> Arc<OnceCell<Arc<Template>>> {
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         loaded.entry(key.clone()).or_default().clone()
-    }
-
-    /// Forgets a template that turned out not to work. Machines that run on it go on.
-    pub(crate) fn discard(&self, template: &Template) {
-        self.loaded.lock().unwrap_or_else(PoisonError::into_inner).remove(&template.key);
-        store::remove(&self.directory, &template.key);
     }
 }

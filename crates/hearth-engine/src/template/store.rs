@@ -1,28 +1,23 @@
-//! Templates on disk: a directory each, named by its key, with a record, the devices' state and the memory.
-//!
-//! A directory is filled under another name and renamed when it is whole. Every file's size and checksum are in the record, and are
-//! checked each time it is loaded: what a crash has cut short is never started.
+//! Templates on disk: a directory each, named by its id, with a record, the devices' state, the memory and the disk.
 
-use std::fs::{self, DirBuilder, File};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use hearth_vmm::{DeltaError, MAX_DEVICE_STATE, MemoryMib, SavedMachine, SealedRam, host_tsc_khz};
+use hearth_vmm::{Accelerator, MemoryMib, SavedMachine, host_tsc_khz};
 use serde::{Deserialize, Serialize};
 
-use super::{Request, Template, TemplateKey};
-use crate::accelerator::name;
-use crate::checked::{CheckedReader, CheckedWriter, FileRecord};
+use super::{Template, TemplateId, TemplateKey};
+use crate::accelerator::{Way, name, processor};
+use crate::checked::FileRecord;
+use crate::create::Base;
+use crate::saved::{self, SavedFault, Unfinished};
+use crate::scratch::Scratch;
+use crate::{DiskMib, SandboxSpec};
 
 const RECORD: &str = "template.json";
-const DEVICES: &str = "devices";
-const MEMORY: &str = "memory";
 const FORMAT: u32 = 1;
-/// The longest record that is read, in bytes.
-const MAX_RECORD: u64 = 64 * 1024;
 /// How far the host's clock may be from the one that a guest was told of: two measurements of one clock differ by less.
 const TSC_TOLERANCE: u32 = 1000;
 
@@ -32,12 +27,14 @@ const TSC_TOLERANCE: u32 = 1000;
 pub struct TemplateRecord {
     /// The version of this record.
     pub format: u32,
-    /// What it depends on, hashed.
-    pub key: TemplateKey,
+    /// Its name.
+    pub id: TemplateId,
     /// The image's digest.
     pub image: String,
     /// The build of QEMU.
     pub qemu: String,
+    /// The host's processor, where that ran it by itself.
+    pub processor: Option<String>,
     /// What ran it: `kvm` or `tcg`.
     pub accelerator: String,
     /// The board: `microvm` or `pc`.
@@ -56,153 +53,137 @@ pub struct TemplateRecord {
     pub devices: FileRecord,
     /// The memory.
     pub memory: FileRecord,
+    /// The disk.
+    pub disk: Option<FileRecord>,
 }
 
-/// A template on disk that cannot be used or made.
-#[derive(Debug, thiserror::Error)]
-pub enum TemplateFault {
-    /// A file cannot be written or read.
-    #[error("cannot use {}", path.display())]
-    File {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// The record makes no sense, or is of another version.
-    #[error("the record {} is damaged or of another version", path.display())]
-    Record {
-        /// Which.
-        path: PathBuf,
-    },
-    /// A file is not what was written.
-    #[error("{} is damaged", path.display())]
-    Damaged {
-        /// Which.
-        path: PathBuf,
-    },
-    /// The guest was told of another clock than the host's.
-    #[error("its clock runs at {saved} kHz and this host's at {host} kHz")]
-    Clock {
-        /// The guest's.
-        saved: u32,
-        /// The host's.
-        host: u32,
-    },
-    /// The memory makes no sense, or there is no room for it.
-    #[error("cannot load the memory {}", path.display())]
-    Memory {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: DeltaError,
-    },
+impl TemplateRecord {
+    /// Whether what was saved of guests of this template can go on with what there is now; else the reason why not.
+    pub(crate) fn fits(&self, base: &Base) -> Result<(), String> {
+        let differs =
+            |what: &str, then: &str, now: &str| Err(format!("it was saved with {what} {then:?}, and this is {now:?}"));
+        if self.qemu != base.qemu.build() {
+            return differs("the QEMU", &self.qemu, base.qemu.build());
+        }
+        if self.image != base.image.digest.as_str() {
+            return differs("the image", &self.image, base.image.digest.as_str());
+        }
+        match &self.processor {
+            Some(then) if *then != processor() => differs("the processor", then, &processor()),
+            _ => Ok(()),
+        }
+    }
 }
 
-/// Writes a template and publishes it, in place of any other of its key.
-pub(super) fn write(directory: &Path, template: &Template, request: &Request<'_>) -> Result<(), TemplateFault> {
-    let failed = |path: &Path| {
-        let path = path.to_owned();
-        move |source| TemplateFault::File { path, source }
-    };
-    DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed(directory))?;
-    let made = tempfile::Builder::new().prefix(UNFINISHED).tempdir_in(directory).map_err(failed(directory))?;
-    let at = |name: &str| made.path().join(name);
-    let file = |name: &str, write: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>| {
-        CheckedWriter::create(&at(name), write).map_err(failed(&at(name)))
-    };
-    let saved = &template.saved;
-    let devices = file(DEVICES, &mut |out| out.write_all(&saved.devices))?;
-    let memory = file(MEMORY, &mut |mut out| saved.ram.write_to(&mut out))?;
+/// What is noted of a template beside what it consists of.
+pub(super) struct About {
+    image: String,
+    qemu: String,
+    memory_mib: u32,
+    cpus: u32,
+    disk_mib: Option<u32>,
+}
+
+impl About {
+    pub(super) fn of(spec: &SandboxSpec, base: &Base) -> Self {
+        Self {
+            image: base.image.digest.as_str().to_owned(),
+            qemu: base.qemu.build().to_owned(),
+            memory_mib: spec.memory.mib(),
+            cpus: spec.cpus.get(),
+            disk_mib: spec.disk.map(DiskMib::mib),
+        }
+    }
+}
+
+/// A template that has no name yet.
+pub(super) struct Made {
+    pub(super) key: TemplateKey,
+    pub(super) way: Way,
+    pub(super) saved: SavedMachine,
+    pub(super) scratch: Option<Scratch>,
+}
+
+/// Writes a template and publishes it.
+pub(super) fn write(directory: &Path, made: Made, about: About) -> Result<Template, SavedFault> {
+    let filled = Unfinished::within(directory)?;
+    let (devices, memory) = saved::write_template(filled.path(), &made.saved)?;
+    let disk = made.scratch.as_ref().map(|scratch| {
+        // Only its QEMU had it open, which has ended.
+        let path = Scratch::bare(filled.path()).base();
+        fs::rename(scratch.base(), &path).map_err(SavedFault::file(&path))?;
+        saved::sum_up_disk(&path)
+    });
     let record = TemplateRecord {
         format: FORMAT,
-        key: template.key.clone(),
-        image: request.image.digest.as_str().to_owned(),
-        qemu: request.qemu.build().to_owned(),
-        accelerator: name(template.way.accelerator).to_owned(),
-        board: template.way.board().to_owned(),
-        memory_mib: request.spec.memory.mib(),
-        cpus: request.spec.cpus.get(),
-        disk_mib: request.spec.disk.map(crate::DiskMib::mib),
+        id: TemplateId::new(&made.key, &memory),
+        image: about.image,
+        qemu: about.qemu,
+        processor: (made.way.accelerator == Accelerator::Kvm).then(processor),
+        accelerator: name(made.way.accelerator).to_owned(),
+        board: made.way.board().to_owned(),
+        memory_mib: about.memory_mib,
+        cpus: about.cpus,
+        disk_mib: about.disk_mib,
         created: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
         tsc_khz: host_tsc_khz(),
         devices,
         memory,
+        disk: disk.transpose()?,
     };
-    let text = serde_json::to_vec_pretty(&record).map_err(|error| failed(&at(RECORD))(error.into()))?;
-    fs::write(at(RECORD), text).map_err(failed(&at(RECORD)))?;
-    let published = directory.join(template.key.as_str());
-    // What is there is stale or damaged, or was published by another process a moment ago; a reader has its files open.
-    let _ = fs::remove_dir_all(&published);
-    match fs::rename(made.path(), &published) {
-        Ok(()) => {
-            let _ = made.keep();
-            Ok(())
-        }
-        // Somebody else was quicker, with the same.
-        Err(_) if published.join(RECORD).exists() => Ok(()),
-        Err(source) => Err(failed(&published)(source)),
-    }
+    saved::write_record(&filled.path().join(RECORD), &record)?;
+    let published = directory.join(record.id.as_str());
+    filled.publish(&published)?;
+    let scratch = made.scratch.is_some().then(|| Scratch::saved(&published, 0));
+    Ok(Template { record, way: made.way, saved: made.saved, scratch })
 }
 
-/// Directories that begin so are being filled, or were when their maker was killed.
-const UNFINISHED: &str = ".unfinished-";
-
-/// Reads a template; `None` when there is none of this key.
-pub(super) fn read(directory: &Path, key: &TemplateKey) -> Result<Option<SavedMachine>, TemplateFault> {
-    let at = |name: &str| directory.join(key.as_str()).join(name);
-    let Some(record) = read_record(&at(RECORD))? else { return Ok(None) };
-    if record.key != *key {
-        return Err(TemplateFault::Record { path: at(RECORD) });
+/// Reads the newest whole template of a key; `None` when there is none. One that cannot be used is removed.
+pub(super) fn read(directory: &Path, key: &TemplateKey, way: Way) -> Result<Option<Template>, SavedFault> {
+    let mut records: Vec<_> = list(directory).into_iter().filter(|record| record.id.has_key(key)).collect();
+    records.sort_by_key(|record| std::cmp::Reverse(record.created));
+    for record in records {
+        match load(directory, &record, way) {
+            Ok(template) => return Ok(Some(template)),
+            Err(SavedFault::Damaged { .. } | SavedFault::Clock { .. } | SavedFault::Memory { .. }) => {
+                saved::remove(&directory.join(record.id.as_str()))?;
+            }
+            Err(error) => return Err(error),
+        }
     }
+    Ok(None)
+}
+
+/// Loads one template, and checks all of it.
+pub(super) fn load(directory: &Path, record: &TemplateRecord, way: Way) -> Result<Template, SavedFault> {
+    let own = directory.join(record.id.as_str());
     let host = host_tsc_khz();
     if host.abs_diff(record.tsc_khz) > host / TSC_TOLERANCE {
-        return Err(TemplateFault::Clock { saved: record.tsc_khz, host });
+        return Err(SavedFault::Clock { saved: record.tsc_khz, host });
     }
-    let memory_mib = MemoryMib::new(record.memory_mib).map_err(|_| TemplateFault::Record { path: at(RECORD) })?;
-    let devices = read_devices(&at(DEVICES), &record.devices)?;
-    let ram = read_memory(&at(MEMORY), &record.memory, memory_mib)?;
-    Ok(Some(SavedMachine { ram: Arc::new(ram), devices: devices.into(), delta: None }))
+    let memory = MemoryMib::new(record.memory_mib).map_err(|_| SavedFault::Record { path: own.join(RECORD) })?;
+    let scratch = record.disk.as_ref().map(|disk| {
+        let scratch = Scratch::saved(&own, 0);
+        saved::check_disk(&scratch.base(), disk).map(|()| scratch)
+    });
+    let devices = saved::read_devices(&own, &record.devices)?;
+    let ram = Arc::new(saved::read_ram(&own, &record.memory, memory)?);
+    let saved = SavedMachine { ram, devices, delta: None };
+    Ok(Template { record: record.clone(), way, saved, scratch: scratch.transpose()? })
 }
 
-fn read_record(path: &Path) -> Result<Option<TemplateRecord>, TemplateFault> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(TemplateFault::File { path: path.to_owned(), source }),
-    };
-    let mut text = Vec::new();
-    file.take(MAX_RECORD)
-        .read_to_end(&mut text)
-        .map_err(|source| TemplateFault::File { path: path.to_owned(), source })?;
-    let record: Option<TemplateRecord> = serde_json::from_slice(&text).ok();
-    let record = record.filter(|record| record.format == FORMAT);
-    record.map(Some).ok_or_else(|| TemplateFault::Record { path: path.to_owned() })
+/// The templates on disk, in the order of their names. A directory whose record makes no sense is none.
+pub(super) fn list(directory: &Path) -> Vec<TemplateRecord> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let ids = entries.filter_map(|entry| TemplateId::parse(entry.file_name().to_str()?));
+    let mut records: Vec<_> = ids.filter_map(|id| record(directory, &id)).collect();
+    records.sort_by(|one, other| one.id.cmp(&other.id));
+    records
 }
 
-fn read_devices(path: &Path, record: &FileRecord) -> Result<Vec<u8>, TemplateFault> {
-    let failed = |source| TemplateFault::File { path: path.to_owned(), source };
-    let damaged = || TemplateFault::Damaged { path: path.to_owned() };
-    if record.bytes > MAX_DEVICE_STATE {
-        return Err(damaged());
-    }
-    let mut reader = CheckedReader::open(path, record).map_err(failed)?.ok_or_else(damaged)?;
-    let mut devices = Vec::new();
-    reader.read_to_end(&mut devices).map_err(failed)?;
-    if reader.is_whole() { Ok(devices) } else { Err(damaged()) }
-}
-
-fn read_memory(path: &Path, record: &FileRecord, memory: MemoryMib) -> Result<SealedRam, TemplateFault> {
-    let damaged = || TemplateFault::Damaged { path: path.to_owned() };
-    let opened = CheckedReader::open(path, record);
-    let mut reader =
-        opened.map_err(|source| TemplateFault::File { path: path.to_owned(), source })?.ok_or_else(damaged)?;
-    let ram = SealedRam::read_from(&mut reader, memory);
-    let ram = ram.map_err(|source| TemplateFault::Memory { path: path.to_owned(), source })?;
-    if reader.is_whole() { Ok(ram) } else { Err(damaged()) }
-}
-
-/// Removes a template from disk, if it is there.
-pub(super) fn remove(directory: &Path, key: &TemplateKey) {
-    let _ = fs::remove_dir_all(directory.join(key.as_str()));
+/// What is known of one template.
+pub(super) fn record(directory: &Path, id: &TemplateId) -> Option<TemplateRecord> {
+    let path: PathBuf = directory.join(id.as_str()).join(RECORD);
+    let record: TemplateRecord = saved::read_record(&path).ok()??;
+    (record.format == FORMAT && record.id == *id).then_some(record)
 }

@@ -63,6 +63,8 @@ fn requests() -> Vec<(&'static str, RequestBody)> {
         (r#"{"id":9,"type":"ping"}"#, RequestBody::Ping {}),
         (r#"{"id":9,"type":"info"}"#, RequestBody::Info {}),
         (r#"{"id":9,"type":"renew"}"#, RequestBody::Renew(Renew::default())),
+        (r#"{"id":9,"type":"freeze"}"#, RequestBody::Freeze {}),
+        (r#"{"id":9,"type":"thaw"}"#, RequestBody::Thaw {}),
         (
             r#"{"id":9,"type":"start","command":{"shell":"true"}}"#,
             RequestBody::Start(Start::new(Command::Shell("true".into()))),

@@ -16,6 +16,9 @@ use crate::spec::{Disk, MachineSpec};
 /// How far a writable disk may grow beyond its size; saved machine state goes through descriptors too.
 const DISK_HEADROOM: u64 = 64 << 20;
 
+/// An overlay's tables take one part in so many of its content: 8 bytes of 64 KiB, and as much again for counting references.
+const OVERLAY_TABLES: u64 = 1024;
+
 /// All files of one machine, open.
 pub(super) struct Files {
     memory: OwnedFd,
@@ -44,10 +47,13 @@ impl Files {
     }
 
     fn with_disks(spec: &MachineSpec, memory: OwnedFd, guest: GuestSource<BootFile>) -> Result<Self, MachineError> {
-        let disks: Vec<File> = spec.disks.iter().map(open_disk).collect::<Result<_, _>>()?;
-        let writable = spec.disks.iter().zip(&disks).filter(|(disk, _)| !disk.read_only);
-        let sizes = writable.filter_map(|(_, file)| Some(file.metadata().ok()?.len()));
-        let largest_writable = sizes.max().unwrap_or(0) + DISK_HEADROOM;
+        let layers = spec.disks.iter().flat_map(Disk::layers);
+        let disks: Vec<File> = layers.map(|(path, read_only)| open_layer(path, read_only)).collect::<Result<_, _>>()?;
+        // An overlay grows as large as the disk that it lies on, and somewhat larger for its own tables.
+        let writable = spec.disks.iter().filter(|disk| !disk.read_only);
+        let sizes = writable.filter_map(|disk| Some(std::fs::metadata(&disk.path).ok()?.len()));
+        let largest = sizes.max().unwrap_or(0);
+        let largest_writable = largest + largest / OVERLAY_TABLES + DISK_HEADROOM;
         Ok(Self { memory, guest, disks, largest_writable })
     }
 
@@ -115,6 +121,6 @@ fn copy_to_memory(mut file: File) -> io::Result<File> {
     Ok(copy)
 }
 
-fn open_disk(disk: &Disk) -> Result<File, MachineError> {
-    open_regular("disk", &disk.path, OpenOptions::new().read(true).write(!disk.read_only))
+fn open_layer(path: &Path, read_only: bool) -> Result<File, MachineError> {
+    open_regular("disk", path, OpenOptions::new().read(true).write(!read_only))
 }

@@ -9,6 +9,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use serde_json::json;
 
 use super::{Machine, MachineError, Ram};
+use crate::command_line::layer_node;
 use crate::saved::{Delta, MAX_DEVICE_STATE, Mapping, PAGE, Run, SavedMachine, SealedRam};
 
 impl Machine {
@@ -64,6 +65,27 @@ impl Machine {
         self.kill().await;
         let ram = SealedRam::seal(memory)?;
         Ok(SavedMachine { ram: Arc::new(ram), devices: devices.into(), delta: None })
+    }
+
+    /// Has what the guest writes to a disk from now on go to an overlay; what it has written before is only read from now on. For a
+    /// suspended machine; `disk` and `layers` count the spec's disks and the layers that this one has by now.
+    ///
+    /// # Errors
+    /// [`MachineError::Control`].
+    pub async fn push_overlay(&self, disk: usize, layers: usize, overlay: File) -> Result<(), MachineError> {
+        let qmp = self.qmp().await?;
+        let set = qmp.add_fd(overlay.into()).await?;
+        let (below, node) = (layer_node(disk, layers - 1), layer_node(disk, layers));
+        let cache = json!({ "no-flush": true });
+        let file = json!({
+            "driver": "file", "filename": format!("/dev/fdset/{set}"), "discard": "unmap", "cache": cache,
+        });
+        let layer = json!({
+            "driver": "qcow2", "node-name": node, "backing": null, "discard": "unmap", "cache": cache, "file": file,
+        });
+        qmp.execute("blockdev-add", Some(layer)).await?;
+        qmp.execute("blockdev-snapshot", Some(json!({ "node": below, "overlay": node }))).await?;
+        Ok(())
     }
 
     /// QEMU writes into a file of ours without a name, by a descriptor: it has no directory to write in.

@@ -86,7 +86,7 @@ struct Running {
 
 async fn launch_with(spec: &MachineSpec, guest: GuestSource<()>, files: Files) -> Result<Running, MachineError> {
     let user = geteuid().is_root().then(|| jail::dedicated_user(&spec.directory));
-    let numbers = Descriptors::numbered(FIRST_QEMU_FD, spec.ports.len(), guest, spec.disks.len());
+    let numbers = Descriptors::numbered(FIRST_QEMU_FD, spec, guest);
     let arguments = command_line::arguments(spec, &numbers, &Host::this())?;
     let plan = plan(spec, user, &numbers, &files, arguments);
     let listeners = Listeners::bind(spec)?;

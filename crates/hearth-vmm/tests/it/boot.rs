@@ -99,7 +99,7 @@ async fn disks_are_used_through_descriptors_that_only_their_owner_could_open() {
     let disk = |serial: &str, read_only| {
         let path = home.machine().join(serial);
         std::fs::write(&path, vec![0; 1 << 20]).unwrap();
-        Disk { path, serial: serial.into(), read_only, host_flush: HostFlush::Ignore }
+        Disk { path, overlays: Vec::new(), serial: serial.into(), read_only, host_flush: HostFlush::Ignore }
     };
     spec.disks = vec![disk("root", true), disk("scratch", false)];
     let machine = Machine::start(spec).await.unwrap();

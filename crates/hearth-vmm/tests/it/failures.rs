@@ -35,7 +35,13 @@ async fn file_that_is_none_is_refused_without_waiting_for_it() {
     let fifo = home.machine().join("fifo");
     rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
     let mut spec = home.spec(KINDS[0]);
-    spec.disks = vec![Disk { path: fifo, serial: "root".into(), read_only: true, host_flush: HostFlush::Pass }];
+    spec.disks = vec![Disk {
+        path: fifo,
+        overlays: Vec::new(),
+        serial: "root".into(),
+        read_only: true,
+        host_flush: HostFlush::Pass,
+    }];
     let error = start_error(spec).await;
     assert!(matches!(error, MachineError::NotAFile { what: "disk", .. }), "{error}");
 }

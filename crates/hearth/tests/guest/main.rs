@@ -7,6 +7,7 @@
 
 mod dialects;
 mod files;
+mod lifecycle;
 mod processes;
 mod secrets;
 mod support;

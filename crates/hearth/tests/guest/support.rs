@@ -2,17 +2,19 @@
 
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use hearth_engine::channel::{Channel, ChannelError, Event};
 use hearth_engine::protocol::{Command, Delivery, ErrorCode, ExitStatus, Start, StreamName};
 use hearth_engine::vmm::Launcher;
-use hearth_engine::{Directories, Engine, Sandbox, SandboxSpec};
+use hearth_engine::{Directories, Engine, Paused, Sandbox, SandboxSpec, chain};
 
 /// A sandbox in a home of its own over the shared image store.
 pub(crate) struct Guest {
     // In the order in which they must go.
     sandbox: Sandbox,
-    _home: tempfile::TempDir,
+    engine: Arc<Engine>,
+    _home: Arc<tempfile::TempDir>,
 }
 
 /// What a command did.
@@ -37,6 +39,9 @@ impl Guest {
         };
         let home = tempfile::Builder::new().prefix("hearth-").tempdir().unwrap();
         symlink(prepared.join("store").canonicalize().unwrap(), home.path().join("store")).unwrap();
+        // Made once for all tests.
+        std::fs::create_dir_all(prepared.join("templates")).unwrap();
+        symlink(prepared.join("templates").canonicalize().unwrap(), home.path().join("templates")).unwrap();
         let findings = prepared.join("findings.json");
         if findings.exists() {
             std::fs::copy(findings, home.path().join("findings.json")).unwrap();
@@ -44,8 +49,34 @@ impl Guest {
         let directories =
             Directories::of_user(|name| (name == "HEARTH_HOME").then(|| home.path().as_os_str().to_owned())).unwrap();
         let launcher = Launcher { program: env!("CARGO_BIN_EXE_hearth").into(), arguments: vec!["__jail".into()] };
-        let sandbox = Engine::open(directories, launcher, None).unwrap().create(&spec).await.unwrap();
-        Some(Self { sandbox, _home: home })
+        let engine = Engine::open(directories, launcher, None).unwrap();
+        let sandbox = engine.create(&spec).await.unwrap();
+        Some(Self { sandbox, engine: Arc::new(engine), _home: Arc::new(home) })
+    }
+
+    /// Another one of the same engine.
+    pub(crate) fn beside(&self, sandbox: Sandbox) -> Self {
+        Self { sandbox, engine: self.engine.clone(), _home: self._home.clone() }
+    }
+
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Pauses and resumes it, and has it looked at between.
+    pub(crate) async fn through_a_pause(self, look: impl FnOnce(&Paused)) -> Self {
+        let Self { sandbox, engine, _home } = self;
+        let paused = engine.pause(sandbox).await.map_err(|refused| chain(&refused.error)).unwrap();
+        look(&paused);
+        let sandbox = engine.resume(paused).await.map_err(|refused| chain(&refused.error)).unwrap();
+        Self { sandbox, engine, _home }
+    }
+
+    /// Runs a shell command and returns what it says, trimmed.
+    pub(crate) async fn say(&self, text: &str) -> String {
+        let outcome = self.run(text).await;
+        assert_eq!(outcome.status.shell_code(), 0, "{text}: {}", String::from_utf8_lossy(&outcome.stderr));
+        String::from_utf8_lossy(&outcome.stdout).trim().to_owned()
     }
 
     pub(crate) fn sandbox(&self) -> &Sandbox {

@@ -1,0 +1,71 @@
+//! Forks: copies of a running sandbox that go on from the same moment, each with an identity of its own.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::try_join_all;
+
+use crate::boot::{Origin, Phases, Renewal};
+use crate::create::Place;
+use crate::sandbox::Sandbox;
+use crate::{Engine, EngineError};
+
+/// The most copies that one fork makes.
+pub const MAX_COPIES: usize = 100;
+
+/// How to fork.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ForkSpec {
+    /// How many copies: 1 to [`MAX_COPIES`].
+    pub copies: usize,
+    /// Whether the copies keep the secrets that the source was given. What a running process has read it keeps in any case.
+    pub secrets: bool,
+}
+
+/// What a fork has made.
+#[derive(Debug)]
+pub struct Forked {
+    /// The copies.
+    pub copies: Vec<Sandbox>,
+    /// For how long the source's processes stood still.
+    pub stopped: Duration,
+    /// What the source had changed of its template's memory, in bytes: every copy has so much of its own.
+    pub changed_bytes: u64,
+}
+
+impl Engine {
+    /// Makes copies of a running sandbox: all that was asked for, or none. The source goes on in any case.
+    ///
+    /// # Errors
+    /// [`EngineError::Copies`], [`EngineError::NotRestored`], [`EngineError::Outdated`] and those of [`Engine::create`] before the source is
+    /// stopped; [`EngineError::Capture`].
+    pub async fn fork(&self, source: &Sandbox, fork: ForkSpec) -> Result<Forked, EngineError> {
+        if !(1..=MAX_COPIES).contains(&fork.copies) {
+            return Err(EngineError::Copies { copies: fork.copies });
+        }
+        let template = source.restored_from()?.clone();
+        let bases = (0..fork.copies).map(|_| self.base_of(&source.spec, &template.record));
+        let bases = bases.collect::<Result<Vec<_>, _>>()?;
+        self.check_room_for(&source.spec, fork.copies)?;
+        let directories = (0..fork.copies).map(|_| self.make_directory()).collect::<Result<Vec<_>, _>>()?;
+        let moment = source.capture(&mut *source.place.lock().await, directories[0].path()).await?;
+        let begun = Instant::now();
+        let renew = if fork.secrets { Renewal::WithSecrets } else { Renewal::Anew };
+        let mut places = Vec::new();
+        for (number, directory) in directories.into_iter().enumerate() {
+            let scratch = moment.scratch.as_ref().map(|first| match number {
+                0 => first.clone().made_writable(),
+                _ => first.copy_to(directory.path())?.made_writable(),
+            });
+            places.push(Place { scratch: scratch.transpose()?, directory });
+        }
+        let starts = places.into_iter().zip(bases).map(|(place, base)| {
+            let origin = Origin { template: template.clone(), saved: moment.saved.clone(), renew };
+            async {
+                let started = self.start_saved(&source.spec, base, place, origin, Phases::since(begun)).await;
+                started.map_err(|(_, error)| error)
+            }
+        });
+        let changed_bytes = moment.saved.delta.as_ref().map_or(0, |delta| delta.content().len() as u64);
+        Ok(Forked { copies: try_join_all(starts).await?, stopped: moment.stopped, changed_bytes })
+    }
+}

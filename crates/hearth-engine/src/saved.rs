@@ -1,0 +1,285 @@
+//! A saved guest's files in a directory: what templates, pauses and snapshots have in common.
+//!
+//! A directory is filled under another name and renamed when it is whole. Every file's size and checksum are in a record, and are
+//! checked each time it is loaded: what a crash has cut short is never started.
+
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Read};
+use std::os::unix::fs::{DirBuilderExt, FileExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use hearth_vmm::{Delta, DeltaError, MAX_DEVICE_STATE, MemoryMib, SavedMachine, SealedRam};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tempfile::TempDir;
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::checked::{CheckedReader, CheckedWriter, FileRecord};
+
+const DEVICES: &str = "devices";
+const MEMORY: &str = "memory";
+/// Directories that begin so are being filled, or were when their maker was killed.
+const UNFINISHED: &str = ".unfinished-";
+/// The longest record that is read, in bytes.
+const MAX_RECORD: u64 = 64 * 1024;
+/// A disk is summed up by pieces of this size, in bytes.
+const BLOCK: usize = 4096;
+
+/// A saved guest that cannot be kept or used.
+#[derive(Debug, thiserror::Error)]
+pub enum SavedFault {
+    /// A file cannot be written or read.
+    #[error("cannot use {}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The record makes no sense, or is of another version.
+    #[error("the record {} is damaged or of another version", path.display())]
+    Record {
+        /// Which.
+        path: PathBuf,
+    },
+    /// A file is not what was written.
+    #[error("{} is damaged", path.display())]
+    Damaged {
+        /// Which.
+        path: PathBuf,
+    },
+    /// The guest was told of another clock than the host's.
+    #[error("its clock runs at {saved} kHz and this host's at {host} kHz")]
+    Clock {
+        /// The guest's.
+        saved: u32,
+        /// The host's.
+        host: u32,
+    },
+    /// The memory makes no sense, or there is no room for it.
+    #[error("cannot load the memory {}", path.display())]
+    Memory {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: DeltaError,
+    },
+    /// The work was cut off by the end of this process.
+    #[error("it was interrupted")]
+    Interrupted {
+        /// By what.
+        source: tokio::task::JoinError,
+    },
+}
+
+impl SavedFault {
+    pub(crate) fn file(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::File { path, source }
+    }
+
+    fn damaged(path: &Path) -> Self {
+        Self::Damaged { path: path.to_owned() }
+    }
+}
+
+/// Runs what may take long on a thread of its own.
+pub(crate) async fn apart<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, SavedFault> + Send + 'static,
+) -> Result<T, SavedFault> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|source| Err(SavedFault::Interrupted { source }))
+}
+
+/// A directory that is being filled.
+pub(crate) struct Unfinished {
+    directory: TempDir,
+}
+
+impl Unfinished {
+    /// Begins one beside the finished ones.
+    pub(crate) fn within(parent: &Path) -> Result<Self, SavedFault> {
+        DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(SavedFault::file(parent))?;
+        let directory = tempfile::Builder::new().prefix(UNFINISHED).tempdir_in(parent);
+        Ok(Self { directory: directory.map_err(SavedFault::file(parent))? })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Makes it the finished one at `path`. One that is there already stays, and this one goes.
+    pub(crate) fn publish(self, path: &Path) -> Result<(), SavedFault> {
+        match fs::rename(self.path(), path) {
+            Ok(()) => {
+                let _ = self.directory.keep();
+                Ok(())
+            }
+            Err(_) if path.is_dir() => Ok(()),
+            Err(source) => Err(SavedFault::File { path: path.to_owned(), source }),
+        }
+    }
+}
+
+/// Removes what makers that were killed have left. Only whoever holds the lock on making may call this.
+pub(crate) fn remove_unfinished(parent: &Path) {
+    let entries = fs::read_dir(parent).into_iter().flatten().flatten();
+    let unfinished = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(UNFINISHED));
+    unfinished.for_each(|entry| drop(fs::remove_dir_all(entry.path())));
+}
+
+/// Removes a finished directory: first from sight, in one step.
+pub(crate) fn remove(path: &Path) -> Result<(), SavedFault> {
+    let parent = path.parent().unwrap_or(path);
+    let aside = tempfile::Builder::new().prefix(UNFINISHED).tempdir_in(parent).map_err(SavedFault::file(parent))?;
+    fs::rename(path, aside.path().join("gone")).map_err(SavedFault::file(path))
+}
+
+pub(crate) fn write_record(path: &Path, record: &impl Serialize) -> Result<(), SavedFault> {
+    let text = serde_json::to_vec_pretty(record).map_err(|error| SavedFault::file(path)(error.into()))?;
+    fs::write(path, text).map_err(SavedFault::file(path))
+}
+
+/// Reads a record; `None` when there is none.
+pub(crate) fn read_record<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, SavedFault> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
+        Err(source) => return Err(SavedFault::file(path)(source)),
+    };
+    let mut text = Vec::new();
+    file.take(MAX_RECORD).read_to_end(&mut text).map_err(SavedFault::file(path))?;
+    serde_json::from_slice(&text).map(Some).map_err(|_| SavedFault::Record { path: path.to_owned() })
+}
+
+/// Writes a template's whole memory, and the devices' state. Returns the records of the devices and of the memory.
+pub(crate) fn write_template(directory: &Path, saved: &SavedMachine) -> Result<(FileRecord, FileRecord), SavedFault> {
+    let memory = directory.join(MEMORY);
+    let written = CheckedWriter::create(&memory, &mut |mut out| saved.ram.write_to(&mut out));
+    Ok((write_devices(directory, saved)?, written.map_err(SavedFault::file(&memory))?))
+}
+
+/// Writes what a guest has changed of its template's memory, and the devices' state.
+pub(crate) fn write_changes(
+    directory: &Path,
+    saved: &SavedMachine,
+    delta: &Delta,
+) -> Result<(FileRecord, FileRecord), SavedFault> {
+    let memory = directory.join(MEMORY);
+    let written = CheckedWriter::create(&memory, &mut |mut out| delta.write_to(&mut out));
+    Ok((write_devices(directory, saved)?, written.map_err(SavedFault::file(&memory))?))
+}
+
+fn write_devices(directory: &Path, saved: &SavedMachine) -> Result<FileRecord, SavedFault> {
+    let path = directory.join(DEVICES);
+    CheckedWriter::create(&path, &mut |out| out.write_all(&saved.devices)).map_err(SavedFault::file(&path))
+}
+
+pub(crate) fn read_devices(directory: &Path, record: &FileRecord) -> Result<Arc<[u8]>, SavedFault> {
+    let path = directory.join(DEVICES);
+    if record.bytes > MAX_DEVICE_STATE {
+        return Err(SavedFault::damaged(&path));
+    }
+    read_whole(&path, record, |reader| {
+        let mut devices = Vec::new();
+        reader.read_to_end(&mut devices).map_err(SavedFault::file(&path))?;
+        Ok(devices.into())
+    })
+}
+
+pub(crate) fn read_ram(directory: &Path, record: &FileRecord, memory: MemoryMib) -> Result<SealedRam, SavedFault> {
+    let path = directory.join(MEMORY);
+    let failed = |source| SavedFault::Memory { path: path.clone(), source };
+    read_whole(&path, record, |reader| SealedRam::read_from(reader, memory).map_err(failed))
+}
+
+pub(crate) fn read_changes(directory: &Path, record: &FileRecord, size: u64) -> Result<Delta, SavedFault> {
+    let path = directory.join(MEMORY);
+    let failed = |source| SavedFault::Memory { path: path.clone(), source };
+    read_whole(&path, record, |reader| Delta::read_from(reader, size).map_err(failed))
+}
+
+/// Removes what [`write_changes`] has written.
+pub(crate) fn remove_changes(directory: &Path) {
+    [DEVICES, MEMORY].into_iter().for_each(|name| drop(fs::remove_file(directory.join(name))));
+}
+
+fn read_whole<T>(
+    path: &Path,
+    record: &FileRecord,
+    read: impl FnOnce(&mut CheckedReader<'_>) -> Result<T, SavedFault>,
+) -> Result<T, SavedFault> {
+    let opened = CheckedReader::open(path, record).map_err(SavedFault::file(path))?;
+    let mut reader = opened.ok_or_else(|| SavedFault::damaged(path))?;
+    let content = read(&mut reader)?;
+    if reader.is_whole() { Ok(content) } else { Err(SavedFault::damaged(path)) }
+}
+
+/// What a disk's file is: its size, and a checksum of its blocks that are not zero, with their places, so that holes cost nothing.
+pub(crate) fn sum_up_disk(path: &Path) -> Result<FileRecord, SavedFault> {
+    use rustix::fs::{SeekFrom, seek};
+    let failed = |error: io::Error| SavedFault::file(path)(error);
+    let file = File::open(path).map_err(failed)?;
+    let bytes = file.metadata().map_err(failed)?.len();
+    let (mut sum, mut at) = (Xxh3::new(), 0);
+    let mut block = [0; BLOCK];
+    while let Ok(data) = seek(&file, SeekFrom::Data(at)) {
+        let hole = seek(&file, SeekFrom::Hole(data)).map_err(|error| failed(error.into()))?;
+        at = data - data % BLOCK as u64;
+        while at < hole {
+            let length = usize::try_from(bytes - at).map_or(BLOCK, |left| left.min(BLOCK));
+            file.read_exact_at(&mut block[..length], at).map_err(failed)?;
+            if block[..length].iter().any(|byte| *byte != 0) {
+                sum.update(&at.to_le_bytes());
+                sum.update(&block[..length]);
+            }
+            at += BLOCK as u64;
+        }
+    }
+    Ok(FileRecord { bytes, xxh3: format!("{:016x}", sum.digest()) })
+}
+
+/// Checks a disk's file against its record.
+pub(crate) fn check_disk(path: &Path, record: &FileRecord) -> Result<(), SavedFault> {
+    if sum_up_disk(path)? == *record { Ok(()) } else { Err(SavedFault::damaged(path)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disks_checksum_is_that_of_its_content_however_it_lies_in_holes() {
+        let home = tempfile::tempdir().unwrap();
+        let (dense, sparse) = (home.path().join("dense"), home.path().join("sparse"));
+        let mut content = vec![0; 1 << 20];
+        content[70_000] = 1;
+        fs::write(&dense, &content).unwrap();
+        let file = File::create(&sparse).unwrap();
+        file.set_len(1 << 20).unwrap();
+        file.write_all_at(&[1], 70_000).unwrap();
+        let record = sum_up_disk(&dense).unwrap();
+        check_disk(&sparse, &record).unwrap();
+        file.write_all_at(&[1], 4096 * 200).unwrap();
+        assert!(matches!(check_disk(&sparse, &record), Err(SavedFault::Damaged { .. })));
+    }
+
+    #[test]
+    fn what_is_published_is_whole_and_what_is_abandoned_leaves_nothing() {
+        let home = tempfile::tempdir().unwrap();
+        let parent = home.path().join("all");
+        drop(Unfinished::within(&parent).unwrap());
+        let finished = Unfinished::within(&parent).unwrap();
+        fs::write(finished.path().join("f"), "x").unwrap();
+        finished.publish(&parent.join("name")).unwrap();
+        fs::create_dir(parent.join(format!("{UNFINISHED}killed"))).unwrap();
+        remove_unfinished(&parent);
+        let names: Vec<_> = fs::read_dir(&parent).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names, ["name"]);
+        remove(&parent.join("name")).unwrap();
+        assert_eq!(fs::read_dir(&parent).unwrap().count(), 0);
+    }
+}

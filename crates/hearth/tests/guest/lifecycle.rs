@@ -1,0 +1,146 @@
+//! Copies of a guest, and a guest that comes back: restored, forked, paused.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use hearth_engine::channel::Event;
+use hearth_engine::protocol::{Attach, Command, Delivery, ProcessId, Start};
+use hearth_engine::{DiskMib, EngineError, ForkSpec, SandboxSpec, StartFrom};
+
+use crate::support::Guest;
+
+/// Counts for ever, a line each time.
+const COUNTER: &str = "i=0; while :; do i=$((i+1)); echo $i; sleep 0.05; done";
+
+/// What must differ between two guests of one template.
+async fn identity(guest: &Guest) -> [String; 4] {
+    let random = guest.say("head -c 16 /dev/urandom | od -An -tx1 | tr -d ' \n'").await;
+    let uuid = guest.say("cat /proc/sys/kernel/random/uuid").await;
+    [random, uuid, guest.say("cat /etc/machine-id").await, guest.say("hostname").await]
+}
+
+async fn check_clock(guest: &Guest) {
+    let before = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let said: u128 = guest.say("date +%s%N").await.parse().unwrap();
+    let after = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let slack = Duration::from_millis(100);
+    let (earliest, latest) = ((before - slack).as_nanos(), (after + slack).as_nanos());
+    assert!((earliest..=latest).contains(&said), "{said} is not within {earliest} to {latest}");
+}
+
+/// The counter goes on without a gap, and its output is all there from the beginning.
+async fn check_counter(guest: &Guest, counter: ProcessId, lines: usize) {
+    let attach = Attach { process: counter.into(), stdout: 0, stderr: 0, delivery: Delivery::Bounded };
+    let process = guest.channel().attach(attach).await.unwrap();
+    let mut seen = String::new();
+    while seen.lines().count() <= lines {
+        if let Some(Event::Output { bytes, .. }) = process.next_event().await.unwrap() {
+            seen += &String::from_utf8_lossy(&bytes);
+        }
+    }
+    let counted = seen.lines().take(lines).map(|line| line.parse::<usize>().unwrap());
+    assert!(counted.eq(1..=lines), "{seen}");
+}
+
+#[tokio::test]
+async fn b52_guests_of_one_template_share_no_identity_and_have_the_right_time() {
+    let Some(first) = Guest::boot().await else { return };
+    let second = first.beside(first.engine().create(&SandboxSpec::default()).await.unwrap());
+    let (one, other) = (identity(&first).await, identity(&second).await);
+    one.iter().zip(&other).for_each(|(one, other)| assert_ne!(one, other));
+    check_clock(&first).await;
+    check_clock(&second).await;
+    second.remove().await;
+    first.remove().await;
+}
+
+#[tokio::test]
+async fn a_fork_goes_on_from_one_moment_in_every_copy_and_in_the_source() {
+    let Some(source) = Guest::boot().await else { return };
+    source.say("echo before > /workspace/file; mkdir -p /tmp/d; echo x > /tmp/d/x").await;
+    let counter = source.channel().start(Start::new(Command::Shell(COUNTER.into()))).await.unwrap().id();
+    let forked = source.engine().fork(source.sandbox(), ForkSpec { copies: 3, secrets: false }).await.unwrap();
+    assert!(forked.changed_bytes > 0 && forked.stopped > Duration::ZERO);
+    let guests: Vec<Guest> = forked.copies.into_iter().map(|copy| source.beside(copy)).collect();
+    let mut names = vec![identity(&source).await];
+    for (number, copy) in guests.iter().enumerate() {
+        assert_eq!(copy.say("cat /workspace/file").await, "before");
+        copy.say(&format!("echo {number} > /workspace/file")).await;
+        names.push(identity(copy).await);
+        check_clock(copy).await;
+        check_counter(copy, counter, 8).await;
+    }
+    assert_eq!(source.say("cat /workspace/file").await, "before");
+    for (index, one) in names.iter().enumerate() {
+        for other in &names[..index] {
+            one.iter().zip(other).for_each(|(one, other)| assert_ne!(one, other));
+        }
+    }
+    // A copy is forked like any other.
+    let again = guests[2].engine().fork(guests[2].sandbox(), ForkSpec { copies: 1, secrets: false }).await.unwrap();
+    for copy in again.copies {
+        let copy = source.beside(copy);
+        assert_eq!(copy.say("cat /workspace/file").await, "2");
+        copy.remove().await;
+    }
+    for guest in guests {
+        guest.remove().await;
+    }
+    source.remove().await;
+}
+
+#[tokio::test]
+async fn ten_pauses_lose_nothing_and_processes_go_on() {
+    let Some(mut guest) = Guest::boot().await else { return };
+    let counter = guest.channel().start(Start::new(Command::Shell(COUNTER.into()))).await.unwrap().id();
+    let before = guest.say("cat /etc/machine-id; hostname; echo kept > /tmp/kept").await;
+    let name = guest.sandbox().id().clone();
+    for _ in 0..10 {
+        guest = guest.through_a_pause(|paused| assert!(paused.saved_bytes() > 0 && *paused.id() == name)).await;
+        assert_eq!(guest.say("cat /tmp/kept").await, "kept");
+    }
+    assert_eq!(guest.say("cat /etc/machine-id; hostname").await, before);
+    check_clock(&guest).await;
+    check_counter(&guest, counter, 20).await;
+    guest.remove().await;
+}
+
+#[tokio::test]
+async fn a_disk_is_whole_in_source_and_copies_while_it_is_written_to() {
+    let spec = SandboxSpec { disk: Some(DiskMib::new(512).unwrap()), ..SandboxSpec::default() };
+    let Some(source) = Guest::boot_with(spec).await else { return };
+    // Each record is a number and its own checksum; a torn or missing one shows.
+    let writer = "cd /workspace; i=0; while :; do i=$((i+1)); head -c 20000 /dev/urandom > f.$i; sha256sum f.$i >> sums; sync f.$i sums; done";
+    source.channel().start(Start::new(Command::Shell(writer.into()))).await.unwrap();
+    source.say("while [ ! -s /workspace/sums ]; do sleep 0.1; done").await;
+    let mut depth = Vec::new();
+    for _ in 0..3 {
+        let forked = source.engine().fork(source.sandbox(), ForkSpec { copies: 2, secrets: false }).await.unwrap();
+        for copy in forked.copies {
+            let copy = source.beside(copy);
+            // What stands in a copy is what the source had then, and the writer goes on there as well.
+            copy.say("cd /workspace && kill %1 2>/dev/null; head -n -1 sums | sha256sum --check --quiet").await;
+            depth.push(copy.say("wc -l < /workspace/sums").await.parse::<u64>().unwrap());
+            copy.remove().await;
+        }
+    }
+    source.say("cd /workspace && head -n -1 sums | sha256sum --check --quiet").await;
+    assert!(depth.iter().all(|lines| *lines > 0), "{depth:?}");
+    let source = source.through_a_pause(|_| {}).await;
+    source.say("cd /workspace && head -n -1 sums | sha256sum --check --quiet").await;
+    source.remove().await;
+}
+
+#[tokio::test]
+async fn a_booted_sandbox_refuses_what_needs_a_template_and_works_on() {
+    let spec = SandboxSpec { start: StartFrom::Boot, ..SandboxSpec::default() };
+    let Some(guest) = Guest::boot_with(spec).await else { return };
+    let fork = |copies| ForkSpec { copies, secrets: false };
+    let error = guest.engine().fork(guest.sandbox(), fork(1)).await.unwrap_err();
+    assert!(matches!(error, EngineError::NotRestored), "{error}");
+    for copies in [0, 101] {
+        let error = guest.engine().fork(guest.sandbox(), fork(copies)).await.unwrap_err();
+        assert!(matches!(error, EngineError::Copies { .. }), "{error}");
+    }
+    assert_eq!(guest.say("echo works").await, "works");
+    guest.remove().await;
+}
