@@ -5,8 +5,9 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, anyhow};
+use hearth_engine::image::Image;
 use hearth_engine::vmm::{Launcher, MachineSpec};
-use hearth_engine::{DEFAULT_IMAGE, Directories, Draft, Engine, EngineError, SandboxSpec, chain};
+use hearth_engine::{DEFAULT_IMAGE, Directories, Draft, Engine, EngineError, Sandbox, SandboxSpec, chain};
 
 use super::{Effort, report};
 
@@ -45,6 +46,32 @@ impl Host {
     /// A machine like a sandbox's, with a directory of its own, not started.
     pub(crate) fn draft(&self) -> Result<Draft> {
         self.engine.draft(&self.spec).map_err(explained)
+    }
+
+    /// The engine itself.
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// The sandbox that is measured.
+    pub(crate) fn spec(&self) -> &SandboxSpec {
+        &self.spec
+    }
+
+    /// Creates a sandbox, as the product does.
+    pub(crate) async fn create(&self, spec: &SandboxSpec) -> Result<Sandbox> {
+        self.engine.create(spec).await.map_err(explained)
+    }
+
+    /// Its image.
+    pub(crate) fn image(&self) -> Result<Image> {
+        Ok(self.engine.images().inspect(&self.spec.image)?)
+    }
+
+    /// How many sandboxes there are on this host that this user has made.
+    pub(crate) fn sandboxes_on_disk(&self) -> Result<usize> {
+        let directory = self.engine.directories().sandboxes();
+        Ok(fs::read_dir(&directory).with_context(|| format!("list {}", directory.display()))?.count())
     }
 
     /// How many samples to take.

@@ -7,10 +7,13 @@
 mod archive;
 mod bare;
 mod boot;
+mod burst;
 mod content;
 mod exec;
 mod figure;
 mod files;
+mod floor;
+mod fork;
 mod host;
 mod list;
 mod live;
@@ -19,6 +22,8 @@ mod native;
 mod output;
 mod ping;
 mod report;
+mod restore;
+mod restored_memory;
 mod spawn;
 mod streaming;
 
@@ -33,10 +38,14 @@ use host::Host;
 /// Every group there is, in the order of the report.
 const GROUPS: &[Group] = &[
     boot::GROUP,
+    restore::GROUP,
+    burst::GROUP,
+    restored_memory::GROUP,
     exec::GROUP,
     ping::GROUP,
     output::GROUP,
     files::GROUP,
+    fork::GROUP,
     memory::GROUP,
     streaming::GROUP,
     spawn::GROUP,
