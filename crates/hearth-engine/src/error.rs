@@ -8,7 +8,7 @@ use hearth_channel::ChannelError;
 use hearth_image::{ImageError, InitramfsError, ModulesError};
 use hearth_vmm::{InvalidSpec, MachineError, QemuError};
 
-use crate::{DiskMib, SavedFault};
+use crate::{DiskMib, SavedFault, SnapshotFileError};
 
 /// An error with all its sources, each said once.
 pub fn chain(error: &dyn Error) -> String {
@@ -169,6 +169,24 @@ pub enum EngineError {
     /// The sandbox was booted, so what it has changed since is not known.
     #[error("the sandbox was booted, not restored from a template: it cannot be forked, paused or saved")]
     NotRestored,
+    /// There is no such snapshot.
+    #[error("there is no snapshot {name:?}")]
+    NoSnapshot {
+        /// What was asked for.
+        name: String,
+    },
+    /// There is a snapshot of this name.
+    #[error("there is a snapshot {name:?} already")]
+    SnapshotExists {
+        /// The name.
+        name: String,
+    },
+    /// A snapshot's file cannot be written or used.
+    #[error(transparent)]
+    SnapshotFile {
+        /// Why.
+        source: SnapshotFileError,
+    },
     /// Too few or too many copies.
     #[error("{copies} copies: must be 1 to {}", crate::MAX_COPIES)]
     Copies {
@@ -224,13 +242,14 @@ impl EngineError {
     pub fn kind(&self) -> Kind {
         match self {
             Self::Invalid(_) | Self::DiskSize { .. } | Self::HomeTooLong { .. } | Self::Copies { .. } => Kind::Invalid,
-            Self::NotRestored | Self::Outdated { .. } => Kind::Invalid,
+            Self::NotRestored | Self::Outdated { .. } | Self::SnapshotExists { .. } => Kind::Invalid,
+            Self::NoSnapshot { .. } => Kind::Missing,
             Self::Image(error) => kind_of_image(error),
             Self::Qemu(_) | Self::NoImage { .. } | Self::FormatTool { .. } | Self::Modules { .. } => Kind::Missing,
             Self::MemoryShort { .. } | Self::DiskShort { .. } => Kind::Resources,
             Self::Directory { .. } | Self::NotOurs { .. } | Self::Format { .. } | Self::Listen { .. } => Kind::Host,
             Self::Initramfs { .. } | Self::InitramfsEntry { .. } | Self::Template { .. } => Kind::Host,
-            Self::Saved { .. } => Kind::Host,
+            Self::Saved { .. } | Self::SnapshotFile { .. } => Kind::Host,
             Self::Machine { .. } | Self::Boot { .. } | Self::Channel { .. } | Self::Capture { .. } => Kind::Machine,
         }
     }
