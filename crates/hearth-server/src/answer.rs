@@ -34,6 +34,8 @@ impl From<FleetError> for Refusal {
             E::NameTaken { .. } => (OwnCode::NameTaken, Some("name")),
             E::Labels { .. } | E::Label { .. } => (OwnCode::InvalidValue, Some("labels")),
             E::Lifetime { .. } => (OwnCode::InvalidValue, Some("ttl_seconds")),
+            E::IdleTime { .. } => (OwnCode::InvalidValue, Some("idle.after_seconds")),
+            E::IdleBoot => (OwnCode::InvalidValue, Some("idle")),
             E::Unknown { .. } => (OwnCode::UnknownSandbox, None),
             E::Ambiguous { .. } => (OwnCode::AmbiguousSandbox, None),
             E::TooMany { .. } => (OwnCode::LimitReached, None),
@@ -58,6 +60,7 @@ impl From<&EngineError> for Refusal {
     fn from(error: &EngineError) -> Self {
         let code = match (error, error.kind()) {
             (EngineError::NoImage { .. }, _) => OwnCode::UnknownImage,
+            (EngineError::NotRestored | EngineError::Outdated { .. }, _) => OwnCode::WrongState,
             (_, Kind::Invalid) => OwnCode::InvalidValue,
             (_, Kind::Missing) => OwnCode::Missing,
             (_, Kind::Resources) => OwnCode::Resources,
@@ -79,6 +82,7 @@ fn field(error: &EngineError) -> Option<&'static str> {
         EngineError::Invalid(InvalidSpec::Cpus { .. }) => "cpus",
         EngineError::DiskSize { .. } => "disk_mib",
         EngineError::NoImage { .. } => "image",
+        EngineError::Copies { .. } => "copies",
         _ => return None,
     })
 }

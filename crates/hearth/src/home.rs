@@ -16,6 +16,11 @@ pub(crate) fn open() -> Result<Engine, Failure> {
     Ok(Engine::open(directories()?, launcher, qemu)?)
 }
 
+/// Whether a QEMU is named that may not be the one of a daemon.
+pub(crate) fn names_qemu() -> bool {
+    env::var_os("HEARTH_QEMU").is_some_and(|path| !path.is_empty())
+}
+
 /// This user's directories.
 pub(crate) fn directories() -> Result<Directories, Failure> {
     Directories::of_user(|name| env::var_os(name)).map_err(|error| Failure::invalid(error.to_string()))

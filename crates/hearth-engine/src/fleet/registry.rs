@@ -62,12 +62,24 @@ impl<T: Clone> Registry<T> {
         if self.places.len() >= self.limits.sandboxes {
             return Err(FleetError::TooMany { limit: self.limits.sandboxes });
         }
-        let used = self.memory_mib();
-        if used.saturating_add(memory_mib) > self.limits.memory_mib {
-            return Err(FleetError::MemoryBudget { limit: self.limits.memory_mib, used, wanted: memory_mib });
-        }
+        self.check_memory(memory_mib)?;
         self.check_name(id, name.as_ref())?;
         self.places.insert(id.as_str().to_owned(), Place { name, memory_mib, value });
+        Ok(())
+    }
+
+    fn check_memory(&self, wanted: u64) -> Result<(), FleetError> {
+        let (used, limit) = (self.memory_mib(), self.limits.memory_mib);
+        if used.saturating_add(wanted) <= limit {
+            return Ok(());
+        }
+        Err(FleetError::MemoryBudget { limit, used, wanted })
+    }
+
+    /// Notes that one that took no memory takes some again, if the limit allows it.
+    pub(super) fn charge(&mut self, id: &SandboxId, memory_mib: u64) -> Result<(), FleetError> {
+        self.check_memory(memory_mib)?;
+        self.set_memory(id, memory_mib);
         Ok(())
     }
 
