@@ -29,6 +29,7 @@ mod saved;
 mod scratch;
 mod sweep;
 mod template;
+mod versions;
 
 pub use accelerator::{AcceleratorChoice, Finding};
 pub use agent::AgentProgram;
@@ -52,9 +53,10 @@ pub use hearth_protocol as protocol;
 pub use hearth_vmm as vmm;
 
 use hearth_image::ImageStore;
-use hearth_vmm::{Launcher, Qemu};
+use hearth_vmm::{Launcher, Qemu, QemuProgram};
 use std::path::PathBuf;
 use template::Templates;
+use versions::Versions;
 
 /// The name of the image that is used where none is named.
 pub const DEFAULT_IMAGE: &str = "debian";
@@ -67,6 +69,7 @@ pub struct Engine {
     qemu: Option<PathBuf>,
     images: ImageStore,
     templates: Templates,
+    versions: Versions,
 }
 
 impl Engine {
@@ -82,7 +85,8 @@ impl Engine {
         }
         let images = ImageStore::open(&directories.images())?;
         let templates = Templates::in_directory(directories.templates());
-        Ok(Self { directories, launcher, qemu, images, templates })
+        let versions = Versions::in_file(directories.versions());
+        Ok(Self { directories, launcher, qemu, images, templates, versions })
     }
 
     /// The images there are.
@@ -100,6 +104,14 @@ impl Engine {
     /// # Errors
     /// [`EngineError::Qemu`].
     pub fn qemu(&self) -> Result<Qemu, EngineError> {
-        Ok(Qemu::find(self.qemu.as_deref())?)
+        let program = QemuProgram::find(self.qemu.as_deref())?;
+        let Some(stamp) = program.stamp().map(str::to_owned) else { return Ok(program.ask()?) };
+        let remembered = self.versions.get(&stamp);
+        if let Some(qemu) = remembered.and_then(|text| program.clone().which_said(&text).ok()) {
+            return Ok(qemu);
+        }
+        let qemu = program.ask()?;
+        self.versions.keep(stamp, qemu.build());
+        Ok(qemu)
     }
 }
