@@ -1,6 +1,6 @@
 //! Copying files and trees: made aside, and put in their place when they are whole.
 
-mod data;
+pub(crate) mod data;
 
 use std::collections::HashMap;
 use std::ffi::CStr;
