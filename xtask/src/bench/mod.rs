@@ -10,6 +10,7 @@ mod boot;
 mod exec;
 mod figure;
 mod files;
+mod history;
 mod host;
 mod live;
 mod memory;
@@ -39,6 +40,7 @@ const GROUPS: &[Group] = &[
     streaming::GROUP,
     spawn::GROUP,
     archive::GROUP,
+    history::GROUP,
 ];
 /// A bound on one group, so that a guest that hangs ends the bench and not the day.
 const PATIENCE: Duration = Duration::from_secs(20 * 60);

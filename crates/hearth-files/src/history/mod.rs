@@ -29,6 +29,7 @@ mod diff;
 mod error;
 mod order;
 mod packs;
+pub mod patch;
 mod plan;
 mod record;
 mod render;

@@ -4,6 +4,7 @@
 //! what has to go is moved out, directories are made, files are moved in, an old one being exchanged for the new. Every step is noted, and
 //! a failure takes them back, the last first. What was moved out goes with the staging directory.
 
+use std::collections::BTreeSet;
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
@@ -147,6 +148,7 @@ impl<'a> Plan<'a> {
         for path in std::mem::take(&mut self.removals) {
             self.remove(&mut places, &path, done).map_err(|error| (path.clone(), error))?;
         }
+        self.prune(done)?;
         for path in std::mem::take(&mut self.directories) {
             self.make(&mut places, &path, done).map_err(|error| (path.clone(), error))?;
         }
@@ -154,7 +156,6 @@ impl<'a> Plan<'a> {
             self.make_parents(&mut places, &path, done)?;
             self.put(&mut places, &path, &ready, done).map_err(|error| (path.clone(), error))?;
         }
-        self.prune(done)?;
         for (path, dress) in std::mem::take(&mut self.dressings) {
             self.redress(&mut places, &path, &dress, done).map_err(|error| (path.clone(), error))?;
         }
@@ -253,10 +254,17 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
-    /// Removes the directories that have become empty.
+    /// Removes the directories that have become empty, unless something comes into them.
     fn prune(&self, done: &mut Vec<Done>) -> Step<()> {
         if !self.prunes {
             return Ok(());
+        }
+        let mut needed = BTreeSet::new();
+        for (path, _) in &self.puts {
+            let mut above = split(path).0;
+            while !above.is_empty() && needed.insert(above) {
+                above = split(above).0;
+            }
         }
         let emptied: Vec<Vec<u8>> = done
             .iter()
@@ -266,7 +274,7 @@ impl<'a> Plan<'a> {
             })
             .collect();
         for mut directory in emptied.iter().map(Vec::as_slice) {
-            while !directory.is_empty() {
+            while !directory.is_empty() && !needed.contains(directory) {
                 match self.unmake(&mut Places::default(), directory, done) {
                     Ok(()) => directory = split(directory).0,
                     Err(Errno::NOTEMPTY | Errno::EXIST | Errno::NOENT | Errno::NOTDIR | Errno::BUSY) => break,

@@ -28,7 +28,6 @@ use crate::root::{Owner, Root};
 pub fn reset(history: &History, root: &Root, name: &str, wanted: Wanted<'_>) -> Result<ResetDone, HistoryError> {
     let (_, entries) = history.entries(name)?;
     let mut resetting = Resetting {
-        root,
         plan: Plan::new(root)?,
         fetching: Fetching::new(history).map_err(HistoryError::store("read the checkpoint"))?,
         scan: Scan::begin(root, Some(entries))?,
@@ -91,7 +90,6 @@ impl Restored {
 }
 
 struct Resetting<'a> {
-    root: &'a Root,
     plan: Plan<'a>,
     fetching: Fetching<'a>,
     scan: Scan,

@@ -1,6 +1,7 @@
 //! The workspace's history, against git where that says the same.
 
 mod diffs;
+mod patches;
 mod resets;
 
 use std::path::Path;
