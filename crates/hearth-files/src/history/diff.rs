@@ -135,7 +135,7 @@ impl Differing<'_> {
                     && entry.stamp != stamp
                     && touched.len() < TOUCHED
                 {
-                    touched.push((self.scan.number(), stamp));
+                    touched.push((self.scan.place(), stamp));
                 }
                 // The permissions of a link are nobody's.
                 let is_dressed = entry.mode == found.mode || entry.kind == FileKind::Symlink;

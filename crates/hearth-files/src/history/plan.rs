@@ -1,7 +1,7 @@
 //! A change of many files that happens whole or not at all.
 //!
 //! What is to be new is made in a directory beside the workspace's own ([`Staging`]), and only when all of it is there does anything move:
-//! what has to go is moved out, directories are made, files are moved in, an old one being exchanged for the new. Every step is noted, and
+//! what has to go is moved out, what is new is moved in, an old one being exchanged for the new. Every step is noted, and
 //! a failure takes them back, the last first. What was moved out goes with the staging directory.
 
 use std::collections::BTreeSet;
@@ -44,12 +44,12 @@ pub(super) struct Plan<'a> {
     root: &'a Root,
     top: OwnedFd,
     staging: Staging,
+    spots: Places,
     next: u64,
     /// Files, or directories with all that is in them.
     pub(super) removals: Vec<Vec<u8>>,
     /// Whether a directory goes when the last thing in it has been removed.
     pub(super) prunes: bool,
-    pub(super) directories: Vec<Vec<u8>>,
     pub(super) puts: Vec<(Vec<u8>, Ready)>,
     /// Of what is there then.
     pub(super) dressings: Vec<(Vec<u8>, Dress)>,
@@ -75,15 +75,14 @@ impl<'a> Plan<'a> {
             crate::archive::ArchiveError::File(error) => HistoryError::File(error),
             other => HistoryError::Store { operation: "make a place for changes", source: io::Error::other(other) },
         })?;
-        let (removals, directories) = (Vec::new(), Vec::new());
         Ok(Self {
             root,
             top,
             staging,
+            spots: Places::default(),
             next: 0,
-            removals,
+            removals: Vec::new(),
             prunes: false,
-            directories,
             puts: Vec::new(),
             dressings: Vec::new(),
         })
@@ -94,17 +93,29 @@ impl<'a> Plan<'a> {
         self.top.as_fd()
     }
 
-    fn number(&mut self) -> (u64, CString) {
+    /// A number that nothing in the staging directory bears.
+    pub(super) fn number(&mut self) -> u64 {
         self.next += 1;
-        (self.next, staged(self.next))
+        self.next
+    }
+
+    /// The directory and the name of a path from the staging directory.
+    fn spot(&mut self, path: &[u8]) -> Result<(BorrowedFd<'_>, CString), Errno> {
+        self.spots.parent(self.staging.directory(), path)
     }
 
     /// Makes an empty file that nobody else can reach.
     pub(super) fn file(&mut self) -> Result<(u64, File), Errno> {
-        let (number, name) = self.number();
+        let number = self.number();
+        self.file_at(staged(number).as_bytes()).map(|file| (number, file))
+    }
+
+    /// As [`Self::file`], at a path from the staging directory.
+    pub(super) fn file_at(&mut self, path: &[u8]) -> Result<File, Errno> {
+        let (directory, name) = self.spot(path)?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(self.staging.directory(), &name, flags, Mode::from_raw_mode(0o600))?;
-        Ok((number, file.into()))
+        let file = rustix::fs::openat(directory, &name, flags, Mode::from_raw_mode(0o600));
+        file.map(File::from)
     }
 
     /// Opens again what [`Self::file`] made.
@@ -114,19 +125,38 @@ impl<'a> Plan<'a> {
     }
 
     pub(super) fn symlink(&mut self, target: &[u8]) -> Result<u64, Errno> {
-        let (number, name) = self.number();
-        rustix::fs::symlinkat(target, self.staging.directory(), name).map(|()| number)
+        let number = self.number();
+        self.symlink_at(staged(number).as_bytes(), target).map(|()| number)
     }
 
-    pub(super) fn fifo(&mut self) -> Result<u64, Errno> {
-        let (number, name) = self.number();
+    /// As [`Self::symlink`], at a path from the staging directory.
+    pub(super) fn symlink_at(&mut self, path: &[u8], target: &[u8]) -> Result<(), Errno> {
+        let (directory, name) = self.spot(path)?;
+        rustix::fs::symlinkat(target, directory, &name)
+    }
+
+    /// Makes a directory at a path from the staging directory.
+    pub(super) fn directory_at(&mut self, path: &[u8]) -> Result<(), Errno> {
+        let (directory, name) = self.spot(path)?;
+        rustix::fs::mkdirat(directory, &name, Mode::RWXU)
+    }
+
+    /// Makes a FIFO at a path from the staging directory.
+    pub(super) fn fifo_at(&mut self, path: &[u8]) -> Result<(), Errno> {
+        let (directory, name) = self.spot(path)?;
         let kind = rustix::fs::FileType::Fifo;
-        rustix::fs::mknodat(self.staging.directory(), name, kind, Mode::from_raw_mode(0o600), 0).map(|()| number)
+        rustix::fs::mknodat(directory, &name, kind, Mode::from_raw_mode(0o600), 0)
     }
 
     /// Gives what was made its owner, permissions and time.
     pub(super) fn dress(&self, number: u64, dress: &Dress) -> Result<(), Errno> {
         set(self.staging.directory(), &staged(number), dress)
+    }
+
+    /// As [`Self::dress`], of what is at a path from the staging directory.
+    pub(super) fn dress_at(&mut self, path: &[u8], dress: &Dress) -> Result<(), Errno> {
+        let (directory, name) = self.spot(path)?;
+        set(directory, &name, dress)
     }
 
     /// Does all of it.
@@ -149,9 +179,6 @@ impl<'a> Plan<'a> {
             self.remove(&mut places, &path, done).map_err(|error| (path.clone(), error))?;
         }
         self.prune(done)?;
-        for path in std::mem::take(&mut self.directories) {
-            self.make(&mut places, &path, done).map_err(|error| (path.clone(), error))?;
-        }
         for (path, ready) in std::mem::take(&mut self.puts) {
             self.make_parents(&mut places, &path, done)?;
             self.put(&mut places, &path, &ready, done).map_err(|error| (path.clone(), error))?;
@@ -164,7 +191,8 @@ impl<'a> Plan<'a> {
 
     /// Moves something out. What is not there needs not go.
     fn remove(&mut self, places: &mut Places, path: &[u8], done: &mut Vec<Done>) -> Result<(), Errno> {
-        let (number, aside) = self.number();
+        let number = self.number();
+        let aside = staged(number);
         let (parent, name) = match places.parent(self.top.as_fd(), path) {
             Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
             found => found?,
@@ -224,7 +252,8 @@ impl<'a> Plan<'a> {
         let number = match ready {
             Ready::Staged(number) => *number,
             Ready::LinkTo(other) => {
-                let (number, name) = self.number();
+                let number = self.number();
+                let name = staged(number);
                 let (parent, other) = places.parent(self.top.as_fd(), other)?;
                 let file = rustix::fs::openat(
                     parent,

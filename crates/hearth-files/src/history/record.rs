@@ -9,7 +9,7 @@ use hearth_protocol::files::FileKind;
 use rustix::fs::{Statx, Timespec};
 
 /// The length of an entry's fixed part.
-const FIXED: usize = 112;
+pub(super) const FIXED: usize = 112;
 /// The longest path, and target, that is believed.
 const LONGEST: usize = 128 * 1024;
 
@@ -151,7 +151,7 @@ impl Entry {
         bytes.extend_from_slice(target);
     }
 
-    fn decode(fixed: &[u8; FIXED], before: &[u8], rest: &mut impl Read) -> io::Result<Self> {
+    fn decode(fixed: &[u8; FIXED], before: &[u8], rest: &mut impl Read) -> io::Result<(Self, u64)> {
         let short = |at: usize| u32::from_le_bytes(fixed[at..at + 4].try_into().expect("four bytes"));
         let long = |at: usize| u64::from_le_bytes(fixed[at..at + 8].try_into().expect("eight bytes"));
         let kind = *KINDS.get(usize::from(fixed[0])).ok_or_else(damaged)?;
@@ -181,7 +181,7 @@ impl Entry {
         let moment =
             |seconds, nanoseconds| Moment { seconds: long(seconds).cast_signed(), nanoseconds: short(nanoseconds) };
         let stamp = Stamp { size: long(76), modified: moment(84, 28), changed: moment(92, 32), inode: long(100) };
-        Ok(Self {
+        let entry = Self {
             path,
             kind,
             mode: u32::from(u16::from_le_bytes([fixed[2], fixed[3]])),
@@ -192,12 +192,29 @@ impl Entry {
             link: short(108),
             content,
             stamp: (fixed[1] & STAMPED != 0).then_some(stamp),
-        })
+        };
+        Ok((entry, (FIXED + own + target) as u64))
     }
 }
 
 pub(super) fn damaged() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "it is damaged")
+}
+
+/// Tells the fixed part of an entry what `stat` says now.
+pub(super) fn restamp(fixed: &mut [u8; FIXED], stamp: Option<Stamp>) {
+    fixed[1] = if stamp.is_some() { fixed[1] | STAMPED } else { fixed[1] & !STAMPED };
+    let stamp = stamp.unwrap_or_default();
+    fixed[28..32].copy_from_slice(&stamp.modified.nanoseconds.to_le_bytes());
+    fixed[32..36].copy_from_slice(&stamp.changed.nanoseconds.to_le_bytes());
+    for (at, number) in [
+        (76, stamp.size),
+        (84, stamp.modified.seconds.cast_unsigned()),
+        (92, stamp.changed.seconds.cast_unsigned()),
+        (100, stamp.inode),
+    ] {
+        fixed[at..at + 8].copy_from_slice(&number.to_le_bytes());
+    }
 }
 
 /// Entries on their way to the disk.
@@ -230,11 +247,20 @@ pub(super) struct Reader<R> {
     from: R,
     before: Vec<u8>,
     left: u64,
+    /// Where the entry that was read last begins, and where the next does.
+    place: u64,
+    next: u64,
 }
 
 impl<R: Read> Reader<R> {
-    pub(super) fn new(from: R, count: u64) -> Self {
-        Self { from, before: Vec::new(), left: count }
+    /// Reads so many entries, the first of which stands at `place`.
+    pub(super) fn new(from: R, count: u64, place: u64) -> Self {
+        Self { from, before: Vec::new(), left: count, place, next: place }
+    }
+
+    /// Where the entry that was read last begins.
+    pub(super) fn place(&self) -> u64 {
+        self.place
     }
 
     /// The next; `None` behind the last.
@@ -245,7 +271,8 @@ impl<R: Read> Reader<R> {
         self.left -= 1;
         let mut fixed = [0; FIXED];
         self.from.read_exact(&mut fixed)?;
-        let entry = Entry::decode(&fixed, &self.before, &mut self.from)?;
+        let (entry, length) = Entry::decode(&fixed, &self.before, &mut self.from)?;
+        (self.place, self.next) = (self.next, self.next + length);
         self.before.clear();
         self.before.extend_from_slice(&entry.path);
         Ok(Some(entry))
@@ -291,10 +318,21 @@ mod tests {
         let mut writer = Writer::new(Vec::new());
         entries.iter().for_each(|entry| writer.add(entry).unwrap());
         let bytes = writer.into_inner();
-        let mut reader = Reader::new(bytes.as_slice(), entries.len() as u64);
+        let mut reader = Reader::new(bytes.as_slice(), entries.len() as u64, 5);
         let back: Vec<Entry> = std::iter::from_fn(|| reader.next().unwrap()).collect();
         assert_eq!(back, entries);
-        let mut reader = Reader::new(&bytes[..bytes.len() - 1], entries.len() as u64);
+        // The third has no stamp; it is given one, and the last loses its own.
+        let mut bytes_again = bytes.clone();
+        let mut reader = Reader::new(bytes.as_slice(), entries.len() as u64, 0);
+        let places: Vec<_> = std::iter::from_fn(|| reader.next().unwrap().map(|_| reader.place() as usize)).collect();
+        for (number, stamp) in [(2, Some(stamp)), (4, None)] {
+            let fixed = &mut bytes_again[places[number]..places[number] + FIXED];
+            restamp(fixed.try_into().unwrap(), stamp);
+        }
+        let mut reader = Reader::new(bytes_again.as_slice(), entries.len() as u64, 0);
+        let again: Vec<_> = std::iter::from_fn(|| reader.next().unwrap()).map(|entry| entry.stamp).collect();
+        assert_eq!(again, [Some(stamp), Some(stamp), Some(stamp), Some(stamp), None]);
+        let mut reader = Reader::new(&bytes[..bytes.len() - 1], entries.len() as u64, 0);
         assert!(std::iter::from_fn(|| Some(reader.next())).any(|read| read.is_err()));
     }
 }

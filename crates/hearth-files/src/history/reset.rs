@@ -33,6 +33,7 @@ pub fn reset(history: &History, root: &Root, name: &str, wanted: Wanted<'_>) -> 
         scan: Scan::begin(root, Some(entries))?,
         wanted,
         done: ResetDone::default(),
+        tree: None,
         first_names: HashMap::new(),
         holders: HashMap::new(),
         directories: Vec::new(),
@@ -49,9 +50,8 @@ pub fn reset(history: &History, root: &Root, name: &str, wanted: Wanted<'_>) -> 
     plan.carry_out()?;
     let mut places = Places::default();
     for restored in restored {
-        stamps.push((restored.number, restored.look(&mut places, &top)));
+        stamps.push((restored.place, restored.look(&mut places, &top)));
     }
-    stamps.sort_unstable_by_key(|(number, _)| *number);
     history.refresh(name, &stamps)?;
     Ok(done)
 }
@@ -66,7 +66,8 @@ struct Directory {
 
 /// A file that is made again.
 struct Restored {
-    number: u64,
+    /// Of its entry.
+    place: u64,
     path: Vec<u8>,
     size: u64,
     modified: Moment,
@@ -95,6 +96,8 @@ struct Resetting<'a> {
     scan: Scan,
     wanted: Wanted<'a>,
     done: ResetDone,
+    /// The uppermost directory that is being made again, and its number.
+    tree: Option<(Vec<u8>, u64)>,
     /// The first name of each file with several, and the inode that bears it now, if it is to stay.
     first_names: HashMap<u32, (Vec<u8>, Option<u64>)>,
     /// Which file of the checkpoint an inode with several names is to be.
@@ -157,13 +160,12 @@ impl Resetting<'_> {
             if let Compared::Read(stamp) = compared
                 && stamp != entry.stamp
             {
-                self.stamps.push((self.scan.number(), stamp));
+                self.stamps.push((self.scan.place(), stamp));
             }
             return Ok(());
         }
         self.done.adjusted += 1;
-        let number = self.scan.number();
-        self.note(number, &entry);
+        self.note(&entry);
         self.plan.dressings.push((entry.path, dress));
         Ok(())
     }
@@ -201,45 +203,65 @@ impl Resetting<'_> {
         self.touch_parent(&entry.path);
         self.done.restored += 1;
         let dress = dress(&entry);
+        let (spot, own) = self.spot(&entry.path);
         if entry.kind == FileKind::Directory {
-            self.plan.directories.push(entry.path.clone());
+            let made = self.plan.directory_at(&spot);
+            made.map_err(|error| FileError::new("make", &entry.path, error))?;
+            if let Some(number) = own {
+                self.plan.puts.push((entry.path.clone(), Ready::Staged(number)));
+                self.tree = Some((entry.path.clone(), number));
+            }
             self.enter(Directory { path: entry.path, dress, is_changed: true });
             return Ok(());
         }
-        let number = self.scan.number();
-        self.note(number, &entry);
+        self.note(&entry);
         if let Some((first, _)) = self.first_names.get(&entry.link).filter(|_| entry.link != 0) {
             self.plan.puts.push((entry.path, Ready::LinkTo(first.clone())));
             return Ok(());
         }
-        let staged = self.stage(&entry, &dress)?;
+        self.stage(&entry, &spot, &dress)?;
         if entry.link != 0 {
             self.first_names.insert(entry.link, (entry.path.clone(), None));
         }
-        self.plan.puts.push((entry.path, Ready::Staged(staged)));
+        self.plan.puts.extend(own.map(|number| (entry.path, Ready::Staged(number))));
         Ok(())
     }
 
-    fn note(&mut self, number: u64, entry: &Entry) {
+    /// Where something is made: in the directory above it, if that is made too and comes to its place with all that is in it; else by itself,
+    /// under a number.
+    fn spot(&mut self, path: &[u8]) -> (Vec<u8>, Option<u64>) {
+        if let Some((tree, number)) = &self.tree
+            && is_beneath(path, tree)
+        {
+            return ([number.to_string().as_bytes(), &path[tree.len()..]].concat(), None);
+        }
+        let number = self.plan.number();
+        (number.to_string().into_bytes(), Some(number))
+    }
+
+    fn note(&mut self, entry: &Entry) {
         if entry.kind == FileKind::File {
             let Entry { path, size, modified, .. } = entry;
-            self.restored.push(Restored { number, path: path.clone(), size: *size, modified: *modified });
+            self.restored.push(Restored {
+                place: self.scan.place(),
+                path: path.clone(),
+                size: *size,
+                modified: *modified,
+            });
         }
     }
 
-    fn stage(&mut self, entry: &Entry, dress: &Dress) -> Result<u64, HistoryError> {
+    fn stage(&mut self, entry: &Entry, spot: &[u8], dress: &Dress) -> Result<(), HistoryError> {
         let fail = |error: Errno| HistoryError::from(FileError::new("make", &entry.path, error));
-        let number = match (&entry.content, entry.kind) {
-            (Content::Target(target), _) => self.plan.symlink(target).map_err(fail)?,
-            (_, FileKind::Fifo) => self.plan.fifo().map_err(fail)?,
+        match (&entry.content, entry.kind) {
+            (Content::Target(target), _) => self.plan.symlink_at(spot, target).map_err(fail)?,
+            (_, FileKind::Fifo) => self.plan.fifo_at(spot).map_err(fail)?,
             _ => {
-                let (number, file) = self.plan.file().map_err(fail)?;
+                let file = self.plan.file_at(spot).map_err(fail)?;
                 self.fill(entry, file)?;
-                number
             }
-        };
-        self.plan.dress(number, dress).map_err(fail)?;
-        Ok(number)
+        }
+        self.plan.dress_at(spot, dress).map_err(fail)
     }
 
     fn fill(&mut self, entry: &Entry, mut file: std::fs::File) -> Result<(), HistoryError> {

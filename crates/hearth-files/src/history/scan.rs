@@ -44,8 +44,8 @@ pub(super) struct Scan {
     walk: Walk,
     entries: Option<Entries>,
     ahead: Option<Entry>,
-    /// How many entries were read, `ahead` included.
-    number: u64,
+    /// Where the last entry that was read is.
+    place: u64,
     /// What was found and not yet met.
     found: Option<Found>,
     is_to_enter: bool,
@@ -65,7 +65,7 @@ impl Scan {
             walk: Walk::new(top),
             entries,
             ahead: None,
-            number: 0,
+            place: 0,
             found: None,
             is_to_enter: false,
             hidden: None,
@@ -105,9 +105,9 @@ impl Scan {
         self.walk.path()
     }
 
-    /// The place of the entry that was just met among all.
-    pub(super) fn number(&self) -> u64 {
-        self.number - 1
+    /// Where the entry that was just met is in the checkpoint.
+    pub(super) fn place(&self) -> u64 {
+        self.place
     }
 
     /// Opens the file that was just met; `None` when it is gone, is none by now, or may not be read.
@@ -205,7 +205,7 @@ impl Scan {
                 self.entries = None;
                 return Ok(());
             };
-            self.number += 1;
+            self.place = entries.place();
             let hidden = self.hidden.as_deref();
             if !hidden.is_some_and(|hidden| entry.path == hidden || is_beneath(&entry.path, hidden)) {
                 self.ahead = Some(entry);

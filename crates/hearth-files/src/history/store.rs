@@ -12,7 +12,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -20,7 +20,7 @@ use hearth_protocol::history::Checkpoint;
 use rustix::fs::FallocateFlags;
 
 use super::error::HistoryError;
-use super::record::{Content, Entry, Reader, Stamp, Writer, damaged};
+use super::record::{Content, Entry, FIXED, Reader, Stamp, Writer, damaged, restamp};
 
 /// What a list of entries begins with: the format's name and version.
 const MAGIC: &[u8; 8] = b"hearth\0\x01";
@@ -149,7 +149,7 @@ impl History {
         let mut header = [0; HEADER];
         file.read_exact(&mut header).map_err(&fail)?;
         let header = Header::decode(&header).map_err(&fail)?;
-        Ok((header, Reader::new(file, header.entries)))
+        Ok((header, Reader::new(file, header.entries, HEADER as u64)))
     }
 
     /// Begins a list of entries.
@@ -175,26 +175,19 @@ impl History {
         Ok(())
     }
 
-    /// Tells a checkpoint what `stat` says of some of its entries now, by their places in its order.
+    /// Tells a checkpoint what `stat` says of some of its entries now, by where they are. Whoever reads it meanwhile sees the one or the
+    /// other, or a mixture that is like nothing `stat` says, and reads the file instead.
     pub(super) fn refresh(&self, name: &str, news: &[(u64, Option<Stamp>)]) -> Result<(), HistoryError> {
-        if news.is_empty() {
-            return Ok(());
-        }
-        let (header, mut entries) = self.entries(name)?;
-        let mut news = news.iter().peekable();
-        let mut number = 0;
-        let mut rewrite = || -> io::Result<()> {
-            let mut draft = self.begin()?;
-            while let Some(mut entry) = entries.next()? {
-                if let Some((_, stamp)) = news.next_if(|(place, _)| *place == number) {
-                    entry.stamp = *stamp;
-                }
-                draft.writer.add(&entry)?;
-                number += 1;
-            }
-            self.publish(draft, &header, name)
+        let write = || -> io::Result<()> {
+            let file = File::options().read(true).write(true).open(self.checkpoint(name))?;
+            news.iter().try_for_each(|(place, stamp)| {
+                let mut fixed = [0; FIXED];
+                file.read_exact_at(&mut fixed, *place)?;
+                restamp(&mut fixed, *stamp);
+                file.write_all_at(&fixed, *place)
+            })
         };
-        rewrite().map_err(HistoryError::store("write the checkpoint"))
+        if news.is_empty() { Ok(()) } else { write().map_err(HistoryError::store("write the checkpoint")) }
     }
 
     /// Describes one checkpoint.
