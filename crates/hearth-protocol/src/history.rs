@@ -183,7 +183,8 @@ pub struct Diffed {
     pub modified: u64,
     /// How many are gone.
     pub deleted: u64,
-    /// How many of these no patch can carry: FIFOs, sockets, devices, files over [`limits::PATCHED_FILE`], and files that cannot be read.
+    /// How many of these no patch can carry: FIFOs, sockets, devices, files over [`limits::PATCHED_FILE`], files that cannot be read, and what
+    /// is in a `.git`, of which git takes nothing.
     #[serde(default, skip_serializing_if = "is_default")]
     pub left_out: u64,
     /// How many things could not be looked at: directories that may not be read, mount points.

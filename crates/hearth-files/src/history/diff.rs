@@ -12,6 +12,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::bodies::Body;
 use super::error::HistoryError;
+use super::order::is_repository;
 use super::packs::Fetching;
 use super::record::{Content, Entry, Stamp};
 use super::render::{self, Side};
@@ -44,7 +45,7 @@ pub fn changes(
 ) -> Result<Diffed, HistoryError> {
     differences(history, root, name, wanted, |differing, difference| {
         each(&difference.describe(differing)).map_err(HistoryError::Transfer)?;
-        Ok(difference.is_patchable())
+        Ok(difference.is_patchable(differing))
     })
 }
 
@@ -60,7 +61,7 @@ pub fn diff(
     out: &mut impl Write,
 ) -> Result<Diffed, HistoryError> {
     differences(history, root, name, wanted, |differing, difference| {
-        if !difference.is_patchable() {
+        if !difference.is_patchable(differing) {
             return Ok(false);
         }
         let path = difference.path(differing).to_vec();
@@ -238,8 +239,11 @@ impl Difference {
         }
     }
 
-    /// Whether both sides are what a patch can carry, and known.
-    fn is_patchable(&self) -> bool {
+    /// Whether both sides are what a patch can carry, and known. Git takes nothing of a repository's own directory.
+    fn is_patchable(&self, differing: &Differing<'_>) -> bool {
+        if is_repository(self.path(differing)) {
+            return false;
+        }
         let carried = |kind: FileKind| matches!(kind, FileKind::File | FileKind::Symlink);
         let is_kept = |entry: &Entry| entry.kind != FileKind::File || entry.size == 0 || entry.content != Content::None;
         let old = self.old.as_ref().is_none_or(|entry| carried(entry.kind) && is_kept(entry));

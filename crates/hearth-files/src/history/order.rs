@@ -15,6 +15,11 @@ pub(super) fn is_beneath(path: &[u8], directory: &[u8]) -> bool {
     path.strip_prefix(directory).is_some_and(|rest| rest.first() == Some(&b'/'))
 }
 
+/// Whether a path is, or is in, a repository's own directory.
+pub(super) fn is_repository(path: &[u8]) -> bool {
+    path.split(|&byte| byte == b'/').any(|name| name.eq_ignore_ascii_case(b".git"))
+}
+
 /// A path's directory and its last name.
 pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|&byte| byte == b'/') {

@@ -5,6 +5,8 @@ use std::io::{self, BufWriter, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
+use rustix::fs::SeekFrom;
+use rustix::io::Errno;
 use zstd::bulk::{Compressor, Decompressor};
 
 use super::record::{Content, Entry, Packed, damaged};
@@ -16,6 +18,8 @@ use crate::remove::Wanted;
 pub(super) const SMALL: u64 = 512 * 1024;
 /// How hard small contents are compressed: as fast as it goes.
 const LEVEL: i32 = 1;
+/// What is compared of large contents at a time, in bytes.
+const PIECE: usize = 256 * 1024;
 
 /// What is added to the store for one checkpoint; gone when it is dropped before [`Adding::keep`].
 pub(super) struct Adding<'a> {
@@ -139,25 +143,40 @@ impl<'a> Fetching<'a> {
     }
 }
 
-/// Compares two files from where they are to their ends.
-fn is_same_file(mut one: &File, mut other: &File) -> io::Result<bool> {
-    let (mut first, mut second) = (vec![0; 1 << 16], vec![0; 1 << 16]);
+/// Compares two files, and passes over what is a hole in both.
+fn is_same_file(one: &File, other: &File) -> io::Result<bool> {
+    let (mut first, mut second) = (vec![0; PIECE], vec![0; PIECE]);
+    let mut at = 0;
     loop {
-        let count = fill(&mut one, &mut first)?;
-        if count != fill(&mut other, &mut second)? || first[..count] != second[..count] {
+        let count = fill(one, at, &mut first)?;
+        if count != fill(other, at, &mut second)? || first[..count] != second[..count] {
             return Ok(false);
         }
         if count == 0 {
             return Ok(true);
         }
+        at += count as u64;
+        if first[..count].iter().all(|&byte| byte == 0) {
+            at = next_data(one, at)?.min(next_data(other, at)?).max(at);
+        }
+    }
+}
+
+/// Where data is next, or the file ends.
+fn next_data(file: &File, at: u64) -> io::Result<u64> {
+    match rustix::fs::seek(file, SeekFrom::Data(at)) {
+        Ok(data) => Ok(data),
+        Err(Errno::NXIO) => Ok(file.metadata()?.len()),
+        // A file system that knows no holes.
+        Err(_) => Ok(at),
     }
 }
 
 /// Reads as much as fits, or there is.
-pub(super) fn fill(from: &mut impl Read, place: &mut [u8]) -> io::Result<usize> {
+fn fill(from: &File, at: u64, place: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while filled < place.len() {
-        match from.read(&mut place[filled..]) {
+        match from.read_at(&mut place[filled..], at + filled as u64) {
             Ok(0) => break,
             Ok(count) => filled += count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

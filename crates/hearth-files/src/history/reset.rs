@@ -98,10 +98,10 @@ struct Resetting<'a> {
     done: ResetDone,
     /// The uppermost directory that is being made again, and its number.
     tree: Option<(Vec<u8>, u64)>,
-    /// The first name of each file with several, and the inode that bears it now, if it is to stay.
-    first_names: HashMap<u32, (Vec<u8>, Option<u64>)>,
-    /// Which file of the checkpoint an inode with several names is to be.
-    holders: HashMap<u64, u32>,
+    /// The first name of each file with several, and what bears it now, if that is to stay.
+    first_names: HashMap<u32, (Vec<u8>, Option<(u64, u64)>)>,
+    /// Which file of the checkpoint one with several names is to be.
+    holders: HashMap<(u64, u64), u32>,
     /// Those that are not left yet, and those of which something must be done.
     directories: Vec<Directory>,
     stamps: Vec<(u64, Option<Stamp>)>,
@@ -175,7 +175,7 @@ impl Resetting<'_> {
         if entry.kind != FileKind::File || (entry.link == 0 && found.links < 2) {
             return true;
         }
-        let inode = found.stamp.inode;
+        let inode = found.identity();
         let own = if entry.link == 0 { u32::MAX } else { entry.link };
         match self.holders.get(&inode) {
             // A file of one name shares with nobody.

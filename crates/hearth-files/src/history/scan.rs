@@ -28,7 +28,16 @@ pub(super) struct Found {
     pub(super) uid: u32,
     pub(super) gid: u32,
     pub(super) links: u32,
+    /// With the inode's number it tells a file from all others; alone it says nothing, since an overlay has several.
+    pub(super) device: u64,
     pub(super) stamp: Stamp,
+}
+
+impl Found {
+    /// What it has in common with its other names alone.
+    pub(super) fn identity(&self) -> (u64, u64) {
+        (self.device, self.stamp.inode)
+    }
 }
 
 /// What there is, or was, at a path.
@@ -194,6 +203,7 @@ impl Scan {
             uid: stat.stx_uid,
             gid: stat.stx_gid,
             links: stat.stx_nlink,
+            device: rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor),
             stamp: Stamp::of(&stat),
         }))
     }

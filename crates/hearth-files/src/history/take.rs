@@ -70,8 +70,8 @@ struct Taking<'a> {
     scan: Scan,
     adding: Adding<'a>,
     fetching: Fetching<'a>,
-    /// The numbers of files with several names, by inode.
-    links: HashMap<u64, u32>,
+    /// The numbers of files with several names.
+    links: HashMap<(u64, u64), u32>,
     wanted: Wanted<'a>,
 }
 
@@ -97,7 +97,7 @@ impl Taking<'_> {
             return 0;
         }
         let next = self.links.len() as u32 + 1;
-        *self.links.entry(found.stamp.inode).or_insert(next)
+        *self.links.entry(found.identity()).or_insert(next)
     }
 
     fn content(&mut self, old: Option<Entry>, found: &Found) -> Result<Kept, HistoryError> {

@@ -4,6 +4,7 @@ use rustix::fs::OFlags;
 
 use super::error::PatchError;
 use crate::entry::tidy;
+use crate::history::order::is_repository;
 use crate::root::Root;
 
 /// The directory that a patch's paths begin at, from the root.
@@ -106,6 +107,9 @@ pub(super) fn placed(base: &[u8], path: &[u8]) -> Result<Vec<u8>, PatchError> {
     if parts.is_empty() || path.contains(&0) || path.len() > 4095 || parts.iter().any(|part| part.len() > 255) {
         return outside("is empty, too long, or holds a NUL byte");
     }
+    if is_repository(path) {
+        return outside("leads into a repository's own directory");
+    }
     Ok(crate::entry::join(base, &parts.join(&b'/')))
 }
 
@@ -131,7 +135,7 @@ mod tests {
 
     #[test]
     fn b27_paths_that_lead_out_are_refused() {
-        for path in [b"/etc/x".as_slice(), b"../x", b"a/../b", b"", b".", b"a\0b"] {
+        for path in [b"/etc/x".as_slice(), b"../x", b"a/../b", b"", b".", b"a\0b", b".git/hooks/x", b"a/.GIT"] {
             assert!(matches!(placed(b"", path), Err(PatchError::Outside { .. })), "{path:?}");
         }
         assert_eq!(placed(b"d", b"./a//b").unwrap(), b"d/a/b");

@@ -214,6 +214,26 @@ fn b38_what_is_in_the_way_or_missing_is_a_conflict() {
 }
 
 #[test]
+fn b38_what_was_done_before_a_failure_is_taken_back() {
+    let room = Room::new();
+    room.write("a", "a\n");
+    room.write("b/only", "b\n");
+    room.write("z/full", "x\n");
+    fs::set_permissions(room.path().join("b"), fs::Permissions::from_mode(0o711)).unwrap();
+    let before = tree::read(room.path());
+    let text = "--- a/a\n+++ b/a\n@@ -1 +1 @@\n-a\n+c\n--- a/b/only\n+++ /dev/null\n@@ -1 +0,0 @@\n-b\n--- /dev/null\n+++ b/c/d\n@@ -0,0 +1 @@\n+d\n--- /dev/null\n+++ b/z\n@@ -0,0 +1 @@\n+z\n";
+    let error = room.patch(text, FORWARD).unwrap_err();
+    assert_eq!(error.code(), ErrorCode::IsADirectory, "{error}");
+    // But for the times of directories, into which things have moved and back.
+    let without_times = |mut tree: tree::Tree| {
+        tree.values_mut().filter(|item| item.kind == "directory").for_each(|item| item.modified = (0, 0));
+        tree
+    };
+    tree::assert_same(&without_times(tree::read(room.path())), &without_times(before), "taken back");
+    assert!(fs::read_dir(room.path()).unwrap().count() == 3);
+}
+
+#[test]
 fn b27_no_patch_leads_outside_or_through_a_link() {
     let room = Room::new();
     let outside = room.beside("outside");

@@ -1,14 +1,14 @@
 //! The way back.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use hearth_protocol::ErrorCode;
 use hearth_protocol::history::BASELINE;
 
-use super::Room;
+use super::{Room, git};
 use crate::tree;
 
 /// Does to a project what a careless program can.
@@ -97,6 +97,48 @@ fn b30_sockets_pipes_and_what_is_not_theirs_stop_no_history() {
     let mut names: Vec<_> = fs::read_dir(room.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
     assert_eq!(names, ["old.sock", "pipe"]);
+}
+
+#[test]
+fn b32_a_sparse_file_of_100_gb_is_kept_and_brought_back_as_one() {
+    let room = Room::new();
+    let path = room.path().join("disk");
+    let disk = fs::File::create(&path).unwrap();
+    disk.set_len(100 << 30).unwrap();
+    disk.write_all_at(b"far in", 70 << 30).unwrap();
+    assert_eq!(room.take(BASELINE).bytes, 100 << 30);
+    tree::dress(&path, None, (5, 5));
+    assert!(room.changes().is_empty(), "touched, and compared");
+    disk.write_all_at(b"other", 80 << 30).unwrap();
+    let (patch, sums) = room.diff();
+    assert_eq!((patch.len(), sums.modified, sums.left_out), (0, 1, 1), "more than a patch can carry");
+    room.reset(BASELINE).unwrap();
+    let disk = fs::File::open(&path).unwrap();
+    let (mut there, mut gone) = ([0; 6], [1; 5]);
+    disk.read_exact_at(&mut there, 70 << 30).unwrap();
+    disk.read_exact_at(&mut gone, 80 << 30).unwrap();
+    assert_eq!((disk.metadata().unwrap().len(), &there, gone), (100 << 30, b"far in", [0; 5]));
+    assert!(disk.metadata().unwrap().blocks() < 1000);
+}
+
+#[test]
+fn b35_a_repository_in_the_workspace_is_brought_back_and_left_out_of_patches() {
+    let room = Room::new();
+    tree::file(room.path().join("a"), "a\n", 0o644);
+    if git(room.path(), &["init", "-q"], b"").is_none() {
+        return;
+    }
+    git(room.path(), &["add", "-A"], b"");
+    room.take(BASELINE);
+    let before = tree::read(room.path());
+    fs::write(room.path().join("a"), "b\n").unwrap();
+    git(room.path(), &["commit", "-qam", "x"], b"");
+    let (patch, sums) = room.diff();
+    assert_eq!(sums.created + sums.modified + sums.deleted, sums.left_out + 1);
+    assert!(!String::from_utf8_lossy(&patch).contains(".git/"));
+    room.reset(BASELINE).unwrap();
+    tree::assert_same(&tree::read(room.path()), &before, "with its repository");
+    git(room.path(), &["apply", "--check"], &patch);
 }
 
 #[test]
