@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use hearth_api::{
-    ChangeSandbox, CreateSandbox, ExecRequest, ExecResult, FollowEvents, Health, ListSandboxes, SandboxInfo,
+    ChangeSandbox, CreateSandbox, ExecRequest, ExecResult, FollowEvents, Health, ListSandboxes, PoolInfo, SandboxInfo,
     SandboxList, Version,
 };
 use hyper::Method;
@@ -75,6 +75,14 @@ impl Client {
     /// As [`Self::health`].
     pub async fn version(&self) -> Result<Version, ClientError> {
         self.get("/v1/version").await
+    }
+
+    /// Asks what the warm pool holds.
+    ///
+    /// # Errors
+    /// As [`Self::health`].
+    pub async fn pool(&self) -> Result<PoolInfo, ClientError> {
+        self.get("/v1/pool").await
     }
 
     /// Makes a sandbox, and returns once it takes requests. Dropping the call removes it.

@@ -36,6 +36,8 @@ const DEATH: Duration = Duration::from_secs(2);
 pub enum Phase {
     /// The template is there.
     Template,
+    /// A machine was ready.
+    Claimed,
     /// The host's files are made.
     Prepared,
     /// QEMU runs, and the guest's kernel with it.
@@ -51,6 +53,7 @@ impl Phase {
     pub fn name(self) -> &'static str {
         match self {
             Self::Template => "template",
+            Self::Claimed => "claimed",
             Self::Prepared => "prepared",
             Self::Started => "started",
             Self::Connected => "connected",

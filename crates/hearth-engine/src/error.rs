@@ -8,6 +8,7 @@ use hearth_channel::ChannelError;
 use hearth_image::{ImageError, InitramfsError, ModulesError};
 use hearth_vmm::{InvalidSpec, MachineError, QemuError};
 
+use crate::fleet::OverBudget;
 use crate::{DiskMib, SavedFault};
 
 /// An error with all its sources, each said once.
@@ -56,6 +57,9 @@ pub enum EngineError {
         /// What there is, in bytes.
         available: u64,
     },
+    /// A budget of this process's has no room.
+    #[error(transparent)]
+    OverBudget(#[from] OverBudget),
     /// Too little of the disk is free.
     #[error("{} MiB are free in {}, and {} MiB are needed", available >> 20, path.display(), needed >> 20)]
     DiskShort {
@@ -227,7 +231,7 @@ impl EngineError {
             Self::NotRestored | Self::Outdated { .. } => Kind::Invalid,
             Self::Image(error) => kind_of_image(error),
             Self::Qemu(_) | Self::NoImage { .. } | Self::FormatTool { .. } | Self::Modules { .. } => Kind::Missing,
-            Self::MemoryShort { .. } | Self::DiskShort { .. } => Kind::Resources,
+            Self::MemoryShort { .. } | Self::DiskShort { .. } | Self::OverBudget(_) => Kind::Resources,
             Self::Directory { .. } | Self::NotOurs { .. } | Self::Format { .. } | Self::Listen { .. } => Kind::Host,
             Self::Initramfs { .. } | Self::InitramfsEntry { .. } | Self::Template { .. } => Kind::Host,
             Self::Saved { .. } => Kind::Host,
@@ -243,6 +247,7 @@ impl EngineError {
                 "hearth image list shows the images there are; hearth image build NAME builds one".to_owned()
             }
             Self::Image(error) => return error.fix(),
+            Self::OverBudget(over) => over.hint(),
             Self::MemoryShort { .. } => "ask for less with --memory, or end other programs".to_owned(),
             Self::DiskShort { .. } => "free some space, or set HEARTH_HOME to a directory on another disk".to_owned(),
             Self::HomeTooLong { .. } => "set HEARTH_HOME to a shorter path".to_owned(),

@@ -61,6 +61,8 @@ pub(crate) enum Command {
     Events(EventOptions),
     /// Hold sandboxes: the process behind create, exec and the others
     Daemon(DaemonOptions),
+    /// Show the machines that are ready before anybody asks for them
+    Pool(PoolOptions),
     /// Build and manage images: what sandboxes start from
     #[command(subcommand)]
     Image(ImageCommand),
@@ -89,6 +91,7 @@ impl Command {
             Self::Logs { json, .. } => *json,
             Self::Events(options) => options.json,
             Self::Daemon(_) => false,
+            Self::Pool(options) => options.json,
             Self::Image(ImageCommand::Build(options)) => options.json,
             Self::Image(ImageCommand::List { json }) => *json,
             Self::Image(ImageCommand::Inspect { .. } | ImageCommand::Rm { .. }) => false,
@@ -217,6 +220,16 @@ pub(crate) struct BuildOptions {
     #[arg(long)]
     pub(crate) if_missing: bool,
     /// Print the image as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The daemon keeps machines ready of the kinds that were asked for last: image, size and accelerator. Creating such a sandbox then takes \
+milliseconds. They are let go when nobody asks for ten minutes, and first of all when memory gets short.")]
+pub(crate) struct PoolOptions {
+    /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
 }

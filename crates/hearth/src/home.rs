@@ -25,3 +25,11 @@ pub(crate) fn directories() -> Result<Directories, Failure> {
 pub(crate) fn daemon_idle() -> Option<OsString> {
     env::var_os("HEARTH_DAEMON_IDLE").filter(|time| !time.is_empty())
 }
+
+/// How many machines of a kind a daemon keeps ready, as the environment has it.
+pub(crate) fn pool() -> Result<Option<usize>, Failure> {
+    let Some(text) = env::var_os("HEARTH_POOL").filter(|text| !text.is_empty()) else { return Ok(None) };
+    let count = text.to_str().and_then(|text| text.parse().ok());
+    let invalid = || Failure::invalid(format!("HEARTH_POOL is {text:?}: must be a number, 0 for no pool"));
+    count.map(Some).ok_or_else(invalid)
+}

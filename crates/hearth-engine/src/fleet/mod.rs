@@ -10,6 +10,7 @@
 //!
 //! Nothing here outlives its process. Pause, resume and captures have their states and inputs; the work itself begins in `Task::begin`.
 
+mod admission;
 mod error;
 mod events;
 mod name;
@@ -24,14 +25,18 @@ use hearth_channel::Channel;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+pub(crate) use admission::Gate;
+pub use admission::{Budget, OverBudget, QueueLimits};
 pub use error::FleetError;
 pub use events::{Batch, Event, Events, Happening};
 pub use name::{Labels, SandboxName};
 pub use registry::FleetLimits;
 pub use state::{Input, Lifecycle, Refused, State, Work};
 
-use crate::{Engine, EngineError, Phase, SandboxId, SandboxSpec};
-use registry::Registry;
+use crate::pool::{Claimed, Pool};
+use crate::{Engine, EngineError, Phase, PoolLimits, PoolStatus, SandboxId, SandboxSpec};
+use admission::Line;
+use registry::{Registry, Share};
 use task::{Entry, Message, Task};
 
 /// The messages that wait for a sandbox's task.
@@ -49,8 +54,11 @@ pub struct Fleet {
 /// What the tasks know of the fleet.
 #[derive(Debug)]
 struct Shared {
-    engine: Engine,
+    engine: Arc<Engine>,
     registry: Mutex<Registry<Member>>,
+    line: Line,
+    gate: Gate,
+    pool: Option<Pool>,
     events: Events,
     /// How many there are.
     population: watch::Sender<usize>,
@@ -199,16 +207,35 @@ pub struct Usage {
     pub sandboxes: usize,
     /// The memory of the guests that have a machine, in MiB.
     pub memory_mib: u64,
+    /// The processors of the guests that have a machine.
+    pub cpus: u64,
+    /// Requests that wait for room.
+    pub waiting: usize,
     /// The limits.
     pub limits: FleetLimits,
 }
 
 impl Fleet {
-    /// Makes an empty one over an engine.
+    /// Makes an empty one over an engine, without a pool, in which nobody waits for room.
     pub fn new(engine: Engine, limits: FleetLimits) -> Self {
+        Self::build(engine, limits, QueueLimits::NONE, None)
+    }
+
+    /// Makes an empty one over an engine, with a warm pool.
+    ///
+    /// Needs a tokio runtime.
+    pub fn with_pool(engine: Engine, limits: FleetLimits, queue: QueueLimits, pool: PoolLimits) -> Self {
+        Self::build(engine, limits, queue, Some(pool).filter(|pool| pool.ready > 0))
+    }
+
+    fn build(engine: Engine, limits: FleetLimits, queue: QueueLimits, pool: Option<PoolLimits>) -> Self {
+        let (engine, gate) = (Arc::new(engine), Gate::of_host());
         let shared = Shared {
+            pool: pool.map(|pool| Pool::start(engine.clone(), pool, &gate)),
             engine,
             registry: Mutex::new(Registry::new(limits)),
+            line: Line::new(queue),
+            gate,
             events: Events::new(),
             population: watch::Sender::new(0),
             ending: watch::Sender::new(false),
@@ -226,15 +253,27 @@ impl Fleet {
         &self.shared.events
     }
 
+    /// What the warm pool has, if there is one.
+    pub fn pool(&self) -> Option<PoolStatus> {
+        self.shared.pool.as_ref().map(Pool::status)
+    }
+
     /// Makes a sandbox, and returns it once it takes requests. Dropping the future removes it.
     ///
     /// Needs a tokio runtime.
     ///
     /// # Errors
-    /// Refusals come before anything is made: [`FleetError::TooMany`], [`FleetError::MemoryBudget`], [`FleetError::NameTaken`],
+    /// Refusals come before anything is made: [`EngineError::OverBudget`], once it has waited for room, [`FleetError::NameTaken`],
     /// [`FleetError::Ending`]. Afterwards [`FleetError::Engine`], and [`FleetError::Removed`] if somebody removed it meanwhile.
     pub async fn create(&self, new: NewSandbox) -> Result<Member, FleetError> {
-        let (member, made) = self.admit(new)?;
+        let begun = std::time::Instant::now();
+        // Nothing is taken from the pool for what is refused anyway.
+        self.shared.registry().check_free(new.name.as_ref(), |_| false)?;
+        let ready = match &self.shared.pool {
+            Some(pool) => pool.claim(&new.spec, &self.shared.engine).await,
+            None => None,
+        };
+        let (member, made) = self.admit(new, ready.map(|ready| (begun, ready))).await?;
         let leash = Leash::new(member.clone());
         match made.await {
             Ok(Ok(())) => {
@@ -246,24 +285,32 @@ impl Fleet {
         }
     }
 
-    /// Takes a sandbox in and begins to make it.
-    fn admit(&self, new: NewSandbox) -> Result<(Member, oneshot::Receiver<Result<(), EngineError>>), FleetError> {
-        let id = SandboxId::random();
+    /// Takes a sandbox in and begins to make it, or takes it from what was ready when it was asked for.
+    async fn admit(
+        &self,
+        new: NewSandbox,
+        ready: Option<(std::time::Instant, Claimed)>,
+    ) -> Result<(Member, oneshot::Receiver<Result<(), EngineError>>), FleetError> {
+        // What is ready keeps the id that its directory and its guest have.
+        let id = ready.as_ref().map_or_else(SandboxId::random, |(_, ready)| ready.id().clone());
         let (sender, inbox) = mpsc::channel(INBOX);
-        let memory = u64::from(new.spec.memory.mib());
+        let share = Share { memory_mib: u64::from(new.spec.memory.mib()), cpus: u64::from(new.spec.cpus.get()) };
         let entry = Arc::new(Entry::new(id.clone(), new.spec, new.labels, new.lifetime, sender));
         let member = Member { entry, shared: self.shared.clone() };
-        let mut registry = self.shared.registry();
-        // Under the registry's lock, so that `end` sees everyone who got in.
-        if *self.shared.ending.borrow() {
-            return Err(FleetError::Ending);
-        }
-        registry.admit(&id, new.name, memory, member.clone())?;
-        self.shared.population.send_replace(registry.len());
-        drop(registry);
+        let come_in = || {
+            let mut registry = self.shared.registry();
+            // Under the registry's lock, so that `end` sees everyone who got in.
+            if *self.shared.ending.borrow() {
+                return Err(FleetError::Ending);
+            }
+            registry.admit(&id, new.name.clone(), share, member.clone())?;
+            self.shared.population.send_replace(registry.len());
+            Ok(())
+        };
+        self.shared.line.come_in(come_in).await?;
         let (made, told) = oneshot::channel();
         member.note(State::Creating, None);
-        tokio::spawn(Task::new(member.clone(), inbox, made).run());
+        tokio::spawn(Task::new(member.clone(), inbox, made, ready).run());
         Ok((member, told))
     }
 
@@ -286,7 +333,13 @@ impl Fleet {
     /// How much of the limits is used.
     pub fn usage(&self) -> Usage {
         let registry = self.shared.registry();
-        Usage { sandboxes: registry.len(), memory_mib: registry.memory_mib(), limits: registry.limits() }
+        Usage {
+            sandboxes: registry.len(),
+            memory_mib: registry.memory_mib(),
+            cpus: registry.cpus(),
+            waiting: self.shared.line.waiting(),
+            limits: registry.limits(),
+        }
     }
 
     /// Follows how many sandboxes there are.
@@ -294,14 +347,18 @@ impl Fleet {
         self.shared.population.subscribe()
     }
 
-    /// Takes no more sandboxes, removes those there are, and waits until nothing of them is left.
+    /// Takes no more sandboxes, removes those there are and the pool, and waits until nothing of them is left.
     pub async fn end(&self) {
         let members: Vec<Member> = {
             let registry = self.shared.registry();
             self.shared.ending.send_replace(true);
             registry.values().cloned().collect()
         };
+        self.shared.line.freed();
         members.iter().for_each(|member| member.begin_removal(Removal::Ending));
+        if let Some(pool) = &self.shared.pool {
+            pool.end().await;
+        }
         let mut population = self.shared.population.subscribe();
         // The sender is this value's own, so it is there.
         let _ = population.wait_for(|count| *count == 0).await;

@@ -9,8 +9,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::{
-    About, Input, Labels, Lifecycle, Lifetime, Member, Refused, Removal, SandboxName, State, View, Work, expiry,
+    About, Input, Labels, Lifecycle, Lifetime, Member, Refused, Removal, SandboxName, Shared, State, View, Work, expiry,
 };
+use crate::pool::Claimed;
 use crate::{EngineError, Sandbox, SandboxId, SandboxSpec, chain};
 
 /// What all who know a sandbox share with its task.
@@ -127,10 +128,11 @@ impl Task {
         member: Member,
         inbox: mpsc::Receiver<Message>,
         creator: oneshot::Sender<Result<(), EngineError>>,
+        ready: Option<(std::time::Instant, Claimed)>,
     ) -> Self {
         let shared = member.shared.clone();
         let (spec, id) = (member.entry.spec.clone(), member.entry.id.clone());
-        let job: Job = Box::pin(async move { Done::Created(Box::new(shared.engine.create_as(id, &spec).await)) });
+        let job: Job = Box::pin(async move { Done::Created(Box::new(make(&shared, id, &spec, ready).await)) });
         Self {
             life: Lifecycle::begin(),
             inbox,
@@ -244,12 +246,14 @@ impl Task {
         let name = shared.registry().name(&entry.id);
         if !state.has_machine() {
             shared.registry().set_memory(&entry.id, 0);
+            shared.line.freed();
         }
         if state == State::Removed {
             // The name is free before anybody learns that its bearer is gone.
             let mut registry = shared.registry();
             registry.release(&entry.id);
             shared.population.send_replace(registry.len());
+            shared.line.freed();
         }
         entry.status.send_modify(|status| {
             status.state = state;
@@ -266,6 +270,22 @@ impl Task {
         });
         shared.events.add(&entry.id, name, super::Happening::State { state, reason });
     }
+}
+
+/// Makes a sandbox's machine, or takes the one that was ready. One that has died meanwhile is gone, and its id free for another.
+async fn make(
+    shared: &Shared,
+    id: SandboxId,
+    spec: &SandboxSpec,
+    ready: Option<(std::time::Instant, Claimed)>,
+) -> Result<Sandbox, EngineError> {
+    if let Some((begun, ready)) = ready
+        && let Ok(sandbox) = ready.take(begun).await
+    {
+        return Ok(sandbox);
+    }
+    let _turn = shared.gate.pass().await?;
+    shared.engine.create_as(id, spec).await
 }
 
 async fn work(job: &mut Option<Job>) -> Done {

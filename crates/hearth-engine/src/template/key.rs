@@ -13,7 +13,7 @@ use crate::{EngineError, FileRecord};
 /// Names a template by all it depends on: 32 hexadecimal digits of a SHA-256.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct TemplateKey(String);
+pub(crate) struct TemplateKey(String);
 
 impl TemplateKey {
     /// The key of the template that a machine would be restored from.
@@ -45,7 +45,7 @@ impl TemplateKey {
     }
 
     /// The digits.
-    pub fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 }

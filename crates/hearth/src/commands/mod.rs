@@ -6,5 +6,6 @@ pub(crate) mod doctor;
 pub(crate) mod events;
 pub(crate) mod exec;
 pub(crate) mod image;
+pub(crate) mod pool;
 pub(crate) mod run;
 pub(crate) mod sandbox;

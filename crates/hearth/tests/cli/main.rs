@@ -9,6 +9,7 @@
 mod daemon;
 mod endings;
 mod machines;
+mod pool;
 mod refusals;
 mod running;
 mod support;
