@@ -28,7 +28,7 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
-    /// Makes an agent with nothing running, and starts to reap. Must be called on the runtime that everything else runs on.
+    /// Makes an agent with nothing running, removes what earlier ones have left, and starts to reap. Must be called on the runtime that everything else runs on.
     ///
     /// # Errors
     /// When the signal handler for ended children cannot be installed.
@@ -39,6 +39,7 @@ impl Agent {
         owns_machine: bool,
     ) -> std::io::Result<Rc<Self>> {
         let roots = Roots::new(&defaults);
+        roots.sweep();
         let owner = roots.owner().filter(|_| rustix::process::geteuid().is_root());
         let secrets = Secrets::new(Place::new(runtime, owner));
         let processes = Processes::new(defaults, trees, Rc::new(secrets));

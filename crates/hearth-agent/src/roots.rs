@@ -36,6 +36,13 @@ impl Roots {
         &self.workspace
     }
 
+    /// Removes what the imports of killed agents have left in the roots, in the background: it may be much.
+    pub(crate) fn sweep(&self) {
+        let roots = [FileRoot::Workspace, FileRoot::Home, FileRoot::System].map(|root| self.open(root));
+        // One that is not there has nothing in it.
+        tokio::task::spawn_blocking(move || roots.iter().flatten().for_each(hearth_files::archive::sweep));
+    }
+
     /// Opens a root, as it is now.
     ///
     /// # Errors

@@ -1,7 +1,8 @@
 //! What one followed process, or one operation, has sent and its consumer has not taken. Pure: no I/O, no waiting.
 //!
 //! Memory is bounded by the credit granted (a window a stream) whatever the sizes of the chunks: small neighbours are joined, and the
-//! pieces that cannot be (there is a gap between them) are counted.
+//! pieces that cannot be (there is a gap between them) are counted. A large payload is kept as it came, without a copy: it holds the
+//! buffer that it was read into, which is a few times its size at most.
 
 use std::collections::VecDeque;
 
@@ -12,6 +13,8 @@ use crate::error::Violation;
 
 /// From this many pieces on, small ones are joined even where that loses the order between the two streams.
 const CROWDED: usize = 1024;
+/// From this many bytes on a payload is kept as it came.
+const LARGE: usize = 32 * 1024;
 /// The most pieces. Only gaps can make so many.
 const PIECES: usize = 8192;
 
@@ -26,7 +29,41 @@ pub(crate) struct Grant {
 struct Piece {
     stream: StreamName,
     at: u64,
-    data: BytesMut,
+    data: Data,
+}
+
+#[derive(Debug)]
+enum Data {
+    /// Small payloads, joined.
+    Joined(BytesMut),
+    /// One large payload, as it came.
+    Whole(Bytes),
+}
+
+impl Data {
+    fn len(&self) -> usize {
+        match self {
+            Self::Joined(bytes) => bytes.len(),
+            Self::Whole(bytes) => bytes.len(),
+        }
+    }
+
+    fn into_bytes(self) -> Bytes {
+        match self {
+            Self::Joined(bytes) => bytes.freeze(),
+            Self::Whole(bytes) => bytes,
+        }
+    }
+}
+
+impl From<&Bytes> for Data {
+    fn from(payload: &Bytes) -> Self {
+        if payload.len() >= LARGE {
+            Self::Whole(payload.clone())
+        } else {
+            Self::Joined(BytesMut::from(payload.as_ref()))
+        }
+    }
 }
 
 impl Piece {
@@ -112,7 +149,7 @@ impl Inbox {
     }
 
     /// Takes in a chunk.
-    pub(crate) fn chunk(&mut self, header: &ChunkHeader, payload: &[u8]) -> Result<(), Violation> {
+    pub(crate) fn chunk(&mut self, header: &ChunkHeader, payload: &Bytes) -> Result<(), Violation> {
         let (id, name, length) = (self.id, header.stream, payload.len() as u64);
         let stream = match name {
             StreamName::Stdout => &mut self.stdout,
@@ -132,20 +169,22 @@ impl Inbox {
         }
         if header.end {
             // A piece without bytes marks the end behind those before it. There is one a stream at most.
-            self.pieces.push_back(Piece { stream: name, at: end, data: BytesMut::new() });
+            self.pieces.push_back(Piece { stream: name, at: end, data: Data::Joined(BytesMut::new()) });
         }
         Ok(())
     }
 
-    fn keep(&mut self, name: StreamName, at: u64, payload: &[u8]) -> Result<(), Violation> {
+    fn keep(&mut self, name: StreamName, at: u64, payload: &Bytes) -> Result<(), Violation> {
         let crowded = self.pieces.len() >= CROWDED;
-        if let Some(index) = self.newest(name)
+        if payload.len() < LARGE
+            && let Some(index) = self.newest(name)
             && (crowded || index + 1 == self.pieces.len())
             && let Some(piece) = self.pieces.get_mut(index)
             && piece.end() == at
-            && piece.data.len() + payload.len() <= limits::CHUNK
+            && let Data::Joined(data) = &mut piece.data
+            && data.len() + payload.len() <= limits::CHUNK
         {
-            piece.data.extend_from_slice(payload);
+            data.extend_from_slice(payload);
             return Ok(());
         }
         if self.pieces.len() >= PIECES {
@@ -153,7 +192,7 @@ impl Inbox {
         }
         let number = self.taken + self.pieces.len() as u64;
         self.stream(name).newest = Some(number);
-        self.pieces.push_back(Piece { stream: name, at, data: BytesMut::from(payload) });
+        self.pieces.push_back(Piece { stream: name, at, data: Data::from(payload) });
         Ok(())
     }
 
@@ -199,11 +238,11 @@ impl Inbox {
     pub(crate) fn take(&mut self) -> Option<(Taken, Option<Grant>)> {
         if let Some(Piece { stream, at, data }) = self.pieces.pop_front() {
             self.taken += 1;
-            if data.is_empty() {
+            if data.len() == 0 {
                 return Some((Taken::End(stream), None));
             }
             let grant = self.consumed(stream, data.len() as u64);
-            return Some((Taken::Output { stream, at, bytes: data.freeze() }, grant));
+            return Some((Taken::Output { stream, at, bytes: data.into_bytes() }, grant));
         }
         let (last, output) = if self.complete() { self.last.clone()? } else { return None };
         Some((Taken::Last(last, output), None))
@@ -232,6 +271,8 @@ mod tests {
 
     use super::*;
 
+    const X: Bytes = Bytes::from_static(b"x");
+
     fn header(stream: StreamName, at: u64, end: bool) -> ChunkHeader {
         ChunkHeader { id: RequestId(1), stream, at, end, payload: None }
     }
@@ -242,7 +283,11 @@ mod tests {
 
     /// The memory that the pieces take, in bytes.
     fn held(inbox: &Inbox) -> usize {
-        inbox.pieces.iter().map(|piece| piece.data.capacity() + size_of::<Piece>()).sum()
+        let capacity = |data: &Data| match data {
+            Data::Joined(bytes) => bytes.capacity(),
+            Data::Whole(bytes) => bytes.len(),
+        };
+        inbox.pieces.iter().map(|piece| capacity(&piece.data) + size_of::<Piece>()).sum()
     }
 
     #[test]
@@ -250,7 +295,7 @@ mod tests {
         let mut inbox = inbox();
         for at in 0..limits::WINDOW {
             for stream in [StreamName::Stdout, StreamName::Stderr] {
-                inbox.chunk(&header(stream, at, false), b"x").unwrap();
+                inbox.chunk(&header(stream, at, false), &X).unwrap();
             }
         }
         assert!(held(&inbox) < 6 * limits::WINDOW as usize, "{} bytes", held(&inbox));
@@ -259,8 +304,7 @@ mod tests {
     #[test]
     fn gaps_are_counted_and_bounded() {
         let mut inbox = inbox();
-        let broken =
-            (0..limits::WINDOW).find_map(|n| inbox.chunk(&header(StreamName::Stdout, 2 * n, false), b"x").err());
+        let broken = (0..limits::WINDOW).find_map(|n| inbox.chunk(&header(StreamName::Stdout, 2 * n, false), &X).err());
         assert_eq!(broken, Some(Violation::Gaps { id: RequestId(1) }));
         assert!(held(&inbox) < 2 << 20, "{} bytes", held(&inbox));
     }
@@ -269,19 +313,37 @@ mod tests {
     fn empty_chunks_take_no_memory() {
         let mut inbox = inbox();
         for at in 0..100_000 {
-            inbox.chunk(&header(StreamName::Stdout, at * 10, false), b"").unwrap();
+            inbox.chunk(&header(StreamName::Stdout, at * 10, false), &Bytes::new()).unwrap();
         }
         assert_eq!(held(&inbox), 0);
     }
 
     #[test]
+    fn a_large_payload_is_handed_on_as_it_came() {
+        let mut inbox = inbox();
+        let payload = Bytes::from(vec![7; LARGE]);
+        inbox.chunk(&header(StreamName::Data, 0, false), &X).unwrap();
+        inbox.chunk(&header(StreamName::Data, 1, false), &payload).unwrap();
+        inbox.chunk(&header(StreamName::Data, 1 + LARGE as u64, false), &X).unwrap();
+        let mut taken = std::iter::from_fn(|| match inbox.take() {
+            Some((Taken::Output { bytes, .. }, _)) => Some(bytes),
+            _ => None,
+        });
+        let mut place = || taken.next().map(|bytes| (bytes.len(), bytes.as_ptr() == payload.as_ptr()));
+        assert_eq!(
+            [place(), place(), place(), place()],
+            [Some((1, false)), Some((LARGE, true)), Some((1, false)), None]
+        );
+    }
+
+    #[test]
     fn output_beyond_the_window_is_refused() {
         let mut inbox = inbox();
-        inbox.chunk(&header(StreamName::Stdout, 0, false), &vec![0; limits::WINDOW as usize]).unwrap();
-        inbox.chunk(&header(StreamName::Stderr, 0, false), b"has a window of its own").unwrap();
+        inbox.chunk(&header(StreamName::Stdout, 0, false), &vec![0; limits::WINDOW as usize].into()).unwrap();
+        inbox.chunk(&header(StreamName::Stderr, 0, false), &Bytes::from_static(b"has a window of its own")).unwrap();
         let source = CreditError::Overrun { excess: 1 };
         let refused = Violation::Credit { id: RequestId(1), stream: StreamName::Stdout, source };
-        assert_eq!(inbox.chunk(&header(StreamName::Stdout, limits::WINDOW, false), b"x"), Err(refused));
+        assert_eq!(inbox.chunk(&header(StreamName::Stdout, limits::WINDOW, false), &X), Err(refused));
     }
 
     fn script() -> impl Strategy<Value = Vec<(bool, u64, usize, bool)>> {
@@ -306,7 +368,7 @@ mod tests {
                 let stream = if stderr { StreamName::Stderr } else { StreamName::Stdout };
                 let (position, bytes) = sent.entry(stream).or_default();
                 let payload = vec![number as u8; length];
-                inbox.chunk(&header(stream, *position + gap, false), &payload).unwrap();
+                inbox.chunk(&header(stream, *position + gap, false), &payload.clone().into()).unwrap();
                 bytes.extend((*position + gap..).zip(payload));
                 *position += gap + length as u64;
                 if read {
@@ -332,7 +394,7 @@ mod tests {
                     inbox.last(Last::Exit(status.clone()), totals).unwrap();
                 }
                 if at < chunks {
-                    inbox.chunk(&header(StreamName::Stdout, at, end && at + 1 == chunks), b"x").unwrap();
+                    inbox.chunk(&header(StreamName::Stdout, at, end && at + 1 == chunks), &X).unwrap();
                 }
             }
             prop_assert!(inbox.complete());

@@ -55,6 +55,11 @@ impl Way {
         format!("{}, {}: {host}", name(self.accelerator), self.board())
     }
 
+    /// The way with these names, if there is one.
+    pub(crate) fn named(accelerator: &str, board: &str) -> Option<Self> {
+        ALL.into_iter().find(|way| name(way.accelerator) == accelerator && way.board() == board)
+    }
+
     /// The board's name.
     pub(crate) fn board(self) -> &'static str {
         match self.kind {

@@ -11,7 +11,7 @@ use hearth_vmm::{Accelerator, Confinement, Exit, Lifetime, Machine, MachineSpec,
 use crate::accelerator::{Finding, Findings, Way, name};
 use crate::create::{Base, Place};
 use crate::guest::{describe, printable};
-use crate::identity::SandboxDirectory;
+use crate::identity::{self, SandboxDirectory, SandboxId};
 use crate::initramfs::{self, Contents};
 use crate::scratch::{Scratch, disks};
 use crate::template::Template;
@@ -27,6 +27,10 @@ const BOOT: Duration = Duration::from_secs(300);
 
 /// How long the exit of a QEMU whose socket has broken may take to be seen.
 const EXIT_AFTER_HANG_UP: Duration = Duration::from_secs(2);
+
+/// How late a guest's clock may be: it is set to the time at which the request was made.
+const CLOCK_LAG: Duration = Duration::from_millis(80);
+const CLOCK_TRIES: usize = 5;
 
 /// How long the death of a killed QEMU is waited for before the next way is tried.
 const DEATH: Duration = Duration::from_secs(2);
@@ -204,7 +208,7 @@ impl Engine {
         let channel = tokio::time::timeout(TCG_SILENCE, answer(&machine, way.accelerator)).await;
         let channel = channel.unwrap_or_else(|_| Err(restored_in_silence(way.accelerator)))?;
         phases.note(Phase::Connected);
-        renew(&channel, directory, origin.renew).await?;
+        renew(&channel, directory.id(), origin.renew).await?;
         // A template has no processes that could be frozen.
         if origin.saved.delta.is_some() {
             let thawed = channel.thaw().await;
@@ -220,9 +224,25 @@ fn restored_in_silence(accelerator: Accelerator) -> EngineError {
     EngineError::Boot { accelerator: name(accelerator), what, console: String::new(), silent: true }
 }
 
-async fn renew(channel: &Channel, directory: &SandboxDirectory, renewal: Renewal) -> Result<(), EngineError> {
-    let renewed = channel.renew(directory.id().renew(renewal)).await;
-    renewed.map_err(|source| EngineError::Channel { what: "make the guest its own", source })
+/// Makes a guest that of the sandbox with this id.
+pub(crate) async fn renew(channel: &Channel, id: &SandboxId, renewal: Renewal) -> Result<(), EngineError> {
+    let sent = Instant::now();
+    let renewed = channel.renew(id.renew(renewal)).await;
+    renewed.map_err(|source| EngineError::Channel { what: "make the guest its own", source })?;
+    if sent.elapsed() <= CLOCK_LAG { Ok(()) } else { set_clock(channel).await }
+}
+
+/// Sets the guest's clock, again where that took so long that it was late when it was set. On a host that is busy beyond measure it stays so.
+pub(crate) async fn set_clock(channel: &Channel) -> Result<(), EngineError> {
+    for _ in 0..CLOCK_TRIES {
+        let sent = Instant::now();
+        let set = channel.renew(identity::time()).await;
+        set.map_err(|source| EngineError::Channel { what: "set the guest's clock", source })?;
+        if sent.elapsed() <= CLOCK_LAG {
+            break;
+        }
+    }
+    Ok(())
 }
 
 async fn boot_once(
@@ -243,7 +263,7 @@ async fn boot_once(
         }
     };
     phases.note(Phase::Connected);
-    renew(&channel, directory, Renewal::Anew).await?;
+    renew(&channel, directory.id(), Renewal::Anew).await?;
     phases.note(Phase::Ready);
     Ok((machine, channel))
 }

@@ -70,6 +70,11 @@ impl Directories {
         self.home.join("templates")
     }
 
+    /// Sandboxes that were saved under a name.
+    pub fn snapshots(&self) -> PathBuf {
+        self.home.join("snapshots")
+    }
+
     /// The sandboxes, a directory each. A short name, since the paths of sockets in it are limited to 107 bytes.
     pub fn sandboxes(&self) -> PathBuf {
         self.home.join("run")

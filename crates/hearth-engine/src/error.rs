@@ -9,7 +9,7 @@ use hearth_image::{ImageError, InitramfsError, ModulesError};
 use hearth_vmm::{InvalidSpec, MachineError, QemuError};
 
 use crate::fleet::OverBudget;
-use crate::{DiskMib, SavedFault};
+use crate::{DiskMib, SavedFault, SnapshotFileError};
 
 /// An error with all its sources, each said once.
 pub fn chain(error: &dyn Error) -> String {
@@ -173,6 +173,24 @@ pub enum EngineError {
     /// The sandbox was booted, so what it has changed since is not known.
     #[error("the sandbox was booted, not restored from a template: it cannot be forked, paused or saved")]
     NotRestored,
+    /// There is no such snapshot.
+    #[error("there is no snapshot {name:?}")]
+    NoSnapshot {
+        /// What was asked for.
+        name: String,
+    },
+    /// There is a snapshot of this name.
+    #[error("there is a snapshot {name:?} already")]
+    SnapshotExists {
+        /// The name.
+        name: String,
+    },
+    /// A snapshot's file cannot be written or used.
+    #[error(transparent)]
+    SnapshotFile {
+        /// Why.
+        source: SnapshotFileError,
+    },
     /// Too few or too many copies.
     #[error("{copies} copies: must be 1 to {}", crate::MAX_COPIES)]
     Copies {
@@ -184,6 +202,20 @@ pub enum EngineError {
     Template {
         /// Why.
         source: SavedFault,
+    },
+    /// No template is meant.
+    #[error("there is no template {reference:?}, or more than one")]
+    NoTemplate {
+        /// What was given.
+        reference: String,
+    },
+    /// A template is needed.
+    #[error("the template {id} is needed by {by}")]
+    TemplateNeeded {
+        /// Which.
+        id: String,
+        /// By what.
+        by: String,
     },
     /// The agent could not be reached, or a request to it failed.
     #[error("cannot {what}")]
@@ -228,13 +260,15 @@ impl EngineError {
     pub fn kind(&self) -> Kind {
         match self {
             Self::Invalid(_) | Self::DiskSize { .. } | Self::HomeTooLong { .. } | Self::Copies { .. } => Kind::Invalid,
-            Self::NotRestored | Self::Outdated { .. } => Kind::Invalid,
+            Self::NotRestored | Self::Outdated { .. } | Self::SnapshotExists { .. } => Kind::Invalid,
+            Self::NoSnapshot { .. } | Self::NoTemplate { .. } => Kind::Missing,
+            Self::TemplateNeeded { .. } => Kind::Invalid,
             Self::Image(error) => kind_of_image(error),
             Self::Qemu(_) | Self::NoImage { .. } | Self::FormatTool { .. } | Self::Modules { .. } => Kind::Missing,
             Self::MemoryShort { .. } | Self::DiskShort { .. } | Self::OverBudget(_) => Kind::Resources,
             Self::Directory { .. } | Self::NotOurs { .. } | Self::Format { .. } | Self::Listen { .. } => Kind::Host,
             Self::Initramfs { .. } | Self::InitramfsEntry { .. } | Self::Template { .. } => Kind::Host,
-            Self::Saved { .. } => Kind::Host,
+            Self::Saved { .. } | Self::SnapshotFile { .. } => Kind::Host,
             Self::Machine { .. } | Self::Boot { .. } | Self::Channel { .. } | Self::Capture { .. } => Kind::Machine,
         }
     }
@@ -248,6 +282,8 @@ impl EngineError {
             }
             Self::Image(error) => return error.fix(),
             Self::OverBudget(over) => over.hint(),
+            Self::NoTemplate { .. } => "hearth template list shows the templates there are".to_owned(),
+            Self::TemplateNeeded { .. } => "remove what needs it first".to_owned(),
             Self::MemoryShort { .. } => "ask for less with --memory, or end other programs".to_owned(),
             Self::DiskShort { .. } => "free some space, or set HEARTH_HOME to a directory on another disk".to_owned(),
             Self::HomeTooLong { .. } => "set HEARTH_HOME to a shorter path".to_owned(),

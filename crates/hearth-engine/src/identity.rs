@@ -48,6 +48,12 @@ impl SandboxId {
     }
 }
 
+/// The time it is, and nothing else.
+pub(crate) fn time() -> Renew {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Renew { unix_nanoseconds: Some(now.as_nanos() as u64), ..Renew::default() }
+}
+
 impl fmt::Display for SandboxId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

@@ -30,6 +30,7 @@ mod pressure;
 mod sandbox;
 mod saved;
 mod scratch;
+mod snapshot;
 mod sweep;
 mod template;
 
@@ -48,12 +49,15 @@ pub use pause::{Paused, Refused};
 pub use pool::{PoolCounts, PoolKind, PoolLimits, PoolShelf, PoolStatus};
 pub use sandbox::Sandbox;
 pub use saved::SavedFault;
+pub use snapshot::{SnapshotFileError, SnapshotRecord, Taken};
 pub use template::{TemplateId, TemplateRecord};
 
 pub use hearth_channel as channel;
 pub use hearth_image as image;
 pub use hearth_protocol as protocol;
 pub use hearth_vmm as vmm;
+
+use hearth_vmm::MemoryMib;
 
 use hearth_image::ImageStore;
 use hearth_vmm::{Launcher, Qemu};

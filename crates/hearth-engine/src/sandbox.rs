@@ -8,7 +8,7 @@ use hearth_vmm::{Machine, jail::JailReport};
 use tokio::sync::Mutex;
 
 use crate::accelerator::{Way, name};
-use crate::boot::{Booted, Phase, Phases, Renewal};
+use crate::boot::{self, Booted, Phase, Phases, Renewal};
 use crate::create::{Base, DialectSpec, Place};
 use crate::dialects::{DialectAddresses, Dialects};
 use crate::guest::{describe, printable};
@@ -61,8 +61,7 @@ impl Sandbox {
     pub(crate) async fn claim(&mut self, begun: Instant) -> Result<(), EngineError> {
         let mut phases = Phases::since(begun);
         phases.note(Phase::Claimed);
-        let renewed = self.channel.renew(self.id.renew(Renewal::Same)).await;
-        renewed.map_err(|source| EngineError::Channel { what: "bring a ready machine the time", source })?;
+        boot::renew(&self.channel, &self.id, Renewal::Same).await?;
         phases.note(Phase::Ready);
         self.phases = phases;
         Ok(())
@@ -141,6 +140,15 @@ impl Sandbox {
     /// What its console last said, escaped for a terminal; at most 64 KiB.
     pub fn console_tail(&self) -> String {
         printable(&self.machine.console().tail())
+    }
+
+    /// Sets its guest's clock to the host's, from which it drifts by as much as the host's own is corrected. To be done now and then, and
+    /// after the host has slept.
+    ///
+    /// # Errors
+    /// [`EngineError::Channel`].
+    pub async fn set_clock(&self) -> Result<(), EngineError> {
+        boot::set_clock(&self.channel).await
     }
 
     /// Ends it, and waits until nothing of it is left on the host.

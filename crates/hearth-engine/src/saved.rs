@@ -5,7 +5,7 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read};
-use std::os::unix::fs::{DirBuilderExt, FileExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -119,6 +119,39 @@ impl Unfinished {
             Err(_) if path.is_dir() => Ok(()),
             Err(source) => Err(SavedFault::File { path: path.to_owned(), source }),
         }
+    }
+}
+
+impl Unfinished {
+    /// As [`Self::publish`], but one that is there already is an error.
+    pub(crate) fn publish_anew(self, path: &Path) -> Result<(), SavedFault> {
+        // Between this look and the rename only another of this user's processes can come; a directory that is not empty is never replaced.
+        fs::rename(self.path(), path).map_err(SavedFault::file(path))?;
+        let _ = self.directory.keep();
+        Ok(())
+    }
+}
+
+/// Writes a file for this user alone, with holes where it is zero.
+pub(crate) fn write_sparse(path: &Path, mut content: impl Read) -> Result<(), SavedFault> {
+    let failed = |error: io::Error| SavedFault::file(path)(error);
+    let file = File::options().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
+    let (mut at, mut piece) = (0, vec![0; 16 * BLOCK]);
+    loop {
+        let mut length = 0;
+        while length < piece.len() {
+            match content.read(&mut piece[length..]).map_err(failed)? {
+                0 => break,
+                count => length += count,
+            }
+        }
+        if length == 0 {
+            return file.set_len(at).map_err(failed);
+        }
+        if piece[..length].iter().any(|byte| *byte != 0) {
+            file.write_all_at(&piece[..length], at).map_err(failed)?;
+        }
+        at += length as u64;
     }
 }
 

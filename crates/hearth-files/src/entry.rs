@@ -1,7 +1,7 @@
 //! What is at a path.
 
 use std::ffi::CStr;
-use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
 
 use hearth_protocol::RawString;
 use hearth_protocol::files::{FileEntry, FileKind};
@@ -28,16 +28,15 @@ pub fn stat(root: &Root, path: &[u8]) -> Result<FileEntry, FileError> {
     Ok(entry(tidy(root.relative("stat", path)?), &stat, target))
 }
 
-/// Describes what was found under a name, whose path is `path`.
-pub(crate) fn entry_at(directory: impl AsFd, name: &CStr, path: Vec<u8>) -> Result<FileEntry, rustix::io::Errno> {
-    let directory = directory.as_fd();
+/// Looks at what was found under a name, and at what it says if it is a symbolic link.
+pub(crate) fn look_at(directory: BorrowedFd<'_>, name: &CStr) -> Result<(Stat, Option<RawString>), rustix::io::Errno> {
     let stat = rustix::fs::statat(directory, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)?;
     let target = match kind(&stat) {
         // One that vanished meanwhile says nothing.
         FileKind::Symlink => rustix::fs::readlinkat(directory, name, Vec::new()).ok(),
         _ => None,
     };
-    Ok(entry(path, &stat, target.map(|target| target.into_bytes().into())))
+    Ok((stat, target.map(|target| target.into_bytes().into())))
 }
 
 /// The kind of what was looked at.

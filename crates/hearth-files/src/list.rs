@@ -5,7 +5,7 @@ use hearth_protocol::files::{FileEntry, FileKind};
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
-use crate::entry::{entry_at, join, kind_of, tidy};
+use crate::entry::{entry, join, kind_of, look_at, tidy};
 use crate::error::{FileError, Reason};
 use crate::root::Root;
 use crate::walk::{DIRECTORY, Step, Walk};
@@ -89,8 +89,8 @@ impl Lister {
     /// Describes what was found, and goes into it if it is a directory to be listed.
     fn entry(&mut self, hint: FileType) -> Option<FileEntry> {
         let path = join(&self.base, self.walk.path());
-        let mut entry = match entry_at(self.walk.directory(), self.walk.name(), path.clone()) {
-            Ok(entry) => entry,
+        let mut entry = match look_at(self.walk.directory(), self.walk.name()) {
+            Ok((stat, target)) => entry(path, &stat, target),
             Err(Errno::NOENT) => return None,
             Err(error) => unknown(path, hint, error),
         };

@@ -1,6 +1,7 @@
 //! A directory that paths cannot leave.
 
 mod follow;
+mod links;
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -117,6 +118,17 @@ impl Root {
     }
 
     fn resolve(&self, relative: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
+        match self.resolve_beneath(relative, flags) {
+            // To the kernel every absolute link leads out; those that lead back in are written out for it.
+            Err(Errno::XDEV) => match self.without_absolute_links(relative, flags)? {
+                Some(rewritten) => self.resolve_beneath(&rewritten, flags),
+                None => Err(Errno::XDEV),
+            },
+            resolved => resolved,
+        }
+    }
+
+    fn resolve_beneath(&self, relative: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
         let relative = if relative.is_empty() { b".".as_slice() } else { relative };
         let flags = if flags.contains(OFlags::PATH) { flags } else { flags | OFlags::NONBLOCK | OFlags::NOCTTY };
         let within = if self.whole { ResolveFlags::IN_ROOT } else { ResolveFlags::BENEATH };

@@ -30,7 +30,7 @@ impl LineDecoder {
     /// [`FrameError::LineTooLong`] once the limit is passed without a newline. The stream cannot be read on.
     pub fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Bytes>, FrameError> {
         let fresh = buffer.get(self.searched..).unwrap_or_default();
-        match fresh.iter().position(|&byte| byte == b'\n') {
+        match memchr::memchr(b'\n', fresh) {
             Some(offset) if self.searched + offset < self.limit => {
                 let mut line = buffer.split_to(self.searched + offset + 1);
                 line.truncate(line.len() - 1);

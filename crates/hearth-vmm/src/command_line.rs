@@ -291,6 +291,9 @@ fn kernel_command_line(spec: &MachineSpec, host: &Host) -> Result<String, Invali
     if spec.accelerator == Accelerator::Tcg {
         // See `tsc`: without it the boot hangs on a busy host.
         words.push(format!("tsc_early_khz={}", host.tsc_khz));
+        // The kernel checks the TSC against its own ticks, of which an emulated processor on a busy host misses some, and would then keep time
+        // by those: seconds were lost in a minute. The guest's TSC is the host's, and right.
+        words.push("tsc=reliable".into());
         // An emulated processor does not speculate, and each switch to the kernel is dear: a boot takes 6% longer with them.
         // Given up is what they might still do against a guest's programs by way of the host's own speculation.
         words.push("mitigations=off".into());

@@ -3,7 +3,7 @@
 //! Every tree is unpacked to a place of its own, and none is removed in between: ext4 does not give out an inode again for a while,
 //! and looks for another, which takes longer than all the rest.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -15,10 +15,9 @@ use hearth_engine::channel::ArchivePiece;
 use hearth_engine::protocol::archive::{Compression, Export, Import};
 use hearth_engine::protocol::files::FileRoot;
 
-use super::Group;
 use super::figure::{Figure, Goal, Row, Samples};
-use super::host::Host;
-use super::native::Native;
+use super::native::{Native, beside, settle};
+use super::{Effort, Group, Measure};
 
 const IN: Figure = Figure {
     name: "native.archive.in",
@@ -29,20 +28,21 @@ const IN: Figure = Figure {
 const OUT: Figure =
     Figure { name: "native.archive.out", baseline: Some("tar -c of the same tree through a pipe"), ..IN };
 
-pub(super) const GROUP: Group = Group { figures: &[IN, OUT], measure: |host| Box::pin(measure(host)) };
+pub(super) const GROUP: Group =
+    Group { figures: &[IN, OUT], measure: Measure::Native(|effort| Box::pin(measure(effort))) };
 
 /// Directories, and the small files in each.
 const SHAPE: (usize, usize) = (200, 50);
 const LARGE_FILES: usize = 3;
 const LARGE: usize = 16 << 20;
 
-async fn measure(host: &Host) -> Result<Vec<Row>> {
+async fn measure(effort: Effort) -> Result<Vec<Row>> {
     let native = Native::start().await?;
     let tree = native.workspace().join("tree");
     let (archive, _) = beside(&tree, |tree| make_tree(tree).and_then(|()| pack(tree))).await?;
     let archive = Arc::new(archive);
     let (mut taken_in, mut given_out) = (Samples::default(), Samples::default());
-    for round in 0..host.samples(11, 3) {
+    for round in 0..effort.samples(11, 3) {
         beside(&tree, settle).await?;
         let copy = Arc::clone(&archive);
         let place = native.beside().join(format!("tar-{round}"));
@@ -55,12 +55,6 @@ async fn measure(host: &Host) -> Result<Vec<Row>> {
         given_out.push(rate(&archive, own), rate(&archive, theirs));
     }
     Ok(vec![IN.row(&taken_in), OUT.row(&given_out)])
-}
-
-/// Does what blocks beside the runtime, which has a session to keep.
-async fn beside<T: Send + 'static>(place: &Path, work: impl FnOnce(&Path) -> Result<T> + Send + 'static) -> Result<T> {
-    let place = place.to_owned();
-    tokio::task::spawn_blocking(move || work(&place)).await.context("a thread of the bench's failed")?
 }
 
 /// Ten thousand files of up to 8 KiB, as a project and its packages have them, and a few large ones.
@@ -77,11 +71,6 @@ fn make_tree(root: &Path) -> Result<()> {
     }
     (0..LARGE_FILES).try_for_each(|number| fs::write(root.join(format!("large-{number}")), vec![7; LARGE]))?;
     Ok(())
-}
-
-/// Has what was written before reach the disk, so that nobody pays for another's.
-fn settle(place: &Path) -> Result<()> {
-    rustix::fs::syncfs(File::open(place)?).context("write back")
 }
 
 fn pack(tree: &Path) -> Result<(Vec<u8>, Duration)> {

@@ -8,7 +8,7 @@ use hearth_engine::vmm::Machine;
 use super::figure::{Figure, Goal, Row, Samples};
 use super::host::{Host, write_file};
 use super::live::Live;
-use super::{Group, bare, milliseconds};
+use super::{Group, Measure, bare, milliseconds};
 
 /// A bound on a boot that never ends.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -20,7 +20,7 @@ const COLD: Figure = Figure {
     goal: Some(Goal::RatioAtMost(1.3)),
 };
 
-pub(super) const GROUP: Group = Group { figures: &[COLD], measure: |host| Box::pin(measure(host)) };
+pub(super) const GROUP: Group = Group { figures: &[COLD], measure: Measure::Guest(|host| Box::pin(measure(host))) };
 
 async fn measure(host: &Host) -> Result<Vec<Row>> {
     let mut samples = Samples::default();

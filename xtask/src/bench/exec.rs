@@ -7,7 +7,7 @@ use anyhow::Result;
 use super::figure::{Figure, Goal, Row, Samples};
 use super::host::Host;
 use super::live::{Echoing, Live, argv, finish};
-use super::{Group, WARM_UP, milliseconds};
+use super::{Group, Measure, WARM_UP, milliseconds};
 
 const TRUE: Figure = Figure {
     name: "exec.true",
@@ -16,7 +16,7 @@ const TRUE: Figure = Figure {
     goal: Some(Goal::RatioAtMost(1.5)),
 };
 
-pub(super) const GROUP: Group = Group { figures: &[TRUE], measure: |host| Box::pin(measure(host)) };
+pub(super) const GROUP: Group = Group { figures: &[TRUE], measure: Measure::Guest(|host| Box::pin(measure(host))) };
 
 async fn measure(host: &Host) -> Result<Vec<Row>> {
     let mut echoing = Echoing::boot(host).await?;

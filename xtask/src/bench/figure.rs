@@ -23,14 +23,33 @@ pub(crate) enum Goal {
     RatioAtLeast(f64),
     /// The figure's own median, in its unit.
     AtMost(f64),
+    /// The figure's own median, in its unit, or the ratio of the medians: for what cannot be faster than a fast baseline, nor need be.
+    AtLeast { p50: f64, or_ratio: f64 },
+    /// How far the figure's median may be above its baseline's, in its unit.
+    AboveBaselineAtMost(f64),
+    /// The figure's 95th percentile over its own median.
+    TailAtMost(f64),
+}
+
+/// The figures that goals are about.
+#[derive(Debug, Clone, Copy)]
+struct Outcome {
+    p50: f64,
+    p95: f64,
+    baseline: Option<f64>,
 }
 
 impl Goal {
-    fn is_met(self, p50: f64, ratio: Option<f64>) -> bool {
+    fn is_met(self, outcome: Outcome) -> bool {
+        let Outcome { p50, p95, baseline } = outcome;
+        let against = |holds: &dyn Fn(f64) -> bool| baseline.is_some_and(holds);
         match self {
-            Self::RatioAtMost(limit) => ratio.is_some_and(|ratio| ratio <= limit),
-            Self::RatioAtLeast(limit) => ratio.is_some_and(|ratio| ratio >= limit),
+            Self::RatioAtMost(limit) => against(&|baseline| p50 / baseline <= limit),
+            Self::RatioAtLeast(limit) => against(&|baseline| p50 / baseline >= limit),
             Self::AtMost(limit) => p50 <= limit,
+            Self::AtLeast { p50: limit, or_ratio } => p50 >= limit || against(&|baseline| p50 / baseline >= or_ratio),
+            Self::AboveBaselineAtMost(limit) => against(&|baseline| p50 - baseline <= limit),
+            Self::TailAtMost(limit) => p95 / p50 <= limit,
         }
     }
 
@@ -39,6 +58,9 @@ impl Goal {
             Self::RatioAtMost(limit) => format!("ratio <= {limit}"),
             Self::RatioAtLeast(limit) => format!("ratio >= {limit}"),
             Self::AtMost(limit) => format!("p50 <= {limit} {unit}"),
+            Self::AtLeast { p50, or_ratio } => format!("p50 >= {p50} {unit} or ratio >= {or_ratio}"),
+            Self::AboveBaselineAtMost(limit) => format!("baseline + {limit} {unit}"),
+            Self::TailAtMost(limit) => format!("p95 <= {limit} p50"),
         }
     }
 }
@@ -57,9 +79,14 @@ impl Samples {
         self.baseline.push(baseline);
     }
 
-    /// Adds one of a figure that has no baseline.
+    /// Adds one of a figure that has no baseline, or whose baseline is sampled more rarely.
     pub(crate) fn push_alone(&mut self, own: f64) {
         self.own.push(own);
+    }
+
+    /// Adds one of a baseline that is sampled more rarely than its figure.
+    pub(crate) fn push_baseline(&mut self, baseline: f64) {
+        self.baseline.push(baseline);
     }
 }
 
@@ -83,7 +110,7 @@ pub(crate) struct Row {
 impl Figure {
     /// Makes the row of at least one sample.
     pub(crate) fn row(&self, samples: &Samples) -> Row {
-        let p50 = quantile(&samples.own, 0.5);
+        let (p50, p95) = (quantile(&samples.own, 0.5), quantile(&samples.own, 0.95));
         let baseline_p50 = (!samples.baseline.is_empty()).then(|| quantile(&samples.baseline, 0.5));
         let ratio = baseline_p50.map(|baseline| p50 / baseline);
         Row {
@@ -91,12 +118,12 @@ impl Figure {
             unit: self.unit,
             n: samples.own.len(),
             p50: rounded(p50),
-            p95: rounded(quantile(&samples.own, 0.95)),
+            p95: rounded(p95),
             baseline: self.baseline,
             baseline_p50: baseline_p50.map(rounded),
             ratio: ratio.map(rounded),
             goal: self.goal.map(|goal| goal.describe(self.unit)),
-            met: self.goal.map(|goal| goal.is_met(p50, ratio)),
+            met: self.goal.map(|goal| goal.is_met(Outcome { p50, p95, baseline: baseline_p50 })),
         }
     }
 }
@@ -136,6 +163,23 @@ mod tests {
         samples.push(4.0, 1.0);
         samples.push(4.0, 1.0);
         assert_eq!(FIGURE.row(&samples).met, Some(false));
+    }
+
+    #[test]
+    fn a_speed_is_enough_by_itself_or_beside_its_baseline() {
+        let goal = Goal::AtLeast { p50: 1000.0, or_ratio: 0.8 };
+        let of = |p50, baseline| Outcome { p50, p95: p50, baseline };
+        assert!(goal.is_met(of(1000.0, Some(10_000.0))) && goal.is_met(of(8.0, Some(10.0))));
+        assert!(!goal.is_met(of(7.9, Some(10.0))) && !goal.is_met(of(999.0, None)));
+        assert_eq!(goal.describe("MB/s"), "p50 >= 1000 MB/s or ratio >= 0.8");
+    }
+
+    #[test]
+    fn a_goal_may_be_a_distance_or_a_tail() {
+        let outcome = Outcome { p50: 100.0, p95: 200.0, baseline: Some(70.0) };
+        assert!(Goal::AboveBaselineAtMost(30.0).is_met(outcome) && !Goal::AboveBaselineAtMost(29.0).is_met(outcome));
+        assert!(Goal::TailAtMost(2.0).is_met(outcome) && !Goal::TailAtMost(1.9).is_met(outcome));
+        assert!(!Goal::AboveBaselineAtMost(30.0).is_met(Outcome { baseline: None, ..outcome }));
     }
 
     #[test]

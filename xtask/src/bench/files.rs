@@ -8,11 +8,11 @@ use hearth_engine::channel::Sent;
 use hearth_engine::protocol::RequestBody;
 use hearth_engine::protocol::files::{FileRequest, Write};
 
-use super::Group;
 use super::figure::{Figure, Goal, Row, Samples};
 use super::host::Host;
 use super::live::{Clock, Live, Sinking};
 use super::output::{MEGABYTE, rate};
+use super::{Group, Measure};
 
 const PIECE: u64 = 256 * 1024;
 
@@ -28,7 +28,8 @@ const WRITE: Figure = Figure {
     ..READ
 };
 
-pub(super) const GROUP: Group = Group { figures: &[READ, WRITE], measure: |host| Box::pin(measure(host)) };
+pub(super) const GROUP: Group =
+    Group { figures: &[READ, WRITE], measure: Measure::Guest(|host| Box::pin(measure(host))) };
 
 async fn measure(host: &Host) -> Result<Vec<Row>> {
     let mut sinking = Sinking::boot(host).await?;

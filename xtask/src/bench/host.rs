@@ -5,23 +5,24 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, anyhow};
+use hearth_engine::image::Image;
 use hearth_engine::vmm::{Launcher, MachineSpec};
-use hearth_engine::{DEFAULT_IMAGE, Directories, Draft, Engine, EngineError, SandboxSpec, chain};
+use hearth_engine::{DEFAULT_IMAGE, Directories, Draft, Engine, EngineError, Sandbox, SandboxSpec, chain};
 
-use super::report;
+use super::{Effort, report};
 
 /// What every group measures on.
 pub(crate) struct Host {
     engine: Engine,
     spec: SandboxSpec,
-    quick: bool,
+    effort: Effort,
     about: String,
 }
 
 impl Host {
     /// Opens the user's engine, as the `hearth` command does, and boots one sandbox of the default image: after that it is known what
     /// runs a guest here, and the host's caches are warm.
-    pub(crate) async fn open(quick: bool) -> Result<Self> {
+    pub(crate) async fn open(effort: Effort) -> Result<Self> {
         let launcher = Launcher { program: "/proc/self/exe".into(), arguments: vec![crate::JAIL.into()] };
         let qemu = env::var_os("HEARTH_QEMU").filter(|path| !path.is_empty()).map(PathBuf::from);
         let directories = Directories::of_user(|name| env::var_os(name))?;
@@ -34,12 +35,12 @@ impl Host {
         sandbox.remove().await;
         let about = format!(
             "{}\nguest: Linux {kernel}, {} cpu, {} MiB; {}, {ways}",
-            host_line(),
+            line(),
             spec.cpus.get(),
             spec.memory.mib(),
             engine.qemu().map_err(explained)?.build(),
         );
-        Ok(Self { engine, spec, quick, about })
+        Ok(Self { engine, spec, effort, about })
     }
 
     /// A machine like a sandbox's, with a directory of its own, not started.
@@ -47,9 +48,35 @@ impl Host {
         self.engine.draft(&self.spec).map_err(explained)
     }
 
+    /// The engine itself.
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// The sandbox that is measured.
+    pub(crate) fn spec(&self) -> &SandboxSpec {
+        &self.spec
+    }
+
+    /// Creates a sandbox, as the product does.
+    pub(crate) async fn create(&self, spec: &SandboxSpec) -> Result<Sandbox> {
+        self.engine.create(spec).await.map_err(explained)
+    }
+
+    /// Its image.
+    pub(crate) fn image(&self) -> Result<Image> {
+        Ok(self.engine.images().inspect(&self.spec.image)?)
+    }
+
+    /// How many sandboxes there are on this host that this user has made.
+    pub(crate) fn sandboxes_on_disk(&self) -> Result<usize> {
+        let directory = self.engine.directories().sandboxes();
+        Ok(fs::read_dir(&directory).with_context(|| format!("list {}", directory.display()))?.count())
+    }
+
     /// How many samples to take.
     pub(crate) fn samples(&self, thorough: usize, quick: usize) -> usize {
-        if self.quick { quick } else { thorough }
+        self.effort.samples(thorough, quick)
     }
 
     /// The host and the guest, in two lines.
@@ -58,7 +85,8 @@ impl Host {
     }
 }
 
-fn host_line() -> String {
+/// The host in a line.
+pub(crate) fn line() -> String {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
     let count = std::thread::available_parallelism().map_or(0, usize::from);

@@ -2,10 +2,10 @@
 
 use anyhow::{Context, Result};
 
-use super::Group;
 use super::figure::{Figure, Goal, Row, Samples};
 use super::host::Host;
 use super::live::{Live, argv, finish};
+use super::{Group, Measure};
 
 const KIB: f64 = 1024.0;
 
@@ -18,7 +18,8 @@ const VM: Figure = Figure {
 const QEMU: Figure = Figure { name: "memory.qemu", unit: "MiB", baseline: None, goal: None };
 const AGENT: Figure = Figure { name: "memory.agent", unit: "MiB", baseline: None, goal: Some(Goal::AtMost(8.0)) };
 
-pub(super) const GROUP: Group = Group { figures: &[VM, QEMU, AGENT], measure: |host| Box::pin(measure(host)) };
+pub(super) const GROUP: Group =
+    Group { figures: &[VM, QEMU, AGENT], measure: Measure::Guest(|host| Box::pin(measure(host))) };
 
 async fn measure(host: &Host) -> Result<Vec<Row>> {
     let (mut vm, mut qemu, mut agent) = (Samples::default(), Samples::default(), Samples::default());

@@ -7,16 +7,23 @@
 mod archive;
 mod bare;
 mod boot;
+mod burst;
+mod content;
 mod exec;
 mod figure;
 mod files;
+mod floor;
+mod fork;
 mod host;
+mod list;
 mod live;
 mod memory;
 mod native;
 mod output;
 mod ping;
 mod report;
+mod restore;
+mod restored_memory;
 mod spawn;
 mod streaming;
 
@@ -31,13 +38,19 @@ use host::Host;
 /// Every group there is, in the order of the report.
 const GROUPS: &[Group] = &[
     boot::GROUP,
+    restore::GROUP,
+    burst::GROUP,
+    restored_memory::GROUP,
     exec::GROUP,
     ping::GROUP,
     output::GROUP,
     files::GROUP,
+    fork::GROUP,
     memory::GROUP,
     streaming::GROUP,
     spawn::GROUP,
+    list::GROUP,
+    content::GROUP,
     archive::GROUP,
 ];
 /// A bound on one group, so that a guest that hangs ends the bench and not the day.
@@ -49,7 +62,29 @@ const WARM_UP: usize = 20;
 struct Group {
     figures: &'static [Figure],
     /// Yields a row for each figure.
-    measure: for<'a> fn(&'a Host) -> Measuring<'a>,
+    measure: Measure,
+}
+
+/// On what a group measures.
+#[derive(Clone, Copy)]
+enum Measure {
+    /// On machines: there must be an image.
+    Guest(for<'a> fn(&'a Host) -> Measuring<'a>),
+    /// On the agent as a process of this host, and nothing else.
+    Native(fn(Effort) -> Measuring<'static>),
+}
+
+/// How thoroughly to measure.
+#[derive(Debug, Clone, Copy)]
+struct Effort {
+    is_quick: bool,
+}
+
+impl Effort {
+    /// How many samples to take, or what else depends on it.
+    fn samples(self, thorough: usize, quick: usize) -> usize {
+        if self.is_quick { quick } else { thorough }
+    }
 }
 
 type Measuring<'a> = Pin<Box<dyn Future<Output = Result<Vec<Row>>> + 'a>>;
@@ -69,28 +104,45 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> Result<()> {
     check_names(&options.only)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
-    let (host, rows) = runtime.block_on(measure(options))?;
-    report::print(&host, &rows)?;
+    let (about, rows) = runtime.block_on(measure(options))?;
+    report::print(&about, &rows)?;
     report::write(&rows)
 }
 
-async fn measure(options: &Options) -> Result<(Host, Vec<Row>)> {
-    let host = Host::open(options.quick).await?;
+/// Returns a description of what was measured on, and the rows.
+async fn measure(options: &Options) -> Result<(String, Vec<Row>)> {
+    let effort = Effort { is_quick: options.quick };
+    let groups: Vec<_> = GROUPS.iter().filter(|group| options.wants_some(group)).collect();
+    let needs_guest = groups.iter().any(|group| matches!(group.measure, Measure::Guest(_)));
+    let host = if needs_guest { Some(Host::open(effort).await?) } else { None };
     let mut rows = Vec::new();
-    for group in GROUPS.iter().filter(|group| group.figures.iter().any(|figure| options.wants(figure.name))) {
-        let names: Vec<_> = group.figures.iter().map(|figure| figure.name).collect();
-        let names = names.join(", ");
-        report::say(&format!("measuring {names}"));
-        let measured = tokio::time::timeout(PATIENCE, (group.measure)(&host)).await;
-        let measured = measured.with_context(|| format!("{names}: no end after {} s", PATIENCE.as_secs()))?;
-        rows.extend(measured.with_context(|| names)?.into_iter().filter(|row| options.wants(row.name)));
+    for group in groups {
+        let measured = measure_group(group, host.as_ref(), effort).await?;
+        rows.extend(measured.into_iter().filter(|row| options.wants(row.name)));
     }
-    Ok((host, rows))
+    Ok((host.as_ref().map_or_else(host::line, Host::describe), rows))
+}
+
+async fn measure_group(group: &Group, host: Option<&Host>, effort: Effort) -> Result<Vec<Row>> {
+    let names: Vec<_> = group.figures.iter().map(|figure| figure.name).collect();
+    let names = names.join(", ");
+    report::say(&format!("measuring {names}"));
+    let measuring = match group.measure {
+        Measure::Guest(measure) => measure(host.context("a host was opened for it")?),
+        Measure::Native(measure) => measure(effort),
+    };
+    let measured = tokio::time::timeout(PATIENCE, measuring).await;
+    let measured = measured.with_context(|| format!("{names}: no end after {} s", PATIENCE.as_secs()))?;
+    measured.with_context(|| names)
 }
 
 impl Options {
     fn wants(&self, name: &str) -> bool {
         self.only.is_empty() || self.only.iter().any(|wanted| covers(wanted, name))
+    }
+
+    fn wants_some(&self, group: &Group) -> bool {
+        group.figures.iter().any(|figure| self.wants(figure.name))
     }
 }
 

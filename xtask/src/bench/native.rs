@@ -1,5 +1,6 @@
 //! The agent as a process of this host: what it costs without a machine around it, against the programs that people would use instead.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -66,4 +67,18 @@ impl Drop for Native {
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
         let _ = self.child.wait();
     }
+}
+
+/// Does what blocks beside the runtime, which has a session to keep.
+pub(crate) async fn beside<T: Send + 'static>(
+    place: &Path,
+    work: impl FnOnce(&Path) -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let place = place.to_owned();
+    tokio::task::spawn_blocking(move || work(&place)).await.context("a thread of the bench's failed")?
+}
+
+/// Has what was written before reach the disk, so that nobody pays for another's.
+pub(crate) fn settle(place: &Path) -> Result<()> {
+    rustix::fs::syncfs(File::open(place)?).context("write back")
 }

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::Group;
 use super::figure::{Figure, Goal, Row, Samples};
 use super::host::Host;
 use super::live::{Clock, Live, Sinking, argv, finish};
+use super::{Group, Measure};
 
 pub(super) const MEGABYTE: u64 = 1_000_000;
 
@@ -18,7 +18,8 @@ const THROUGHPUT: Figure = Figure {
     goal: Some(Goal::RatioAtLeast(0.8)),
 };
 
-pub(super) const GROUP: Group = Group { figures: &[THROUGHPUT], measure: |host| Box::pin(measure(host)) };
+pub(super) const GROUP: Group =
+    Group { figures: &[THROUGHPUT], measure: Measure::Guest(|host| Box::pin(measure(host))) };
 
 async fn measure(host: &Host) -> Result<Vec<Row>> {
     let mut sinking = Sinking::boot(host).await?;

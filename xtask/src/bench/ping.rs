@@ -9,7 +9,7 @@ use hearth_engine::protocol::{Signal, SignalScope};
 use super::figure::{Figure, Row, Samples};
 use super::host::Host;
 use super::live::{Echoing, Live, argv};
-use super::{Group, WARM_UP, milliseconds};
+use super::{Group, Measure, WARM_UP, milliseconds};
 
 const IDLE: Figure = Figure {
     name: "ping",
@@ -23,7 +23,8 @@ const LOADED: Figure = Figure {
     ..IDLE
 };
 
-pub(super) const GROUP: Group = Group { figures: &[IDLE, LOADED], measure: |host| Box::pin(measure(host)) };
+pub(super) const GROUP: Group =
+    Group { figures: &[IDLE, LOADED], measure: Measure::Guest(|host| Box::pin(measure(host))) };
 
 async fn measure(host: &Host) -> Result<Vec<Row>> {
     let mut echoing = Echoing::boot(host).await?;

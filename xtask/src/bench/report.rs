@@ -7,7 +7,6 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use super::figure::Row;
-use super::host::Host;
 
 const HEAD: [&str; 9] = ["figure", "unit", "n", "p50", "p95", "baseline p50", "ratio", "goal", ""];
 
@@ -18,8 +17,8 @@ pub(crate) fn say(text: &str) {
 }
 
 /// Prints the table, and below it what the baselines are.
-pub(crate) fn print(host: &Host, rows: &[Row]) -> Result<()> {
-    io::stdout().write_all(render(&host.describe(), rows).as_bytes()).context("print the table")
+pub(crate) fn print(about: &str, rows: &[Row]) -> Result<()> {
+    io::stdout().write_all(render(about, rows).as_bytes()).context("print the table")
 }
 
 /// Writes the list where later readers expect it, whatever the target directory of this build is.

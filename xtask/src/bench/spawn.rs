@@ -6,10 +6,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use super::figure::{Figure, Goal, Row, Samples};
-use super::host::Host;
 use super::live::{argv, finish};
 use super::native::Native;
-use super::{Group, WARM_UP, milliseconds};
+use super::{Effort, Group, Measure, WARM_UP, milliseconds};
 
 const PROGRAM: &str = "/bin/true";
 
@@ -20,12 +19,13 @@ const TRUE: Figure = Figure {
     goal: Some(Goal::RatioAtMost(1.3)),
 };
 
-pub(super) const GROUP: Group = Group { figures: &[TRUE], measure: |host| Box::pin(measure(host)) };
+pub(super) const GROUP: Group =
+    Group { figures: &[TRUE], measure: Measure::Native(|effort| Box::pin(measure(effort))) };
 
-async fn measure(host: &Host) -> Result<Vec<Row>> {
+async fn measure(effort: Effort) -> Result<Vec<Row>> {
     let native = Native::start().await?;
     let mut samples = Samples::default();
-    for round in 0..WARM_UP + host.samples(1000, 200) {
+    for round in 0..WARM_UP + effort.samples(1000, 200) {
         let own = exec(&native).await?;
         // The agent tidies up behind a process: the baseline is measured when it is done.
         native.channel.ping().await?;

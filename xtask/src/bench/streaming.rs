@@ -8,9 +8,8 @@ use hearth_engine::protocol::RequestBody;
 use hearth_engine::protocol::files::{FileRequest, Write};
 
 use super::figure::{Figure, Goal, Row, Samples};
-use super::host::Host;
 use super::native::Native;
-use super::{Group, milliseconds};
+use super::{Effort, Group, Measure, milliseconds};
 
 const MIB: f64 = 1024.0 * 1024.0;
 /// What is streamed each way, in bytes.
@@ -21,11 +20,12 @@ const IDLE: Figure = Figure { name: "native.memory.idle", unit: "MiB", baseline:
 const STREAMING: Figure = Figure { name: "native.memory.streaming", goal: Some(Goal::AtMost(40.0)), ..IDLE };
 const PING: Figure = Figure { name: "native.ping.loaded", unit: "ms", baseline: None, goal: Some(Goal::AtMost(5.0)) };
 
-pub(super) const GROUP: Group = Group { figures: &[IDLE, STREAMING, PING], measure: |host| Box::pin(measure(host)) };
+pub(super) const GROUP: Group =
+    Group { figures: &[IDLE, STREAMING, PING], measure: Measure::Native(|effort| Box::pin(measure(effort))) };
 
-async fn measure(host: &Host) -> Result<Vec<Row>> {
+async fn measure(effort: Effort) -> Result<Vec<Row>> {
     let (mut idle, mut streaming, mut pings) = (Samples::default(), Samples::default(), Samples::default());
-    for _ in 0..host.samples(3, 1) {
+    for _ in 0..effort.samples(3, 1) {
         let native = Native::start().await?;
         idle.push_alone(native.resident()?.0 as f64 / MIB);
         let write = native.channel.operate(write("stream")).await?;

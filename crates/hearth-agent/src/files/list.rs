@@ -11,6 +11,8 @@ use crate::session::operation::{Streams, cancelled};
 const STEPS: usize = 512;
 /// What is gathered before it is sent, in bytes.
 const PIECE: usize = 64 * 1024;
+/// What is gathered on the agent's own thread: the client reads it while the next entries are looked up.
+const EARLY: usize = 16 * 1024;
 
 /// A list under way.
 struct Page {
@@ -37,6 +39,11 @@ pub(super) async fn list(agent: &Agent, list: List, streams: Streams) -> Result<
             break;
         }
         page.advance()?;
+        if page.lines.len() >= EARLY {
+            streams.output.send(StreamName::Data, std::mem::take(&mut page.lines).into()).await;
+            // The lane's writer has its turn on this thread.
+            tokio::task::yield_now().await;
+        }
     }
     streams.output.send(StreamName::Data, std::mem::take(&mut page.lines).into()).await;
     if page.is_full() {

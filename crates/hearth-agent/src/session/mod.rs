@@ -24,7 +24,7 @@ use std::collections::HashMap;
 use std::io;
 use std::rc::Rc;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use hearth_protocol::{
     AgentHello, Attach, ChunkDecoder, ChunkHeader, ErrorCode, Fault, Finished, FrameError, HelloAnswer, HelloScanner,
     HostHello, Lane, LineDecoder, Reply, ReplyBody, Request, RequestBody, RequestId, Start, StreamName, encode_line,
@@ -45,8 +45,10 @@ const CONTROL_QUEUE: usize = 64;
 const BULK_QUEUE: usize = 4;
 /// The requests of one session that may be under way.
 const ACTIVE: usize = 4096;
-/// What is read from a lane at a time, in bytes.
+/// What is read from the control lane at a time, in bytes.
 const READ: usize = 64 * 1024;
+/// What is read from the bulk lane at a time, in bytes: several chunks, since the part of one that is cut off is copied.
+const READ_BULK: usize = 256 * 1024;
 
 /// A lane as it is read.
 pub(crate) type Reader = Box<dyn AsyncRead + Unpin>;
@@ -57,6 +59,8 @@ pub(crate) type Writer = Box<dyn AsyncWrite + Unpin>;
 pub(crate) enum Outgoing {
     /// Whole messages.
     Bytes(Vec<u8>),
+    /// One message, its payload apart: where the lane takes both at once, nothing is copied to join them.
+    Chunk(Vec<u8>, Bytes),
     /// A wish to know when all before it is written.
     Flush(oneshot::Sender<()>),
 }
@@ -429,18 +433,33 @@ pub(crate) async fn send_reply(control: &mpsc::Sender<Outgoing>, id: Option<Requ
 
 async fn write_lane(mut lane: Writer, mut queue: mpsc::Receiver<Outgoing>) {
     while let Some(message) = queue.recv().await {
-        match message {
-            Outgoing::Bytes(bytes) if lane.write_all(&bytes).await.is_err() => return,
-            Outgoing::Bytes(_) => {}
-            Outgoing::Flush(done) => drop(done.send(())),
+        let written = match message {
+            Outgoing::Bytes(bytes) => lane.write_all(&bytes).await,
+            Outgoing::Chunk(head, payload) => write_chunk(&mut lane, head, payload).await,
+            Outgoing::Flush(done) => {
+                let _ = done.send(());
+                Ok(())
+            }
+        };
+        if written.is_err() {
+            return;
         }
     }
 }
 
-/// Reads once; false at the end.
+/// Writes a message in as few writes as the lane allows: at a port each is a message of its own, however short.
+async fn write_chunk(lane: &mut Writer, mut head: Vec<u8>, payload: Bytes) -> io::Result<()> {
+    if lane.is_write_vectored() {
+        return lane.write_all_buf(&mut Buf::chain(head.as_slice(), payload)).await;
+    }
+    head.extend_from_slice(&payload);
+    lane.write_all(&head).await
+}
+
+/// Reads the bulk lane once; false at the end.
 async fn read_some(reader: &mut Reader, buffer: &mut BytesMut) -> bool {
-    buffer.reserve(READ);
-    matches!(reader.read_buf(&mut buffer.limit(READ)).await, Ok(count) if count > 0)
+    buffer.reserve(READ_BULK);
+    matches!(reader.read_buf(&mut buffer.limit(READ_BULK)).await, Ok(count) if count > 0)
 }
 
 /// Why a lane cannot be read on.

@@ -21,7 +21,7 @@ use hearth_protocol::{ChunkHeader, ErrorCode, Fault, OutputTotals, RequestId, St
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::Outgoing;
-use super::follow::{Credits, encode};
+use super::follow::{Credits, encode_head};
 use crate::process::{Cursor, Input, Intake, OUTPUT_PIECE};
 
 /// The pieces that may wait between a worker and its session, each way.
@@ -144,9 +144,9 @@ impl Outlet {
         while !bytes.is_empty() {
             let length = credit.take(bytes.len().min(OUTPUT_PIECE) as u64).await;
             let at = self.advance(stream, length);
-            let (chunk, _) = encode(id, stream, at, &bytes.split_to(length as usize));
+            let head = encode_head(id, stream, at, length);
             // When the lane has ended, so will the session, and this with it.
-            let _ = bulk.send(Outgoing::Bytes(chunk)).await;
+            let _ = bulk.send(Outgoing::Chunk(head, bytes.split_to(length as usize))).await;
         }
     }
 

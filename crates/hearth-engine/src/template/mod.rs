@@ -10,7 +10,7 @@ mod store;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use hearth_vmm::SavedMachine;
 use tokio::sync::OnceCell;
@@ -19,8 +19,10 @@ pub use key::TemplateId;
 pub(crate) use key::TemplateKey;
 pub(crate) use make::Found;
 pub use store::TemplateRecord;
+pub(crate) use store::{RECORD as TEMPLATE_RECORD, check};
 
 use crate::accelerator::Way;
+use crate::saved::{SavedFault, apart};
 use crate::scratch::Scratch;
 
 /// A guest that waits to be restored.
@@ -39,15 +41,37 @@ pub(crate) struct Templates {
     directory: PathBuf,
     /// One cell a key, so that whoever asks while one is being made waits for just that one.
     loaded: Mutex<HashMap<TemplateKey, Arc<OnceCell<Arc<Template>>>>>,
+    /// Those that are not the ones that new sandboxes start from, for as long as something needs them.
+    pinned: tokio::sync::Mutex<HashMap<TemplateId, Weak<Template>>>,
 }
 
 impl Templates {
     pub(crate) fn in_directory(directory: PathBuf) -> Self {
-        Self { directory, loaded: Mutex::default() }
+        Self { directory, loaded: Mutex::default(), pinned: tokio::sync::Mutex::default() }
     }
 
     fn cell(&self, key: &TemplateKey) -> Arc<OnceCell<Arc<Template>>> {
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         loaded.entry(key.clone()).or_default().clone()
+    }
+
+    /// The template with an id: one in memory, else the one on disk, all of it checked; `None` when there is none.
+    pub(crate) async fn by_id(&self, id: &TemplateId) -> Result<Option<Arc<Template>>, SavedFault> {
+        let cells: Vec<_> = self.loaded.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        let found = cells.iter().filter_map(|cell| cell.get()).find(|template| template.record.id == *id);
+        if let Some(template) = found {
+            return Ok(Some(template.clone()));
+        }
+        let mut pinned = self.pinned.lock().await;
+        if let Some(template) = pinned.get(id).and_then(Weak::upgrade) {
+            return Ok(Some(template));
+        }
+        let (directory, wanted) = (self.directory.clone(), id.clone());
+        let loaded = apart(move || store::read_id(&directory, &wanted)).await?.map(Arc::new);
+        pinned.retain(|_, template| template.strong_count() > 0);
+        if let Some(template) = &loaded {
+            pinned.insert(id.clone(), Arc::downgrade(template));
+        }
+        Ok(loaded)
     }
 }

@@ -16,7 +16,8 @@ use crate::saved::{self, SavedFault, Unfinished};
 use crate::scratch::Scratch;
 use crate::{DiskMib, SandboxSpec};
 
-const RECORD: &str = "template.json";
+/// The record's name in a template's directory.
+pub(crate) const RECORD: &str = "template.json";
 const FORMAT: u32 = 1;
 /// How far the host's clock may be from the one that a guest was told of: two measurements of one clock differ by less.
 const TSC_TOLERANCE: u32 = 1000;
@@ -152,6 +153,24 @@ pub(super) fn read(directory: &Path, key: &TemplateKey, way: Way) -> Result<Opti
         }
     }
     Ok(None)
+}
+
+/// Reads the template with an id; `None` when there is none.
+pub(super) fn read_id(directory: &Path, id: &TemplateId) -> Result<Option<Template>, SavedFault> {
+    let Some(record) = record(directory, id) else { return Ok(None) };
+    let way = Way::named(&record.accelerator, &record.board);
+    let way = way.ok_or_else(|| SavedFault::Record { path: directory.join(id.as_str()).join(RECORD) })?;
+    load(directory, &record, way).map(Some)
+}
+
+/// Checks the files of a template that is not published yet.
+pub(crate) fn check(own: &Path, record: &TemplateRecord) -> Result<(), SavedFault> {
+    let memory = MemoryMib::new(record.memory_mib).map_err(|_| SavedFault::Record { path: own.join(RECORD) })?;
+    if let Some(disk) = &record.disk {
+        saved::check_disk(&Scratch::bare(own).base(), disk)?;
+    }
+    saved::read_devices(own, &record.devices)?;
+    saved::read_ram(own, &record.memory, memory).map(drop)
 }
 
 /// Loads one template, and checks all of it.

@@ -262,12 +262,16 @@ impl<S: Sink> Export<S> {
         is_whole: bool,
     ) -> Result<bool, ArchiveError> {
         self.exported.bytes += piece.length;
-        let mut done = 0;
+        // Whether more could have come: a read that fills all the room tells nothing of what is behind it.
+        let (mut done, mut had_room) = (0, false);
         while done < piece.length {
             let (left, at) = (piece.length - done, piece.offset + done);
             let read = self.writer.data(left, |buffer| match is_whole {
                 // As much as there is room for: what comes beyond the file's length tells for nothing that it has grown.
-                true => rustix::io::pread(file, spare_capacity(buffer), at),
+                true => {
+                    let room = buffer.capacity() - buffer.len();
+                    rustix::io::pread(file, spare_capacity(buffer), at).inspect(|&count| had_room = count < room)
+                }
                 false => read_exactly(file, buffer, left, at),
             });
             let count = match read.map_err(ArchiveError::Transfer)? {
@@ -283,7 +287,7 @@ impl<S: Sink> Export<S> {
             }
             done += count;
         }
-        Ok(false)
+        Ok(is_whole && !had_room && has_more(file, piece.length).map_err(|error| failed(path, error))?)
     }
 
     /// Writes a further name of a file whose first name is in the archive, and remembers a first one.
@@ -351,6 +355,16 @@ fn read_exactly(file: BorrowedFd<'_>, buffer: &mut Vec<u8>, piece: u64, at: u64)
     let read = rustix::io::pread(file, &mut buffer[start..], at);
     buffer.truncate(start + read.unwrap_or(0));
     read
+}
+
+/// Whether a file is longer than it was.
+fn has_more(file: BorrowedFd<'_>, length: u64) -> Result<bool, Errno> {
+    loop {
+        match rustix::io::pread(file, &mut [0_u8; 1], length) {
+            Err(Errno::INTR) => {}
+            read => return read.map(|count| count > 0),
+        }
+    }
 }
 
 fn failed(path: &[u8], error: Errno) -> ArchiveError {

@@ -76,10 +76,11 @@ pub fn import(
             merge::merge(places, &kept)?;
         }
     }
+    staging.succeed();
     Ok(imported)
 }
 
-/// Removes what imports of killed agents have left in a root; each import does so too.
+/// Removes what imports of killed agents have left in a root, for the start of an agent; each import does so too.
 pub fn sweep(root: &Root) {
     if let Ok(top) = rustix::fs::openat(root.directory(), c".", DIRECTORY, Mode::empty()) {
         super::staging::sweep(top.as_fd());

@@ -3,15 +3,19 @@
 //!
 //! It never outlives its import. Dropping it removes it, whatever happened; a killed agent's is removed by the next import that could
 //! have made it there, which knows it by its name and by the lock on it, which the kernel took back.
+//!
+//! An import that fails leaves no trace, not even in the times of the directory that its own was in.
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, StatxFlags};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, Stat, StatxFlags};
 use rustix::io::Errno;
 
 use super::ArchiveError;
+use super::pax::Timestamp;
+use super::unpack::times;
 use super::walk::{self, DIRECTORY};
 use crate::root::Root;
 
@@ -27,6 +31,8 @@ pub(super) struct Staging {
     home: OwnedFd,
     name: CString,
     directory: OwnedFd,
+    /// What the home was like before it, and with it; `None` when that is of no more interest.
+    times: Option<(Stat, Stat)>,
 }
 
 impl Staging {
@@ -50,6 +56,7 @@ impl Staging {
     fn make_in(home: OwnedFd) -> Result<Self, Errno> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         sweep(home.as_fd());
+        let before = rustix::fs::fstat(&home)?;
         loop {
             let number = COUNT.fetch_add(1, Ordering::Relaxed);
             let name = format!("{PREFIX}{}-{number}", std::process::id());
@@ -60,7 +67,10 @@ impl Staging {
             }
             // Until it is locked another agent's sweep may take it for a dead one's.
             match lock(home.as_fd(), &name) {
-                Ok(Some(directory)) => return Ok(Self { home, name, directory }),
+                Ok(Some(directory)) => {
+                    let times = Some((before, rustix::fs::fstat(&home)?));
+                    return Ok(Self { home, name, directory, times });
+                }
                 Ok(None) | Err(Errno::NOENT) => {}
                 Err(error) => {
                     let _ = rustix::fs::unlinkat(&home, &name, AtFlags::REMOVEDIR);
@@ -73,11 +83,27 @@ impl Staging {
     pub(super) fn directory(&self) -> BorrowedFd<'_> {
         self.directory.as_fd()
     }
+
+    /// Removes it after an import that has succeeded: what it did to the times of the directory stays.
+    pub(super) fn succeed(mut self) {
+        self.times = None;
+    }
 }
 
 impl Drop for Staging {
     fn drop(&mut self) {
+        let is_untouched = |with: &Stat| {
+            rustix::fs::fstat(&self.home)
+                .is_ok_and(|now| (now.st_mtime, now.st_mtime_nsec) == (with.st_mtime, with.st_mtime_nsec))
+        };
+        // A change of somebody else's meanwhile is not to be hidden.
+        let before = self.times.take().filter(|(_, with)| is_untouched(with)).map(|(before, _)| before);
         remove(self.home.as_fd(), &self.name, self.directory.as_fd());
+        if let Some(before) = before {
+            let modified = Timestamp { seconds: before.st_mtime, nanoseconds: before.st_mtime_nsec as u32 };
+            // Whose directory it is not, leaves it.
+            let _ = rustix::fs::futimens(&self.home, &times(modified));
+        }
     }
 }
 

@@ -53,7 +53,7 @@ impl Root {
     /// The path that a link at `path` stands for, unless it leads out as it is written.
     fn beside(&self, path: &[u8], target: &[u8]) -> Option<Vec<u8>> {
         if target.starts_with(b"/") {
-            return self.whole.then(|| target.to_vec());
+            return if self.whole { Some(target.to_vec()) } else { self.inside(target) };
         }
         let end = path.len() - path.iter().rev().take_while(|&&byte| byte == b'/').count();
         let start = path[..end].iter().rposition(|&byte| byte == b'/').map_or(0, |slash| slash + 1);

@@ -137,8 +137,11 @@ impl SealedRam {
     pub(crate) fn is_file(&self, device: u64, inode: u64) -> bool {
         self.file.metadata().is_ok_and(|metadata| metadata.dev() == device && metadata.ino() == inode)
     }
+}
 
-    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
+/// Whoever gets the descriptor can read the memory and map it privately, and no more.
+impl AsFd for SealedRam {
+    fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
 }

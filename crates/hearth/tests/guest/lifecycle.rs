@@ -3,8 +3,9 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hearth_engine::channel::Event;
+use hearth_engine::fleet::SandboxName;
 use hearth_engine::protocol::{Attach, Command, Delivery, ProcessId, Start};
-use hearth_engine::{DiskMib, EngineError, ForkSpec, SandboxSpec, StartFrom};
+use hearth_engine::{DiskMib, EngineError, ForkSpec, SandboxSpec, SavedFault, SnapshotFileError, StartFrom};
 
 use crate::support::Guest;
 
@@ -143,4 +144,68 @@ async fn a_booted_sandbox_refuses_what_needs_a_template_and_works_on() {
     }
     assert_eq!(guest.say("echo works").await, "works");
     guest.remove().await;
+}
+
+#[tokio::test]
+async fn a_snapshot_starts_any_number_of_sandboxes_and_travels_as_a_file() {
+    let spec = SandboxSpec { disk: Some(DiskMib::new(64).unwrap()), ..SandboxSpec::default() };
+    let Some(source) = Guest::boot_with(spec).await else { return };
+    let engine = source.engine();
+    let name = |text: &str| SandboxName::new(text).unwrap();
+    source.say("echo saved > /workspace/file; sync").await;
+    let counter = source.channel().start(Start::new(Command::Shell(COUNTER.into()))).await.unwrap().id();
+    let taken = engine.snapshot(source.sandbox(), &name("one")).await.unwrap();
+    assert_eq!(engine.snapshots(), [taken.record.clone()]);
+    let error = engine.snapshot(source.sandbox(), &name("one")).await.unwrap_err();
+    assert!(matches!(error, EngineError::SnapshotExists { .. }), "{error}");
+    source.say("echo later > /workspace/file").await;
+    let mut names = vec![identity(&source).await];
+    for _ in 0..2 {
+        let copy = source.beside(engine.create_from_snapshot(&name("one")).await.unwrap());
+        assert_eq!(copy.say("cat /workspace/file").await, "saved");
+        check_counter(&copy, counter, 5).await;
+        names.push(identity(&copy).await);
+        copy.remove().await;
+    }
+    assert!(names[0][0] != names[1][0] && names[1][0] != names[2][0] && names[1][2] != names[2][2], "{names:?}");
+    // The file holds all of it, its template as well: another home needs the image alone.
+    let file = source.home().join("one.hearth");
+    engine.export_snapshot(&name("one"), &file).await.unwrap();
+    let Some(other) = Guest::engine_alone() else { return };
+    let imported = other.engine().import_snapshot(&file, &name("two")).await.unwrap();
+    assert_eq!((imported.name.as_str(), &imported.memory), ("two", &taken.record.memory));
+    let copy = other.of(other.engine().create_from_snapshot(&name("two")).await.unwrap());
+    assert_eq!(copy.say("cat /workspace/file").await, "saved");
+    check_counter(&copy, counter, 5).await;
+    copy.remove().await;
+    // A file that was cut off or changed is refused, and adds nothing.
+    let whole = std::fs::read(&file).unwrap();
+    for damaged in [&whole[..whole.len() / 2], &whole[..100], b"hello"] {
+        std::fs::write(&file, damaged).unwrap();
+        let error = other.engine().import_snapshot(&file, &name("three")).await.unwrap_err();
+        assert!(matches!(error, EngineError::SnapshotFile { .. }), "{error}");
+    }
+    let mut flipped = whole.clone();
+    flipped[whole.len() * 3 / 4] ^= 1;
+    std::fs::write(&file, &flipped).unwrap();
+    let error = other.engine().import_snapshot(&file, &name("three")).await.unwrap_err();
+    let damaged = matches!(
+        error,
+        EngineError::SnapshotFile {
+            source: SnapshotFileError::Saved(_) | SnapshotFileError::File { .. } | SnapshotFileError::Unexpected { .. }
+        }
+    );
+    assert!(damaged, "{error}");
+    assert_eq!(other.engine().snapshots().len(), 1);
+    // So is a snapshot whose files are not what was saved.
+    let memory = source.home().join("snapshots/one/memory");
+    let mut bytes = std::fs::read(&memory).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    std::fs::write(&memory, bytes).unwrap();
+    let error = engine.create_from_snapshot(&name("one")).await.unwrap_err();
+    assert!(matches!(error, EngineError::Saved { source: SavedFault::Damaged { .. } }), "{error}");
+    engine.remove_snapshot(&name("one")).unwrap();
+    assert!(matches!(engine.remove_snapshot(&name("one")), Err(EngineError::NoSnapshot { .. })));
+    source.remove().await;
 }

@@ -1,7 +1,7 @@
 //! A sandbox to test in.
 
 use std::os::unix::fs::symlink;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hearth_engine::channel::{Channel, ChannelError, Event};
@@ -15,7 +15,23 @@ pub(crate) struct Guest {
     // In the order in which they must go.
     sandbox: Sandbox,
     engine: Arc<Engine>,
-    _home: Arc<tempfile::TempDir>,
+    home: Arc<tempfile::TempDir>,
+}
+
+/// An engine without a sandbox.
+pub(crate) struct Alone {
+    engine: Arc<Engine>,
+    home: Arc<tempfile::TempDir>,
+}
+
+impl Alone {
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    pub(crate) fn of(&self, sandbox: Sandbox) -> Guest {
+        Guest { sandbox, engine: self.engine.clone(), home: self.home.clone() }
+    }
 }
 
 /// What a command did.
@@ -35,25 +51,37 @@ impl Guest {
     pub(crate) async fn boot_with(spec: SandboxSpec) -> Option<Self> {
         let (engine, home) = engine()?;
         let sandbox = engine.create(&spec).await.unwrap();
-        Some(Self { sandbox, engine: Arc::new(engine), _home: Arc::new(home) })
+        Some(Self { sandbox, engine: Arc::new(engine), home: Arc::new(home) })
     }
 
     /// Another one of the same engine.
     pub(crate) fn beside(&self, sandbox: Sandbox) -> Self {
-        Self { sandbox, engine: self.engine.clone(), _home: self._home.clone() }
+        Self { sandbox, engine: self.engine.clone(), home: self.home.clone() }
     }
 
     pub(crate) fn engine(&self) -> &Engine {
         &self.engine
     }
 
+    /// The home of its engine.
+    pub(crate) fn home(&self) -> &Path {
+        self.home.path()
+    }
+
+    /// An engine in a home without templates; `None`, and says so, when there is no image.
+    pub(crate) fn engine_alone() -> Option<Alone> {
+        let (engine, home) = engine()?;
+        std::fs::remove_file(home.path().join("templates")).unwrap();
+        Some(Alone { engine: Arc::new(engine), home: Arc::new(home) })
+    }
+
     /// Pauses and resumes it, and has it looked at between.
     pub(crate) async fn through_a_pause(self, look: impl FnOnce(&Paused)) -> Self {
-        let Self { sandbox, engine, _home } = self;
+        let Self { sandbox, engine, home } = self;
         let paused = engine.pause(sandbox).await.map_err(|refused| chain(&refused.error)).unwrap();
         look(&paused);
         let sandbox = engine.resume(paused).await.map_err(|refused| chain(&refused.error)).unwrap();
-        Self { sandbox, engine, _home }
+        Self { sandbox, engine, home }
     }
 
     /// Runs a shell command and returns what it says, trimmed.

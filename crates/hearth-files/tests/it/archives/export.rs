@@ -197,6 +197,22 @@ fn b30_files_that_change_or_vanish_meanwhile_never_fail_an_export() {
 }
 
 #[test]
+fn growth_is_noticed_wherever_a_file_ends_in_the_buffer() {
+    let source = Room::new();
+    let path = source.path().join("a");
+    // With one header before it, or with those of a time with a fraction, such a file ends where the exporter's buffer does.
+    for length in [512, 1536].map(|headers| (4 << 18) - headers) {
+        tree::file(path.clone(), vec![b'a'; length], 0o644);
+        let (exported, there) = export_while(&source, || {
+            fs::File::options().append(true).open(&path).unwrap().write_all(b"more").unwrap();
+        });
+        assert_eq!((exported.changed, there["a"].content.len()), (1, length), "{length}");
+        let exported = export(&source.root, b"", io::sink(), Compression::None).unwrap();
+        assert_eq!(exported.changed, 0, "{length}");
+    }
+}
+
+#[test]
 fn very_deep_trees_are_exported() {
     let source = Room::new();
     let mut directory = fs::File::open(source.path()).unwrap();

@@ -52,11 +52,9 @@ impl Room {
         archive
     }
 
-    /// What is here and outside. The time of the root itself says that something has been in it for a while.
+    /// What is here and outside.
     pub(super) fn everything(&self) -> tree::Tree {
-        let mut tree = tree::read(self.outside());
-        tree.remove("root");
-        tree
+        tree::read(self.outside())
     }
 
     /// The rule by which an archive is refused; and that nothing was changed by it, here or outside.

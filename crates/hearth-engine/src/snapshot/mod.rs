@@ -1,0 +1,172 @@
+//! Snapshots: running sandboxes that were saved under a name, to start any number of new ones from.
+//!
+//! A snapshot holds what a guest had changed of its template, and pins that template: the very one, by its id, since a template that was
+//! made again has another memory. What has changed on the host since (QEMU, the processor) refuses it, with the reason.
+
+mod file;
+mod store;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hearth_vmm::{CpuCount, MemoryMib, SavedMachine};
+
+pub use file::SnapshotFileError;
+pub use store::SnapshotRecord;
+
+use crate::boot::{Origin, Phase, Phases, Renewal};
+use crate::fleet::SandboxName;
+use crate::sandbox::Sandbox;
+use crate::saved::{SavedFault, apart};
+use crate::scratch::Scratch;
+use crate::template::Template;
+use crate::{AcceleratorChoice, DiskMib, Engine, EngineError, SandboxId, SandboxSpec, StartFrom};
+use store::Kept;
+
+/// A snapshot that was just taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Taken {
+    /// What is known of it.
+    pub record: SnapshotRecord,
+    /// For how long the sandbox's processes stood still.
+    pub stopped: Duration,
+}
+
+impl Engine {
+    /// Saves a running sandbox under a name. It goes on.
+    ///
+    /// # Errors
+    /// [`EngineError::SnapshotExists`], [`EngineError::NotRestored`] and [`EngineError::Outdated`] before it is stopped;
+    /// [`EngineError::Capture`], [`EngineError::Saved`]; then there is no such snapshot.
+    pub async fn snapshot(&self, source: &Sandbox, name: &SandboxName) -> Result<Taken, EngineError> {
+        let template = source.restored_from()?.clone();
+        let saved = |source| EngineError::Saved { source };
+        let directory = self.directories.snapshots();
+        if store::exists(&directory, name) {
+            return Err(EngineError::SnapshotExists { name: name.as_str().to_owned() });
+        }
+        self.check_disk()?;
+        let unfinished = store::begin(&directory).map_err(saved)?;
+        let moment = source.capture(&mut *source.place.lock().await, unfinished.path()).await?;
+        let kept = Kept { name: name.clone(), template: template.record.clone(), spec: source.spec.clone() };
+        let record = apart(move || store::finish(&directory, unfinished, kept, &moment.saved, moment.scratch.as_ref()));
+        Ok(Taken { record: record.await.map_err(saved)?, stopped: moment.stopped })
+    }
+
+    /// The snapshots there are, in the order of their names.
+    pub fn snapshots(&self) -> Vec<SnapshotRecord> {
+        store::list(&self.directories.snapshots())
+    }
+
+    /// What is known of one.
+    ///
+    /// # Errors
+    /// [`EngineError::NoSnapshot`].
+    pub fn inspect_snapshot(&self, name: &SandboxName) -> Result<SnapshotRecord, EngineError> {
+        let record = store::record(&self.directories.snapshots(), name);
+        record.ok_or_else(|| EngineError::NoSnapshot { name: name.as_str().to_owned() })
+    }
+
+    /// Removes one. Sandboxes that were started from it go on.
+    ///
+    /// # Errors
+    /// [`EngineError::NoSnapshot`], [`EngineError::Saved`].
+    pub fn remove_snapshot(&self, name: &SandboxName) -> Result<(), EngineError> {
+        self.inspect_snapshot(name)?;
+        store::remove(&self.directories.snapshots(), name).map_err(|source| EngineError::Saved { source })
+    }
+
+    /// Whether a snapshot needs a template.
+    pub(crate) fn is_pinned(&self, template: &crate::TemplateId) -> bool {
+        self.snapshots().iter().any(|snapshot| snapshot.template == *template)
+    }
+
+    /// Starts a new sandbox from a snapshot: where the saved one was, with an identity of its own and no secrets.
+    ///
+    /// # Errors
+    /// [`EngineError::NoSnapshot`], [`EngineError::Outdated`], [`EngineError::Saved`] for one that is damaged, and those of [`Engine::create`].
+    pub async fn create_from_snapshot(&self, name: &SandboxName) -> Result<Sandbox, EngineError> {
+        self.create_from_snapshot_as(SandboxId::random(), name).await
+    }
+
+    /// As [`Self::create_from_snapshot`], under an id that is known beforehand.
+    pub(crate) async fn create_from_snapshot_as(
+        &self,
+        id: SandboxId,
+        name: &SandboxName,
+    ) -> Result<Sandbox, EngineError> {
+        let mut phases = Phases::since(Instant::now());
+        let record = self.inspect_snapshot(name)?;
+        let spec = spec_of(&record)?;
+        let template = self.template_of(&record).await?;
+        let base = self.base_of(&spec, &template.record)?;
+        phases.note(Phase::Template);
+        let own = store::path(&self.directories.snapshots(), name);
+        let saved = load(&own, &record, &template).await?;
+        let scratch = spec.disk.map(|_| Scratch::saved(&own, record.overlays.len()));
+        let place = self.place_for(id, scratch.as_ref())?;
+        phases.note(Phase::Prepared);
+        let origin = Origin { template, saved, renew: Renewal::Anew };
+        self.start_saved(&spec, base, place, origin, phases).await.map_err(|(_, error)| error)
+    }
+
+    /// The template that a snapshot was taken on.
+    async fn template_of(&self, record: &SnapshotRecord) -> Result<Arc<Template>, EngineError> {
+        let loaded = self.templates.by_id(&record.template).await;
+        let missing = || EngineError::Outdated { reason: format!("its template {} is gone", record.template) };
+        loaded.map_err(|source| EngineError::Saved { source })?.ok_or_else(missing)
+    }
+
+    /// Writes a snapshot with its template into one file, compressed.
+    ///
+    /// # Errors
+    /// [`EngineError::NoSnapshot`], [`EngineError::SnapshotFile`].
+    pub async fn export_snapshot(&self, name: &SandboxName, to: &Path) -> Result<(), EngineError> {
+        let record = self.inspect_snapshot(name)?;
+        let own = store::path(&self.directories.snapshots(), name);
+        let template = self.directories.templates().join(record.template.as_str());
+        let to = to.to_owned();
+        file::apart(move || file::export(&record, &own, &template, &to)).await
+    }
+
+    /// Reads a snapshot that [`Self::export_snapshot`] has written, under a name of its own. The image must be here already.
+    ///
+    /// # Errors
+    /// [`EngineError::SnapshotExists`], [`EngineError::Outdated`] when it does not fit this host, [`EngineError::SnapshotFile`] for a file
+    /// that is damaged or something else. Then nothing was added.
+    pub async fn import_snapshot(&self, from: &Path, name: &SandboxName) -> Result<SnapshotRecord, EngineError> {
+        let (snapshots, templates) = (self.directories.snapshots(), self.directories.templates());
+        if store::exists(&snapshots, name) {
+            return Err(EngineError::SnapshotExists { name: name.as_str().to_owned() });
+        }
+        let (from, name) = (from.to_owned(), name.clone());
+        let imported = file::apart(move || file::import(&from, &snapshots, &templates)).await?;
+        let spec = spec_of(imported.record())?;
+        self.base_of(&spec, imported.template())?;
+        let (snapshots, templates) = (self.directories.snapshots(), self.directories.templates());
+        file::apart(move || imported.publish(&snapshots, &templates, &name)).await
+    }
+}
+
+/// The sandbox that was saved, as far as a new one is to be like it.
+fn spec_of(record: &SnapshotRecord) -> Result<SandboxSpec, EngineError> {
+    Ok(SandboxSpec {
+        image: record.image.clone(),
+        cpus: CpuCount::new(record.cpus)?,
+        memory: MemoryMib::new(record.memory_mib)?,
+        disk: record.disk_mib.map(DiskMib::new).transpose()?,
+        accelerator: AcceleratorChoice::Auto,
+        start: StartFrom::Template,
+        dialects: None,
+    })
+}
+
+async fn load(own: &Path, record: &SnapshotRecord, template: &Arc<Template>) -> Result<SavedMachine, EngineError> {
+    let (own, record, ram) = (own.to_owned(), record.clone(), template.saved.ram.clone());
+    let loaded = apart(move || {
+        let (devices, delta) = store::load(&own, &record, ram.size())?;
+        Ok::<_, SavedFault>(SavedMachine { ram, devices, delta: Some(Arc::new(delta)) })
+    });
+    loaded.await.map_err(|source| EngineError::Saved { source })
+}

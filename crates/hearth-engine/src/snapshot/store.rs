@@ -1,0 +1,142 @@
+//! Snapshots on disk: a directory each, named as the snapshot is.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use hearth_vmm::{Delta, SavedMachine};
+use serde::{Deserialize, Serialize};
+
+use crate::checked::FileRecord;
+use crate::fleet::SandboxName;
+use crate::saved::{self, SavedFault, Unfinished};
+use crate::scratch::Scratch;
+use crate::{DiskMib, SandboxSpec, TemplateId, TemplateRecord};
+
+/// The record's name in a snapshot's directory.
+pub(super) const RECORD: &str = "snapshot.json";
+const FORMAT: u32 = 1;
+
+/// What is known of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SnapshotRecord {
+    /// The version of this record.
+    pub format: u32,
+    /// Its name.
+    pub name: String,
+    /// When it was taken, in seconds since 1970.
+    pub created: u64,
+    /// The template that it lies on.
+    pub template: TemplateId,
+    /// The image's digest.
+    pub image: String,
+    /// Processors.
+    pub cpus: u32,
+    /// Memory in MiB.
+    pub memory_mib: u32,
+    /// The size of its disk in MiB, if it has one.
+    pub disk_mib: Option<u32>,
+    /// The devices' state.
+    pub devices: FileRecord,
+    /// What of the template's memory was changed.
+    pub memory: FileRecord,
+    /// What was written to the disk, a file for each layer above the template's.
+    pub overlays: Vec<FileRecord>,
+}
+
+impl SnapshotRecord {
+    /// What it takes on disk, without its template, in bytes.
+    pub fn bytes(&self) -> u64 {
+        let overlays: u64 = self.overlays.iter().map(|overlay| overlay.bytes).sum();
+        self.devices.bytes + self.memory.bytes + overlays
+    }
+}
+
+/// What is kept of a sandbox beside its state.
+pub(super) struct Kept {
+    pub(super) name: SandboxName,
+    pub(super) template: TemplateRecord,
+    pub(super) spec: SandboxSpec,
+}
+
+pub(super) fn path(directory: &Path, name: &SandboxName) -> PathBuf {
+    directory.join(name.as_str())
+}
+
+pub(super) fn exists(directory: &Path, name: &SandboxName) -> bool {
+    path(directory, name).exists()
+}
+
+pub(super) fn begin(directory: &Path) -> Result<Unfinished, SavedFault> {
+    Unfinished::within(directory)
+}
+
+/// Fills a snapshot, whose disk is in place already, and publishes it.
+pub(super) fn finish(
+    directory: &Path,
+    unfinished: Unfinished,
+    kept: Kept,
+    machine: &SavedMachine,
+    scratch: Option<&Scratch>,
+) -> Result<SnapshotRecord, SavedFault> {
+    let delta = machine.delta.clone().unwrap_or_default();
+    let (devices, memory) = saved::write_changes(unfinished.path(), machine, &delta)?;
+    let overlays = scratch.map_or(0, Scratch::overlays);
+    let overlays = (1..=overlays).filter_map(|number| Some(saved::sum_up_disk(&scratch?.overlay(number))));
+    let record = SnapshotRecord {
+        format: FORMAT,
+        name: kept.name.as_str().to_owned(),
+        created: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
+        template: kept.template.id,
+        image: kept.template.image,
+        cpus: kept.spec.cpus.get(),
+        memory_mib: kept.spec.memory.mib(),
+        disk_mib: kept.spec.disk.map(DiskMib::mib),
+        devices,
+        memory,
+        overlays: overlays.collect::<Result<_, _>>()?,
+    };
+    publish(directory, unfinished, &record, &kept.name)?;
+    Ok(record)
+}
+
+/// Writes the record last and gives the directory its name.
+pub(super) fn publish(
+    directory: &Path,
+    unfinished: Unfinished,
+    record: &SnapshotRecord,
+    name: &SandboxName,
+) -> Result<(), SavedFault> {
+    saved::write_record(&unfinished.path().join(RECORD), record)?;
+    unfinished.publish_anew(&path(directory, name))
+}
+
+/// Reads a record; one that makes no sense is none.
+pub(super) fn record(directory: &Path, name: &SandboxName) -> Option<SnapshotRecord> {
+    let record: SnapshotRecord = saved::read_record(&path(directory, name).join(RECORD)).ok()??;
+    (record.format == FORMAT && record.name == name.as_str()).then_some(record)
+}
+
+pub(super) fn list(directory: &Path) -> Vec<SnapshotRecord> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| SandboxName::new(entry.file_name().to_str()?).ok());
+    let mut records: Vec<_> = names.filter_map(|name| record(directory, &name)).collect();
+    records.sort_by(|one, other| one.name.cmp(&other.name));
+    records
+}
+
+pub(super) fn remove(directory: &Path, name: &SandboxName) -> Result<(), SavedFault> {
+    saved::remove(&path(directory, name))
+}
+
+/// Loads and checks all that a sandbox is started from; the disk's layers are only checked.
+pub(super) fn load(own: &Path, record: &SnapshotRecord, memory: u64) -> Result<(Arc<[u8]>, Delta), SavedFault> {
+    let scratch = Scratch::saved(own, record.overlays.len());
+    for (number, overlay) in (1..).zip(&record.overlays) {
+        saved::check_disk(&scratch.overlay(number), overlay)?;
+    }
+    let devices = saved::read_devices(own, &record.devices)?;
+    Ok((devices, saved::read_changes(own, &record.memory, memory)?))
+}
