@@ -50,7 +50,7 @@ pub use pool::{PoolCounts, PoolKind, PoolLimits, PoolShelf, PoolStatus};
 pub use sandbox::Sandbox;
 pub use saved::SavedFault;
 pub use snapshot::{SnapshotFileError, SnapshotRecord, Taken};
-pub use template::{TemplateId, TemplateRecord};
+pub use template::{TemplateId, TemplateInfo, TemplateMemory, TemplateRecord};
 
 pub use hearth_channel as channel;
 pub use hearth_image as image;
@@ -88,6 +88,8 @@ impl Engine {
         if directories.sandboxes().is_dir() {
             sweep::sweep(&directories.sandboxes(), &directories.births());
         }
+        saved::sweep(&directories.templates());
+        saved::sweep(&directories.snapshots());
         let images = ImageStore::open(&directories.images())?;
         let templates = Templates::in_directory(directories.templates());
         Ok(Self { directories, launcher, qemu, images, templates })

@@ -56,6 +56,8 @@ fn figures(app: &App) -> String {
     gauge("guest_cpus_limit", "The most that they may have.", &one(usage.limits.cpus));
     gauge("waiting_requests", "Requests for a sandbox that wait for room.", &one(usage.waiting as u64));
     gauge("events_position", "Position of the newest event.", &one(app.fleet().events().newest()));
+    let resident = app.fleet().engine().templates_in_memory().iter().map(|template| template.resident).sum();
+    gauge("template_memory_bytes", "Sealed memory of the templates in use.", &one(resident));
     let pool = pool::info(app);
     let ready = pool.kinds.iter().map(|kind| kind.ready as u64).sum();
     let making = pool.kinds.iter().map(|kind| kind.making as u64).sum();

@@ -8,12 +8,25 @@ use hearth_engine::vmm::Launcher;
 use hearth_engine::{Directories, Engine};
 
 use crate::failure::Failure;
+use crate::values::Memory;
 
 /// Opens the engine on this user's directories.
 pub(crate) fn open() -> Result<Engine, Failure> {
     let launcher = Launcher { program: "/proc/self/exe".into(), arguments: vec![crate::JAIL.into()] };
     let qemu = env::var_os("HEARTH_QEMU").filter(|path| !path.is_empty()).map(PathBuf::from);
-    Ok(Engine::open(directories()?, launcher, qemu)?)
+    let mut engine = Engine::open(directories()?, launcher, qemu)?;
+    if let Some(space) = template_space()? {
+        engine.limit_templates(space);
+    }
+    Ok(engine)
+}
+
+/// What templates may take on disk, in bytes, as the environment has it.
+fn template_space() -> Result<Option<u64>, Failure> {
+    let Some(text) = env::var_os("HEARTH_TEMPLATE_SPACE").filter(|text| !text.is_empty()) else { return Ok(None) };
+    let size = text.to_str().and_then(|text| text.parse::<Memory>().ok());
+    let invalid = || Failure::invalid(format!("HEARTH_TEMPLATE_SPACE is {text:?}: must be a size, such as 4G"));
+    size.map(|Memory(mib)| Some(u64::from(mib) << 20)).ok_or_else(invalid)
 }
 
 /// This user's directories.

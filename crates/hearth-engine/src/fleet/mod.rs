@@ -258,6 +258,11 @@ impl Fleet {
         self.shared.pool.as_ref().map(Pool::status)
     }
 
+    /// Follows what the warm pool has, if there is one.
+    pub fn follow_pool(&self) -> Option<watch::Receiver<PoolStatus>> {
+        self.shared.pool.as_ref().map(Pool::follow)
+    }
+
     /// Makes a sandbox, and returns it once it takes requests. Dropping the future removes it.
     ///
     /// Needs a tokio runtime.

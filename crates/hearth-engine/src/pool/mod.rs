@@ -165,6 +165,10 @@ impl Pool {
         self.status.borrow().clone()
     }
 
+    pub(crate) fn follow(&self) -> watch::Receiver<PoolStatus> {
+        self.status.clone()
+    }
+
     /// Lets go of all there is, and waits until nothing of it is left.
     pub(crate) async fn end(&self) {
         let (reply, ended) = oneshot::channel();

@@ -9,3 +9,4 @@ pub(crate) mod image;
 pub(crate) mod pool;
 pub(crate) mod run;
 pub(crate) mod sandbox;
+pub(crate) mod template;

@@ -13,3 +13,4 @@ mod pool;
 mod refusals;
 mod running;
 mod support;
+mod templates;
