@@ -18,7 +18,7 @@ use hearth_protocol::{
 };
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
 
-use crate::{Captured, ErrorBody, OwnCode};
+use crate::{Captured, CreateSandbox, ErrorBody, OwnCode, SandboxInfo};
 
 /// The byte before input.
 pub const STDIN: u8 = 0;
@@ -110,6 +110,30 @@ pub struct ExecRequest {
     /// Over a WebSocket: what happens when the client is slow. The program waits, by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delivery: Option<Delivery>,
+}
+
+impl From<Start> for ExecRequest {
+    /// What asks for just this over a WebSocket.
+    fn from(start: Start) -> Self {
+        let command = match start.command {
+            Command::Argv(argv) => CommandLine::Argv(argv),
+            Command::Shell(text) => CommandLine::Shell(text),
+        };
+        Self {
+            cwd: start.cwd,
+            env: start.env,
+            secrets: start.secrets,
+            user: start.user,
+            timeout_ms: start.timeout_ms,
+            grace_ms: start.grace_ms,
+            tag: start.tag,
+            limits: start.limits,
+            pty: start.pty,
+            interactive: start.stdin,
+            delivery: start.attach,
+            ..Self::new(command)
+        }
+    }
 }
 
 impl ExecRequest {
@@ -230,6 +254,18 @@ pub struct ExecResult {
     pub stderr: Captured,
 }
 
+/// A sandbox for one program: the first message over the WebSocket of `GET /run`. The server answers it with [`FromServer::Ready`], and
+/// from then on all is as for a program in a sandbox that was there. The sandbox goes with the connection, and so does the program.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunRequest {
+    /// The sandbox.
+    #[serde(default)]
+    pub sandbox: CreateSandbox,
+    /// The program.
+    pub exec: ExecRequest,
+}
+
 /// What a client says in text.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
@@ -255,7 +291,12 @@ pub enum FromClient {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum FromServer {
-    /// The program runs. The first message.
+    /// The sandbox of a run takes requests. The first message, of a run alone.
+    Ready {
+        /// What it is.
+        sandbox: Box<SandboxInfo>,
+    },
+    /// The program runs.
     Started {
         /// Its name.
         process: ProcessId,

@@ -10,9 +10,12 @@
 //! | `POST /sandboxes` | [`CreateSandbox`] | [`SandboxInfo`], once it takes requests |
 //! | `GET /sandboxes` | [`ListSandboxes`] | [`SandboxList`] |
 //! | `GET`, `PATCH`, `DELETE /sandboxes/{sandbox}` | nothing, [`ChangeSandbox`], nothing | [`SandboxInfo`]; nothing for `DELETE` |
+//! | `POST /sandboxes/{sandbox}/pause`, `/resume` | nothing | [`PausedSandbox`], [`SandboxInfo`] |
+//! | `POST /sandboxes/{sandbox}/fork` | [`ForkSandbox`] | [`ForkedSandboxes`] |
 //! | `GET /sandboxes/{sandbox}/logs` | the end of its console | text |
 //! | `POST /sandboxes/{sandbox}/exec` | [`ExecRequest`] | [`ExecResult`], once it has ended |
 //! | `GET /sandboxes/{sandbox}/exec`, upgraded to a WebSocket | see [`exec`] | |
+//! | `GET /run`, upgraded | [`exec::RunRequest`] | see [`exec`] |
 //! | `GET`, `POST {sandbox}/processes` | nothing, [`ExecRequest`] | [`process::ProcessList`], [`process::ProcessStarted`] |
 //! | `GET {sandbox}/processes/{process}/output` | [`process::ReadProcess`] | bytes |
 //! | `POST {sandbox}/processes/{process}/input` | [`process::WriteProcess`], bytes | how many were taken |
@@ -24,6 +27,8 @@
 //! | `GET /pool` | nothing | [`PoolInfo`] |
 //! | `GET /events` | [`FollowEvents`] | [`Event`]s, as server-sent events |
 //! | `GET /metrics` (without `/v1`) | figures | Prometheus' text |
+//!
+//! A request to the guest of a paused sandbox wakes it.
 //!
 //! `{sandbox}` is an id, a name, or the beginning of an id that only one has. Whatever fails is an [`ErrorBody`] with a status that
 //! [`Code::status`] gives.
@@ -45,8 +50,8 @@ pub use hearth_protocol as protocol;
 pub use output::{Captured, Encoding, TextDecoder};
 pub use pool::{PoolInfo, PoolKindInfo};
 pub use sandbox::{
-    Accelerator, ChangeSandbox, CreateSandbox, Lifespan, ListSandboxes, Phase, SandboxInfo, SandboxList, SandboxState,
-    StartFrom,
+    Accelerator, ChangeSandbox, CreateSandbox, ForkSandbox, ForkedSandboxes, Idle, IdleAction, Lifespan, ListSandboxes,
+    PausedSandbox, Phase, SandboxInfo, SandboxList, SandboxState, StartFrom,
 };
 
 use serde::{Deserialize, Serialize};

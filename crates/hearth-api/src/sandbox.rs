@@ -35,9 +35,32 @@ pub struct CreateSandbox {
     /// It is removed after this many seconds; never by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_seconds: Option<u64>,
+    /// What becomes of it when nobody uses it and nothing runs in it; nothing by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle: Option<Idle>,
     /// What else its life hangs on.
     #[serde(default, skip_serializing_if = "is_default")]
     pub lifespan: Lifespan,
+}
+
+/// What becomes of a sandbox that nobody uses. Requests to its guest are use, as long as they last, and so are programs that run in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Idle {
+    /// What.
+    pub action: IdleAction,
+    /// After this time without use, in seconds.
+    pub after_seconds: u64,
+}
+
+/// What can become of an idle sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IdleAction {
+    /// It is paused; the next request wakes it.
+    Pause,
+    /// It is removed.
+    Remove,
 }
 
 /// What the life of a sandbox hangs on.
@@ -75,7 +98,7 @@ pub enum Accelerator {
     Tcg,
 }
 
-/// What to change of a sandbox. What is left out stays; `null` takes a name or a lifetime away.
+/// What to change of a sandbox. What is left out stays; `null` takes a name, a lifetime or what becomes of it when idle away.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ChangeSandbox {
@@ -88,6 +111,53 @@ pub struct ChangeSandbox {
     /// It is removed after this many seconds, counted from now.
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub ttl_seconds: Option<Option<u64>>,
+    /// Something else that becomes of it when nobody uses it.
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    pub idle: Option<Option<Idle>>,
+}
+
+/// Copies to make of a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ForkSandbox {
+    /// How many, 1 to 100; 1 by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copies: Option<usize>,
+    /// What the copy is called. Of more than one, each has its number behind it: `name-1`, `name-2`, …
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Notes for filters; by default those of the source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<BTreeMap<String, String>>,
+    /// Each is removed after this many seconds; never by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_seconds: Option<u64>,
+    /// What becomes of each when nobody uses it; nothing by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle: Option<Idle>,
+    /// Whether they keep the secrets that the source was given. What a running program has read it keeps in any case.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub secrets: bool,
+}
+
+/// What a fork has made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForkedSandboxes {
+    /// The copies.
+    pub sandboxes: Vec<SandboxInfo>,
+    /// For how long the source's programs stood still, in microseconds.
+    pub stopped_us: u64,
+    /// What the source had changed of its template's memory, in bytes: each copy has so much of its own.
+    pub changed_bytes: u64,
+}
+
+/// What a pause has done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PausedSandbox {
+    /// The sandbox.
+    pub sandbox: SandboxInfo,
+    /// How long it took until its machine was gone, in microseconds.
+    pub took_us: u64,
 }
 
 /// Tells a `null` from nothing at all.
@@ -163,6 +233,12 @@ pub struct SandboxInfo {
     /// When it will be removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_unix_ms: Option<u64>,
+    /// What becomes of it when nobody uses it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle: Option<Idle>,
+    /// What of its memory lies on disk, in bytes, while it is paused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub saved_bytes: Option<u64>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
     /// Its image, as it was asked for.

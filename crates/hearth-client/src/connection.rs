@@ -92,6 +92,15 @@ impl Connection {
         whole(self.send(method, path, None).await?).await
     }
 
+    /// Asks with a JSON body; that it was done is all there is to answer.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn send_json(&mut self, method: Method, path: &str, body: &impl Serialize) -> Result<(), ClientError> {
+        let body = serde_json::to_vec(body).expect("plain data always becomes JSON").into();
+        whole(self.send(method, path, Some(body)).await?).await.map(drop)
+    }
+
     /// Asks with a JSON body, and reads a JSON answer.
     ///
     /// # Errors

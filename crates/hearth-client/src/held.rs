@@ -8,7 +8,7 @@ use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use hearth_api::exec::{FromClient, FromServer, MESSAGE, STDERR, STDIN, STDIN_WINDOW, STDOUT};
 use hearth_api::protocol::{ExitStatus, OutputTotals, ProcessId, PtySize, Signal, SignalScope, StreamName};
-use hearth_api::{ErrorBody, ExecRequest};
+use hearth_api::{ErrorBody, SandboxInfo};
 use serde::Serialize;
 use tokio::net::UnixStream;
 use tokio::sync::watch;
@@ -63,10 +63,19 @@ impl Held {
         Ok(Self { stream, sink: Some(sink), process: ProcessId(0), pid: 0, taken })
     }
 
-    pub(crate) async fn ask(&mut self, request: &ExecRequest) -> Result<(), ClientError> {
+    pub(crate) async fn ask(&mut self, request: &impl Serialize) -> Result<(), ClientError> {
         match &mut self.sink {
             Some(sink) => sink.send(text(request)).await.map_err(failed),
             None => Ok(()),
+        }
+    }
+
+    /// Waits until the sandbox of a run takes requests.
+    pub(crate) async fn ready(&mut self) -> Result<SandboxInfo, ClientError> {
+        match self.message().await? {
+            Ok(FromServer::Ready { sandbox }) => Ok(*sandbox),
+            Ok(FromServer::Error { error }) => Err(error.into()),
+            _ => Err(ClientError::BadAnswer { what: "that the sandbox is there was not told".to_owned() }),
         }
     }
 
@@ -106,7 +115,7 @@ impl Held {
                     self.taken.send_replace(bytes);
                     continue;
                 }
-                Ok(FromServer::Started { .. }) => {
+                Ok(FromServer::Started { .. } | FromServer::Ready { .. }) => {
                     return Err(ClientError::BadAnswer { what: "a second start".to_owned() });
                 }
             });

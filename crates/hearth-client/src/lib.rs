@@ -14,9 +14,11 @@ mod held;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use hearth_api::exec::RunRequest;
+use hearth_api::process::{AttachProcess, ProcessList, ProcessStarted, SignalProcess};
 use hearth_api::{
-    ChangeSandbox, CreateSandbox, ExecRequest, ExecResult, FollowEvents, Health, ListSandboxes, PoolInfo, SandboxInfo,
-    SandboxList, Version,
+    ChangeSandbox, CreateSandbox, ExecRequest, ExecResult, FollowEvents, ForkSandbox, ForkedSandboxes, Health,
+    ListSandboxes, PausedSandbox, PoolInfo, SandboxInfo, SandboxList, Version,
 };
 use hyper::Method;
 use serde::Serialize;
@@ -40,6 +42,24 @@ pub struct BoundSandbox {
     /// What it is.
     pub info: SandboxInfo,
     _connection: Connection,
+}
+
+/// A sandbox for one program, which is about to be started. Dropping this, or the program when it is held, removes the sandbox.
+#[derive(Debug)]
+pub struct Run {
+    /// The sandbox.
+    pub info: SandboxInfo,
+    held: Held,
+}
+
+impl Run {
+    /// Waits until the program runs.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn started(self) -> Result<Held, ClientError> {
+        self.held.started().await
+    }
 }
 
 impl Client {
@@ -128,6 +148,30 @@ impl Client {
         self.connect().await?.json(Method::PATCH, &path(sandbox, ""), Some(changes)).await
     }
 
+    /// Puts a sandbox on disk. The next request to its guest wakes it.
+    ///
+    /// # Errors
+    /// As [`Self::health`].
+    pub async fn pause(&self, sandbox: &str) -> Result<PausedSandbox, ClientError> {
+        self.connect().await?.json(Method::POST, &path(sandbox, "/pause"), None::<&()>).await
+    }
+
+    /// Lets a paused sandbox go on.
+    ///
+    /// # Errors
+    /// As [`Self::health`].
+    pub async fn resume(&self, sandbox: &str) -> Result<SandboxInfo, ClientError> {
+        self.connect().await?.json(Method::POST, &path(sandbox, "/resume"), None::<&()>).await
+    }
+
+    /// Copies a running sandbox. Dropping the call removes the copies.
+    ///
+    /// # Errors
+    /// As [`Self::health`].
+    pub async fn fork(&self, sandbox: &str, request: &ForkSandbox) -> Result<ForkedSandboxes, ClientError> {
+        self.connect().await?.json(Method::POST, &path(sandbox, "/fork"), Some(request)).await
+    }
+
     /// Removes a sandbox, and returns once nothing of it is left.
     ///
     /// # Errors
@@ -161,6 +205,50 @@ impl Client {
         let mut held = Held::open(&self.socket, &path(sandbox, "/exec")).await?;
         held.ask(request).await?;
         held.started().await
+    }
+
+    /// Lists the programs that a sandbox's agent knows, those that have ended included.
+    ///
+    /// # Errors
+    /// As [`Self::health`].
+    pub async fn processes(&self, sandbox: &str) -> Result<ProcessList, ClientError> {
+        self.get(&path(sandbox, "/processes")).await
+    }
+
+    /// Starts a program, and does not wait for it.
+    ///
+    /// # Errors
+    /// As [`Self::health`].
+    pub async fn start(&self, sandbox: &str, request: &ExecRequest) -> Result<ProcessStarted, ClientError> {
+        self.connect().await?.json(Method::POST, &path(sandbox, "/processes"), Some(request)).await
+    }
+
+    /// Follows a program that is there already, by id or tag.
+    ///
+    /// # Errors
+    /// As [`Self::health`].
+    pub async fn attach(&self, sandbox: &str, process: &str, from: &AttachProcess) -> Result<Held, ClientError> {
+        let path = path(sandbox, &format!("/processes/{}/attach", escaped(process)));
+        Held::open(&self.socket, &with_query(&path, from)).await?.started().await
+    }
+
+    /// Sends a program a signal.
+    ///
+    /// # Errors
+    /// As [`Self::health`].
+    pub async fn signal(&self, sandbox: &str, process: &str, request: &SignalProcess) -> Result<(), ClientError> {
+        let path = path(sandbox, &format!("/processes/{}/signal", escaped(process)));
+        self.connect().await?.send_json(Method::POST, &path, request).await
+    }
+
+    /// Makes a sandbox for one program, which begins at once.
+    ///
+    /// # Errors
+    /// As [`Self::health`].
+    pub async fn run(&self, request: &RunRequest) -> Result<Run, ClientError> {
+        let mut held = Held::open(&self.socket, "/v1/run").await?;
+        held.ask(request).await?;
+        Ok(Run { info: held.ready().await?, held })
     }
 
     /// Follows what happens to sandboxes.

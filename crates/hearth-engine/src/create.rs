@@ -208,6 +208,17 @@ impl Engine {
         Ok(Draft { machine, _directory: place.directory, _in_use: base.in_use })
     }
 
+    /// Checks all that can be known to fail, and makes nothing: for whoever would have to start a daemon only to be refused.
+    ///
+    /// # Errors
+    /// Those of [`Self::create`] that come before anything is made.
+    pub fn check(&self, spec: &SandboxSpec) -> Result<(), EngineError> {
+        self.qemu()?;
+        self.find_image(&spec.image)?;
+        self.check_room(spec)?;
+        self.check_paths()
+    }
+
     /// What can be known to fail fails here, before anything of a sandbox is made.
     pub(crate) fn base(&self, spec: &SandboxSpec) -> Result<Base, EngineError> {
         let qemu = self.qemu()?;

@@ -61,20 +61,23 @@ use hearth_vmm::MemoryMib;
 
 use hearth_image::ImageStore;
 use hearth_vmm::{Launcher, Qemu};
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use template::Templates;
 
 /// The name of the image that is used where none is named.
 pub const DEFAULT_IMAGE: &str = "debian";
 
-/// All sandboxes of one user on one machine.
-#[derive(Debug)]
+/// All sandboxes of one user on one machine. Clones are the same engine.
+#[derive(Debug, Clone)]
 pub struct Engine {
     directories: Directories,
     launcher: Launcher,
     qemu: Option<PathBuf>,
+    known_qemu: Arc<Mutex<Option<(Qemu, FileMark)>>>,
     images: ImageStore,
-    templates: Templates,
+    templates: Arc<Templates>,
 }
 
 impl Engine {
@@ -91,8 +94,8 @@ impl Engine {
         saved::sweep(&directories.templates());
         saved::sweep(&directories.snapshots());
         let images = ImageStore::open(&directories.images())?;
-        let templates = Templates::in_directory(directories.templates());
-        Ok(Self { directories, launcher, qemu, images, templates })
+        let templates = Arc::new(Templates::in_directory(directories.templates()));
+        Ok(Self { directories, launcher, qemu, known_qemu: Arc::default(), images, templates })
     }
 
     /// The images there are.
@@ -110,6 +113,29 @@ impl Engine {
     /// # Errors
     /// [`EngineError::Qemu`].
     pub fn qemu(&self) -> Result<Qemu, EngineError> {
-        Ok(Qemu::find(self.qemu.as_deref())?)
+        let mut known = self.known_qemu.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((qemu, file)) = known.as_ref()
+            && FileMark::of(qemu.path()).as_ref() == Some(file)
+        {
+            return Ok(qemu.clone());
+        }
+        let qemu = Qemu::find(self.qemu.as_deref())?;
+        *known = FileMark::of(qemu.path()).map(|file| (qemu.clone(), file));
+        Ok(qemu)
+    }
+}
+
+/// What changes with a program: asking one for its version takes as long as a third of a restore.
+#[derive(Debug, PartialEq, Eq)]
+struct FileMark {
+    device: u64,
+    inode: u64,
+    changed: (i64, i64),
+}
+
+impl FileMark {
+    fn of(path: &Path) -> Option<Self> {
+        let found = std::fs::metadata(path).ok()?;
+        Some(Self { device: found.dev(), inode: found.ino(), changed: (found.ctime(), found.ctime_nsec()) })
     }
 }

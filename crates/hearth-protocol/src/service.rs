@@ -304,8 +304,9 @@ impl ServiceStart {
         validate_name(&self.name)?;
         let process = &self.process;
         process.validate()?;
-        if process.stdin || process.pty.is_some() || process.attach.is_some() || process.timeout_ms.is_some() {
-            return Err(invalid("the process of a service has no stdin, pty, timeout_ms or attach".into()));
+        let is_followed = process.stdin || process.pty.is_some() || process.attach.is_some();
+        if is_followed || process.timeout_ms.is_some() || process.forget {
+            return Err(invalid("the process of a service has no stdin, pty, timeout_ms, forget or attach".into()));
         }
         let times = [("ready_timeout_ms", self.ready_timeout_ms), ("ready_interval_ms", self.ready_interval_ms)];
         let backoff = self.restart.backoff().copied().unwrap_or_default();

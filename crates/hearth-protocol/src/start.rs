@@ -190,6 +190,9 @@ pub struct Start {
     /// The time between TERM and KILL in milliseconds; [`limits::DEFAULT_GRACE_MS`] by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grace_ms: Option<u64>,
+    /// Forgets the process as soon as it has ended: only whoever follows it then learns of its end and its output.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub forget: bool,
     /// Follows the process from its first byte on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attach: Option<Delivery>,
@@ -218,6 +221,7 @@ impl Start {
             pty: None,
             timeout_ms: None,
             grace_ms: None,
+            forget: false,
             attach: None,
             tag: None,
             keep: Keep::default(),

@@ -34,6 +34,8 @@ impl From<FleetError> for Refusal {
             E::NameTaken { .. } => (OwnCode::NameTaken, Some("name")),
             E::Labels { .. } | E::Label { .. } => (OwnCode::InvalidValue, Some("labels")),
             E::Lifetime { .. } => (OwnCode::InvalidValue, Some("ttl_seconds")),
+            E::IdleTime { .. } => (OwnCode::InvalidValue, Some("idle.after_seconds")),
+            E::IdleBoot => (OwnCode::InvalidValue, Some("idle")),
             E::Unknown { .. } => (OwnCode::UnknownSandbox, None),
             E::Ambiguous { .. } => (OwnCode::AmbiguousSandbox, None),
             E::WrongState { .. } => (OwnCode::WrongState, None),
@@ -57,6 +59,7 @@ impl From<&EngineError> for Refusal {
         let code = match (error, error.kind()) {
             (EngineError::NoImage { .. }, _) => OwnCode::UnknownImage,
             (EngineError::OverBudget(_), _) => OwnCode::LimitReached,
+            (EngineError::NotRestored | EngineError::Outdated { .. }, _) => OwnCode::WrongState,
             (_, Kind::Invalid) => OwnCode::InvalidValue,
             (_, Kind::Missing) => OwnCode::Missing,
             (_, Kind::Resources) => OwnCode::Resources,
@@ -80,6 +83,7 @@ fn field(error: &EngineError) -> Option<&'static str> {
         EngineError::OverBudget(OverBudget { budget: Budget::Cpus, .. }) => "cpus",
         EngineError::DiskSize { .. } => "disk_mib",
         EngineError::NoImage { .. } => "image",
+        EngineError::Copies { .. } => "copies",
         _ => return None,
     })
 }

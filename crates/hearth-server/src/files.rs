@@ -14,6 +14,7 @@ use futures_util::StreamExt;
 use futures_util::stream::unfold;
 use hearth_api::files::{Count, EditFile, Edited, ExportTree, FileList, Found, ImportTree, ReadFile, WriteFile};
 use hearth_engine::channel::{ArchivePiece, ChannelError, Exporting, Operation, Sent};
+use hearth_engine::fleet::Guest;
 use hearth_engine::protocol::archive::{Export, Import, Imported};
 use hearth_engine::protocol::files::{
     Chmod, FileEntry, FileResult, List, Mkdir, Place, Read, Remove, Search, Symlink, Transfer, Write,
@@ -121,8 +122,9 @@ pub(crate) async fn read(
     let mut read = Read::new(Place { root, path });
     read.offset = query.offset.unwrap_or(0);
     read.length = query.length;
-    let operation = app.member(&sandbox)?.channel().await?.read_with(read).await?;
-    stream(operation, "application/octet-stream").await
+    let guest = app.member(&sandbox)?.channel().await?;
+    let operation = guest.read_with(read).await?;
+    stream((operation, guest), "application/octet-stream").await
 }
 
 /// Takes a file, whole or not at all.
@@ -137,7 +139,8 @@ pub(crate) async fn write(
     write.mode = query.mode;
     write.create = query.create.unwrap_or_default();
     write.append = query.append.unwrap_or(false);
-    let operation = app.member(&sandbox)?.channel().await?.write_with(write).await?;
+    let guest = app.member(&sandbox)?.channel().await?;
+    let operation = guest.write_with(write).await?;
     upload(&operation, request).await?;
     match operation.finish().await? {
         Finished::File(FileResult::Entry(entry)) => Ok(Json(entry)),
@@ -175,8 +178,9 @@ pub(crate) async fn export(
 ) -> Result<Response, Refusal> {
     let (root, path) = query.place()?;
     let export = Export { root, path, compression: query.compression.unwrap_or_default() };
-    let exporting = app.member(&sandbox)?.channel().await?.export(export).await?;
-    stream(exporting, "application/x-tar").await
+    let guest = app.member(&sandbox)?.channel().await?;
+    let exporting = guest.export(export).await?;
+    stream((exporting, guest), "application/x-tar").await
 }
 
 /// Unpacks an archive, all of it or nothing.
@@ -208,6 +212,13 @@ impl Pieces for Operation {
                 None => return Err(cut_off()),
             }
         }
+    }
+}
+
+/// As long as bytes are sent, the sandbox is not idle.
+impl<P: Pieces> Pieces for (P, Guest) {
+    async fn piece(&mut self) -> Result<Option<Bytes>, ChannelError> {
+        self.0.piece().await
     }
 }
 

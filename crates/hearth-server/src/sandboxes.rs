@@ -7,10 +7,12 @@ use axum::extract::{Extension, Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use hearth_api::{
-    Accelerator, ChangeSandbox, CreateSandbox, ErrorBody, Lifespan, ListSandboxes, OwnCode, Phase, SandboxInfo,
-    SandboxList, SandboxState,
+    Accelerator, ChangeSandbox, CreateSandbox, ErrorBody, ForkSandbox, ForkedSandboxes, Idle, IdleAction, Lifespan,
+    ListSandboxes, OwnCode, PausedSandbox, Phase, SandboxInfo, SandboxList, SandboxState,
 };
-use hearth_engine::fleet::{self, Changes, Filter, Labels, Lifetime, NewSandbox, Removal, SandboxName, View};
+use hearth_engine::fleet::{
+    self, Changes, Filter, FleetError, IdlePolicy, Labels, Lifetime, NewCopies, NewSandbox, Removal, SandboxName, View,
+};
 use hearth_engine::vmm::{self, CpuCount, MemoryMib};
 use hearth_engine::{AcceleratorChoice, DiskMib, EngineError, SandboxSpec};
 
@@ -58,6 +60,7 @@ pub(crate) async fn change(
         name: request.name.map(|name| name.map(SandboxName::new).transpose()).transpose()?,
         labels: request.labels.map(Labels::new).transpose()?,
         lifetime: request.ttl_seconds.map(|time| time.map(Lifetime::from_seconds).transpose()).transpose()?,
+        idle: request.idle.map(|idle| idle.map(policy).transpose()).transpose()?,
     };
     member.change(changes)?;
     Ok(Json(info(member.view())))
@@ -68,12 +71,66 @@ pub(crate) async fn remove(State(app): State<App>, Path(reference): Path<String>
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// Puts a sandbox on disk.
+pub(crate) async fn pause(
+    State(app): State<App>,
+    Path(reference): Path<String>,
+    Body(Nothing {}): Body<Nothing>,
+) -> Result<Json<PausedSandbox>, Refusal> {
+    let member = app.member(&reference)?;
+    let report = member.pause().await?;
+    Ok(Json(PausedSandbox { sandbox: info(member.view()), took_us: microseconds(report.took) }))
+}
+
+/// Lets a paused sandbox go on.
+pub(crate) async fn resume(
+    State(app): State<App>,
+    Path(reference): Path<String>,
+    Body(Nothing {}): Body<Nothing>,
+) -> Result<Json<SandboxInfo>, Refusal> {
+    let member = app.member(&reference)?;
+    member.resume().await?;
+    Ok(Json(info(member.view())))
+}
+
+/// Copies a running sandbox. When the connection ends before the answer, the copies are removed.
+pub(crate) async fn fork(
+    State(app): State<App>,
+    Path(reference): Path<String>,
+    Body(request): Body<ForkSandbox>,
+) -> Result<(StatusCode, Json<ForkedSandboxes>), Refusal> {
+    let new = NewCopies {
+        copies: request.copies.unwrap_or(1),
+        name: request.name.map(SandboxName::new).transpose()?,
+        labels: request.labels.map(Labels::new).transpose()?,
+        lifetime: request.ttl_seconds.map(Lifetime::from_seconds).transpose()?,
+        idle: request.idle.map(policy).transpose()?,
+        secrets: request.secrets,
+    };
+    let forked = app.member(&reference)?.fork(new).await?;
+    let answer = ForkedSandboxes {
+        sandboxes: forked.copies.iter().map(|copy| info(copy.view())).collect(),
+        stopped_us: microseconds(forked.report.stopped),
+        changed_bytes: forked.report.changed_bytes,
+    };
+    Ok((StatusCode::CREATED, Json(answer)))
+}
+
+/// A request that says all by its path.
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Nothing {}
+
+fn microseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
 pub(crate) async fn logs(State(app): State<App>, Path(reference): Path<String>) -> Result<impl IntoResponse, Refusal> {
     let text = app.member(&reference)?.console_tail().await;
     Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text))
 }
 
-fn new_sandbox(request: CreateSandbox) -> Result<NewSandbox, Refusal> {
+pub(crate) fn new_sandbox(request: CreateSandbox) -> Result<NewSandbox, Refusal> {
     let usual = SandboxSpec::default();
     let spec = SandboxSpec {
         image: request.image.unwrap_or(usual.image.clone()),
@@ -96,7 +153,16 @@ fn new_sandbox(request: CreateSandbox) -> Result<NewSandbox, Refusal> {
         name: request.name.map(SandboxName::new).transpose()?,
         labels: Labels::new(request.labels)?,
         lifetime: request.ttl_seconds.map(Lifetime::from_seconds).transpose()?,
+        idle: request.idle.map(policy).transpose()?,
     })
+}
+
+fn policy(idle: Idle) -> Result<IdlePolicy, FleetError> {
+    let action = match idle.action {
+        IdleAction::Pause => fleet::IdleAction::Pause,
+        IdleAction::Remove => fleet::IdleAction::Remove,
+    };
+    IdlePolicy::new(action, idle.after_seconds)
 }
 
 fn filter(query: ListSandboxes) -> Result<Filter, Refusal> {
@@ -139,12 +205,12 @@ pub(crate) fn unix_ms(time: SystemTime) -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn info(view: View) -> SandboxInfo {
+pub(crate) fn info(view: View) -> SandboxInfo {
     let about = view.about.as_deref();
-    let phases = about.iter().flat_map(|about| &about.phases).map(|(phase, reached)| Phase {
-        name: phase.name().to_owned(),
-        reached_us: u64::try_from(reached.as_micros()).unwrap_or(u64::MAX),
-    });
+    let phases = about
+        .iter()
+        .flat_map(|about| &about.phases)
+        .map(|(phase, reached)| Phase { name: phase.name().to_owned(), reached_us: microseconds(*reached) });
     SandboxInfo {
         id: view.id.to_string(),
         name: view.name.map(|name| name.to_string()),
@@ -153,6 +219,14 @@ fn info(view: View) -> SandboxInfo {
         since_unix_ms: unix_ms(view.since),
         created_unix_ms: unix_ms(view.created),
         expires_unix_ms: view.expires.map(unix_ms),
+        idle: view.idle.map(|policy| Idle {
+            action: match policy.action {
+                fleet::IdleAction::Pause => IdleAction::Pause,
+                fleet::IdleAction::Remove => IdleAction::Remove,
+            },
+            after_seconds: policy.after().as_secs(),
+        }),
+        saved_bytes: view.saved_bytes,
         labels: view.labels.get().clone(),
         image: view.spec.image,
         cpus: view.spec.cpus.get(),

@@ -11,7 +11,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::values::{Disk, EnvVar, Memory, Seconds};
 
 pub(crate) use sandbox::{
-    CreateOptions, DaemonOptions, EventOptions, ExecOptions, ListOptions, RemoveOptions, UpdateOptions,
+    CreateOptions, DaemonOptions, EventOptions, ExecOptions, ForkOptions, ListOptions, PauseOptions, RemoveOptions,
+    UpdateOptions,
 };
 
 /// Disposable computers for code you do not trust: a microVM that does what it is told and is thrown away.
@@ -48,6 +49,12 @@ pub(crate) enum Command {
     Exec(ExecOptions),
     /// Change a sandbox's name, labels or lifetime
     Update(UpdateOptions),
+    /// Put sandboxes on disk until they are needed
+    Pause(PauseOptions),
+    /// Let paused sandboxes go on
+    Resume(PauseOptions),
+    /// Copy a running sandbox
+    Fork(ForkOptions),
     /// Remove sandboxes
     Rm(RemoveOptions),
     /// Show the end of a sandbox's console
@@ -91,6 +98,8 @@ impl Command {
             Self::Inspect { .. } => true,
             Self::Exec(options) => options.json,
             Self::Update(options) => options.json,
+            Self::Pause(options) | Self::Resume(options) => options.json,
+            Self::Fork(options) => options.json,
             Self::Rm(options) => options.json,
             Self::Logs { json, .. } => *json,
             Self::Events(options) => options.json,
@@ -164,6 +173,12 @@ pub(crate) struct RunOptions {
     /// Keep the guest's console, and say where
     #[arg(long)]
     pub(crate) keep_logs: bool,
+    /// Say when each phase of the run was reached
+    #[arg(long)]
+    pub(crate) timings: bool,
+    /// Use no daemon: slower, and nothing stays when the run is over
+    #[arg(long)]
+    pub(crate) no_daemon: bool,
     /// Command and its arguments
     #[arg(required = true, last = true, value_name = "COMMAND")]
     pub(crate) command: Vec<OsString>,

@@ -6,7 +6,7 @@
 
 use std::fs::{DirBuilder, File};
 use std::io::{self, Read};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -42,6 +42,11 @@ pub(crate) fn log(directories: &Directories) -> PathBuf {
 
 /// A client of the daemon, which is started if there is none.
 pub(crate) async fn client() -> Result<Client, Failure> {
+    client_saying(true).await
+}
+
+/// As [`client`]; that a daemon was started is said only if it is to be.
+pub(crate) async fn client_saying(say: bool) -> Result<Client, Failure> {
     let directories = home::directories()?;
     let client = Client::new(socket(&directories));
     if is_there(&client).await? {
@@ -50,7 +55,7 @@ pub(crate) async fn client() -> Result<Client, Failure> {
     let starting = take_lock(&directories).await?;
     // Whoever held the lock before may have started one.
     if !is_there(&client).await? {
-        start(&directories, starting).await?;
+        start(&directories, starting, say).await?;
     }
     Ok(client)
 }
@@ -59,6 +64,22 @@ pub(crate) async fn client() -> Result<Client, Failure> {
 pub(crate) async fn running_client() -> Result<Option<Client>, Failure> {
     let client = Client::new(socket(&home::directories()?));
     Ok(is_there(&client).await?.then_some(client))
+}
+
+/// Whether the daemon that runs, if one does, is another program than this.
+pub(crate) fn is_of_another_build(directories: &Directories) -> bool {
+    let program = |pid: &str| {
+        let found = std::fs::metadata(format!("/proc/{pid}/exe")).ok()?;
+        Some((found.dev(), found.ino()))
+    };
+    // The number of a daemon that has ended may be another program's by now.
+    let is_daemon = |pid: &&str| {
+        let arguments = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        arguments.split(|&byte| byte == 0).nth(1) == Some(b"daemon")
+    };
+    let pid = std::fs::read_to_string(lock(directories)).unwrap_or_default();
+    let daemon = Some(pid.trim()).filter(is_daemon).and_then(program);
+    daemon.is_some_and(|daemon| Some(daemon) != program("self"))
 }
 
 async fn is_there(client: &Client) -> Result<bool, Failure> {
@@ -88,7 +109,7 @@ async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static)
     tokio::task::spawn_blocking(work).await.map_err(|error| Failure::runtime(io::Error::other(error)))
 }
 
-async fn start(directories: &Directories, starting: File) -> Result<(), Failure> {
+async fn start(directories: &Directories, starting: File, say: bool) -> Result<(), Failure> {
     let log = log(directories);
     let failed = |error: io::Error| Failure::host(format!("cannot start the daemon: {error}"));
     let errors = File::options().create(true).append(true).mode(0o600).open(&log).map_err(failed)?;
@@ -114,7 +135,9 @@ async fn start(directories: &Directories, starting: File) -> Result<(), Failure>
         }
     };
     if said == IS_READY {
-        output::say(&format!("hearth: started the daemon, process {}; its log is {}", child.id(), log.display()));
+        if say {
+            output::say(&format!("hearth: started the daemon, process {}; its log is {}", child.id(), log.display()));
+        }
         return Ok(());
     }
     let reason = said.trim();

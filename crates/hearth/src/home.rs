@@ -14,7 +14,7 @@ use crate::values::Memory;
 pub(crate) fn open() -> Result<Engine, Failure> {
     let launcher = Launcher { program: "/proc/self/exe".into(), arguments: vec![crate::JAIL.into()] };
     let qemu = env::var_os("HEARTH_QEMU").filter(|path| !path.is_empty()).map(PathBuf::from);
-    let mut engine = Engine::open(directories()?, launcher, qemu)?;
+    let engine = Engine::open(directories()?, launcher, qemu)?;
     if let Some(space) = template_space()? {
         engine.limit_templates(space);
     }
@@ -27,6 +27,11 @@ fn template_space() -> Result<Option<u64>, Failure> {
     let size = text.to_str().and_then(|text| text.parse::<Memory>().ok());
     let invalid = || Failure::invalid(format!("HEARTH_TEMPLATE_SPACE is {text:?}: must be a size, such as 4G"));
     size.map(|Memory(mib)| Some(u64::from(mib) << 20)).ok_or_else(invalid)
+}
+
+/// Whether a QEMU is named that may not be the one of a daemon.
+pub(crate) fn names_qemu() -> bool {
+    env::var_os("HEARTH_QEMU").is_some_and(|path| !path.is_empty())
 }
 
 /// This user's directories.

@@ -5,6 +5,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::str::FromStr;
 use std::time::Duration;
 
+use hearth_client::api::IdleAction;
+
 /// An amount of memory in MiB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Memory(pub(crate) u32);
@@ -16,6 +18,10 @@ pub(crate) struct Disk(pub(crate) u32);
 /// A time.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Seconds(pub(crate) Duration);
+
+/// What becomes of a sandbox that nobody uses, or nothing.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Idle(pub(crate) Option<(IdleAction, Seconds)>);
 
 /// A variable of the environment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +49,21 @@ impl FromStr for Label {
         } else {
             Ok(Self { key: key.into(), value: value.into() })
         }
+    }
+}
+
+impl FromStr for Idle {
+    type Err = &'static str;
+
+    /// Reads `pause:TIME`, `remove:TIME` or `none`.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (action, time) = match text.split_once(':') {
+            None if text == "none" => return Ok(Self(None)),
+            Some(("pause", time)) => (IdleAction::Pause, time),
+            Some(("remove", time)) => (IdleAction::Remove, time),
+            _ => return Err("this is pause:TIME, remove:TIME or none"),
+        };
+        Ok(Self(Some((action, time.parse()?))))
     }
 }
 
@@ -137,6 +158,16 @@ mod tests {
         );
         for bad in ["", "0", "-1", "s", "1d", "nan", "inf", "1e400", "1 s"] {
             assert_eq!(time(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn idleness_is_an_action_and_a_time_or_none() {
+        let minutes = Some((IdleAction::Pause, Seconds(Duration::from_secs(600))));
+        assert_eq!("pause:10m".parse(), Ok(Idle(minutes)));
+        assert_eq!("none".parse(), Ok(Idle(None)));
+        for bad in ["", "pause", "pause:", "remove:0", "sleep:5m", "none:5m"] {
+            assert!(bad.parse::<Idle>().is_err(), "{bad:?}");
         }
     }
 

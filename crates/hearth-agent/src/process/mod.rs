@@ -187,7 +187,7 @@ impl Processes {
             reaped: Cell::new(None),
             reaping: Notify::new(),
             status: RefCell::default(),
-            passing: Cell::new(false),
+            passing: Cell::new(start.forget),
             ended: Notify::new(),
         });
         self.all.borrow_mut().insert(id, Rc::clone(&process));

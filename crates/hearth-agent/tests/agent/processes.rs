@@ -160,6 +160,19 @@ async fn a_read_waits_for_more_no_longer_than_asked_and_ends_with_the_process() 
 }
 
 #[tokio::test]
+async fn one_that_is_to_be_forgotten_is_known_to_its_follower_alone_once_it_has_ended() {
+    let agent = Agent::start();
+    let channel = agent.connect().await;
+    let start = Start { forget: true, stdin: true, ..shell("cat; exit 4") };
+    let process = channel.start(start).await.unwrap();
+    assert_eq!(channel.list().await.unwrap().len(), 1);
+    process.stdin().unwrap().close();
+    assert_eq!(finish(&process).await.status.unwrap().shell_code(), 4);
+    channel.ping().await.unwrap();
+    assert_eq!(channel.list().await.unwrap(), []);
+}
+
+#[tokio::test]
 async fn a_tag_names_the_one_that_runs_and_then_the_last_that_did() {
     let agent = Agent::start();
     let (channel, other) = (agent.connect().await, agent.connect().await);

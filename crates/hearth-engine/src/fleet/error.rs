@@ -48,6 +48,17 @@ pub enum FleetError {
         /// The longest, in seconds.
         most: u64,
     },
+    /// A time without use that cannot be.
+    #[error("idle after {seconds} s: must be 1 to {most}")]
+    IdleTime {
+        /// What was given, in seconds.
+        seconds: u64,
+        /// The longest, in seconds.
+        most: u64,
+    },
+    /// One that is booted cannot be paused.
+    #[error("a sandbox that is booted, not restored from a template, cannot be paused when it is idle")]
+    IdleBoot,
     /// No sandbox is meant.
     #[error("there is no sandbox {reference:?}")]
     Unknown {
@@ -89,9 +100,11 @@ impl FleetError {
             Self::NameTaken { .. } => "choose another name, or remove that sandbox: hearth rm".to_owned(),
             Self::Unknown { .. } => "hearth ls shows the sandboxes there are".to_owned(),
             Self::Ambiguous { .. } => "give more of the id, or its name".to_owned(),
-            Self::WrongState { source, .. } if source.state == super::State::Failed => {
-                "its machine has ended: hearth logs shows its console, hearth rm removes it".to_owned()
-            }
+            Self::WrongState { source, .. } => match source.state {
+                super::State::Failed => "its machine has ended: hearth rm removes it".to_owned(),
+                super::State::Paused => "hearth resume, or the next request, lets it go on".to_owned(),
+                _ => return None,
+            },
             _ => return None,
         })
     }

@@ -8,20 +8,26 @@
 //! - Removal cannot be lost, refused or held up: it is a value that the task watches, not a message in a queue.
 //! - Requests to a guest go straight over its [`Channel`], past the task: a sandbox that is being removed never delays another.
 //!
-//! Nothing here outlives its process. Pause, resume and captures have their states and inputs; the work itself begins in `Task::begin`.
+//! - A request to a paused sandbox wakes it. While a request goes on, its sandbox is not idle (`idle.rs`).
+//!
+//! Nothing here outlives its process.
 
 mod admission;
+mod entry;
 mod error;
 mod events;
+mod fork;
+mod idle;
+mod member;
 mod name;
 mod registry;
 mod state;
 mod task;
+mod work;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use hearth_channel::Channel;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
@@ -29,15 +35,21 @@ pub(crate) use admission::Gate;
 pub use admission::{Budget, OverBudget, QueueLimits};
 pub use error::FleetError;
 pub use events::{Batch, Event, Events, Happening};
+pub use fork::{Forked, NewCopies};
+pub use idle::{Guest, IdleAction, IdlePolicy};
+pub use member::{Leash, Member};
 pub use name::{Labels, SandboxName};
 pub use registry::FleetLimits;
 pub use state::{Input, Lifecycle, Refused, State, Work};
+pub use work::{ForkReport, PauseReport};
 
 use crate::pool::{Claimed, Pool};
-use crate::{Engine, EngineError, Phase, PoolLimits, PoolStatus, SandboxId, SandboxSpec};
+use crate::{Engine, EngineError, Phase, PoolLimits, PoolStatus, SandboxId, SandboxSpec, StartFrom};
 use admission::Line;
+use entry::Entry;
 use registry::{Registry, Share};
-use task::{Entry, Message, Task};
+use task::{Message, Task};
+use work::Origin;
 
 /// The messages that wait for a sandbox's task.
 const INBOX: usize = 16;
@@ -54,7 +66,7 @@ pub struct Fleet {
 /// What the tasks know of the fleet.
 #[derive(Debug)]
 struct Shared {
-    engine: Arc<Engine>,
+    engine: Engine,
     registry: Mutex<Registry<Member>>,
     line: Line,
     gate: Gate,
@@ -71,6 +83,53 @@ impl Shared {
     }
 }
 
+impl Shared {
+    /// Takes what is ready for such a sandbox.
+    async fn claim(&self, spec: &SandboxSpec) -> Option<Claimed> {
+        self.pool.as_ref()?.claim(spec, &self.engine).await
+    }
+
+    /// Takes sandboxes in, all or none.
+    fn admit(self: &Arc<Self>, new: Vec<(SandboxId, NewSandbox)>) -> Result<Vec<Admitted>, FleetError> {
+        let mut registry = self.registry();
+        // Under the registry's lock, so that `end` sees everyone who got in.
+        if *self.ending.borrow() {
+            return Err(FleetError::Ending);
+        }
+        let mut admitted: Vec<Admitted> = Vec::new();
+        for (id, new) in new {
+            let (name, share) = (new.name.clone(), Share::of(&new.spec));
+            let (sender, inbox) = mpsc::channel(INBOX);
+            let entry = Arc::new(Entry::new(id.clone(), new, sender));
+            let member = Member { entry, shared: self.clone() };
+            if let Err(error) = registry.admit(&id, name, share, member.clone()) {
+                admitted.iter().for_each(|admitted| registry.release(admitted.member.id()));
+                return Err(error);
+            }
+            admitted.push(Admitted { member, inbox });
+        }
+        self.population.send_replace(registry.len());
+        Ok(admitted)
+    }
+}
+
+/// A sandbox that has its place and no task yet.
+struct Admitted {
+    member: Member,
+    inbox: mpsc::Receiver<Message>,
+}
+
+impl Admitted {
+    /// Begins to make it. What is returned tells when it is there.
+    fn begin(self, origin: Origin) -> (Member, oneshot::Receiver<Result<(), EngineError>>) {
+        let Self { member, inbox } = self;
+        let (made, told) = oneshot::channel();
+        member.note(State::Creating, None);
+        tokio::spawn(Task::new(member.clone(), origin, inbox, made).run());
+        (member, told)
+    }
+}
+
 /// A sandbox to be made and held.
 #[derive(Debug, Clone, Default)]
 pub struct NewSandbox {
@@ -82,6 +141,8 @@ pub struct NewSandbox {
     pub labels: Labels,
     /// How long it lives, counted from now; for ever by default.
     pub lifetime: Option<Lifetime>,
+    /// What becomes of it when nobody uses it; nothing by default.
+    pub idle: Option<IdlePolicy>,
 }
 
 /// How long a sandbox may live: up to [`LONGEST_LIFETIME`].
@@ -111,6 +172,8 @@ pub struct Changes {
     pub labels: Option<Labels>,
     /// Another lifetime, counted from now, or none.
     pub lifetime: Option<Option<Lifetime>>,
+    /// Something else that becomes of it when nobody uses it, or nothing.
+    pub idle: Option<Option<IdlePolicy>>,
 }
 
 /// Which sandboxes a list is to have: those that fit all of it.
@@ -142,6 +205,10 @@ pub enum Removal {
     Asked,
     /// Its lifetime is over.
     Expired,
+    /// Nobody used it.
+    Idle,
+    /// What it was for is done.
+    Done,
     /// Whoever it was for is gone.
     Abandoned,
     /// The process that holds it ends.
@@ -154,6 +221,8 @@ impl Removal {
         match self {
             Self::Asked => "asked for",
             Self::Expired => "its lifetime was over",
+            Self::Idle => "nobody used it",
+            Self::Done => "what it was for is done",
             Self::Abandoned => "whoever it was for is gone",
             Self::Ending => "hearth is ending",
         }
@@ -179,10 +248,14 @@ pub struct View {
     pub created: SystemTime,
     /// When its lifetime is over.
     pub expires: Option<SystemTime>,
+    /// What becomes of it when nobody uses it.
+    pub idle: Option<IdlePolicy>,
     /// What was asked for.
     pub spec: SandboxSpec,
     /// What runs it, once it has run.
     pub about: Option<Arc<About>>,
+    /// What of its memory lies on disk, in bytes, while it is paused.
+    pub saved_bytes: Option<u64>,
 }
 
 /// What runs a sandbox.
@@ -229,7 +302,7 @@ impl Fleet {
     }
 
     fn build(engine: Engine, limits: FleetLimits, queue: QueueLimits, pool: Option<PoolLimits>) -> Self {
-        let (engine, gate) = (Arc::new(engine), Gate::of_host());
+        let gate = Gate::of_host();
         let shared = Shared {
             pool: pool.map(|pool| Pool::start(engine.clone(), pool, &gate)),
             engine,
@@ -269,16 +342,20 @@ impl Fleet {
     ///
     /// # Errors
     /// Refusals come before anything is made: [`EngineError::OverBudget`], once it has waited for room, [`FleetError::NameTaken`],
-    /// [`FleetError::Ending`]. Afterwards [`FleetError::Engine`], and [`FleetError::Removed`] if somebody removed it meanwhile.
+    /// [`FleetError::IdleBoot`], [`FleetError::Ending`]. Afterwards [`FleetError::Engine`], and [`FleetError::Removed`] if somebody removed it meanwhile.
     pub async fn create(&self, new: NewSandbox) -> Result<Member, FleetError> {
         let begun = std::time::Instant::now();
+        if let (Some(IdlePolicy { action: IdleAction::Pause, .. }), StartFrom::Boot) = (new.idle, new.spec.start) {
+            return Err(FleetError::IdleBoot);
+        }
         // Nothing is taken from the pool for what is refused anyway.
         self.shared.registry().check_free(new.name.as_ref(), |_| false)?;
-        let ready = match &self.shared.pool {
-            Some(pool) => pool.claim(&new.spec, &self.shared.engine).await,
-            None => None,
-        };
-        let (member, made) = self.admit(new, ready.map(|ready| (begun, ready))).await?;
+        let ready = self.shared.claim(&new.spec).await;
+        // What is ready keeps the id that its directory and its guest have.
+        let id = ready.as_ref().map_or_else(SandboxId::random, |ready| ready.id().clone());
+        let admitted = self.shared.line.come_in(|| self.shared.admit(vec![(id.clone(), new.clone())])).await?.pop();
+        let origin = ready.map_or(Origin::Specification, |ready| Origin::Ready(ready, begun));
+        let (member, made) = admitted.expect("as many are admitted as were given").begin(origin);
         let leash = Leash::new(member.clone());
         match made.await {
             Ok(Ok(())) => {
@@ -288,35 +365,6 @@ impl Fleet {
             Ok(Err(error)) => Err(error.into()),
             Err(_) => Err(FleetError::Removed { sandbox: member.id().to_string() }),
         }
-    }
-
-    /// Takes a sandbox in and begins to make it, or takes it from what was ready when it was asked for.
-    async fn admit(
-        &self,
-        new: NewSandbox,
-        ready: Option<(std::time::Instant, Claimed)>,
-    ) -> Result<(Member, oneshot::Receiver<Result<(), EngineError>>), FleetError> {
-        // What is ready keeps the id that its directory and its guest have.
-        let id = ready.as_ref().map_or_else(SandboxId::random, |(_, ready)| ready.id().clone());
-        let (sender, inbox) = mpsc::channel(INBOX);
-        let share = Share { memory_mib: u64::from(new.spec.memory.mib()), cpus: u64::from(new.spec.cpus.get()) };
-        let entry = Arc::new(Entry::new(id.clone(), new.spec, new.labels, new.lifetime, sender));
-        let member = Member { entry, shared: self.shared.clone() };
-        let come_in = || {
-            let mut registry = self.shared.registry();
-            // Under the registry's lock, so that `end` sees everyone who got in.
-            if *self.shared.ending.borrow() {
-                return Err(FleetError::Ending);
-            }
-            registry.admit(&id, new.name.clone(), share, member.clone())?;
-            self.shared.population.send_replace(registry.len());
-            Ok(())
-        };
-        self.shared.line.come_in(come_in).await?;
-        let (made, told) = oneshot::channel();
-        member.note(State::Creating, None);
-        tokio::spawn(Task::new(member.clone(), inbox, made, ready).run());
-        Ok((member, told))
     }
 
     /// Finds a sandbox by its id, its name, or the beginning of its id.
@@ -367,117 +415,6 @@ impl Fleet {
         let mut population = self.shared.population.subscribe();
         // The sender is this value's own, so it is there.
         let _ = population.wait_for(|count| *count == 0).await;
-    }
-}
-
-/// A sandbox of a fleet, for whoever wants something of it. Cheap to clone; it may have been removed since.
-#[derive(Debug, Clone)]
-pub struct Member {
-    entry: Arc<Entry>,
-    shared: Arc<Shared>,
-}
-
-impl Member {
-    /// Its id.
-    pub fn id(&self) -> &SandboxId {
-        &self.entry.id
-    }
-
-    /// What it is at this moment.
-    pub fn view(&self) -> View {
-        let name = self.shared.registry().name(&self.entry.id);
-        self.entry.view(name)
-    }
-
-    /// The way to its guest, as soon as there is one: waits while it is being made.
-    ///
-    /// # Errors
-    /// [`FleetError::WrongState`], [`FleetError::Removed`].
-    pub async fn channel(&self) -> Result<Arc<Channel>, FleetError> {
-        let mut status = self.entry.status.subscribe();
-        let settled = status.wait_for(|status| {
-            status.channel.is_some() || !status.state.is_passing() || status.state == State::Removing
-        });
-        let removed = || FleetError::Removed { sandbox: self.id().to_string() };
-        let status = settled.await.map_err(|_| removed())?;
-        match (&status.channel, status.state) {
-            (Some(channel), _) => Ok(channel.clone()),
-            (None, State::Removing | State::Removed) => Err(removed()),
-            // Here a paused one will be resumed.
-            (None, state) => Err(FleetError::WrongState {
-                sandbox: self.id().to_string(),
-                source: Refused { state, input: Input::Resume },
-            }),
-        }
-    }
-
-    /// What its console last said, escaped for a terminal; empty where there is no machine to have one.
-    pub async fn console_tail(&self) -> String {
-        let (reply, told) = oneshot::channel();
-        if self.entry.inbox.send(Message::Console(reply)).await.is_err() {
-            return String::new();
-        }
-        told.await.unwrap_or_default()
-    }
-
-    /// Changes what is noted on it: all of it or nothing.
-    ///
-    /// # Errors
-    /// [`FleetError::NameTaken`], [`FleetError::Unknown`] when it is gone.
-    pub fn change(&self, changes: Changes) -> Result<(), FleetError> {
-        let mut registry = self.shared.registry();
-        match changes.name {
-            Some(name) => registry.rename(&self.entry.id, name)?,
-            None => drop(registry.find(self.id().as_str())?),
-        }
-        let name = registry.name(&self.entry.id);
-        drop(registry);
-        self.entry.change(changes.labels, changes.lifetime);
-        self.shared.events.add(&self.entry.id, name, Happening::Changed);
-        Ok(())
-    }
-
-    /// Has it removed, and waits until nothing of it is left. What it does is given up. Asking again waits with the first.
-    pub async fn remove(&self, why: Removal) {
-        self.begin_removal(why);
-        let mut status = self.entry.status.subscribe();
-        // The sender is this value's own, so it is there.
-        let _ = status.wait_for(|status| status.state == State::Removed).await;
-    }
-
-    /// Has it removed, and does not wait.
-    pub fn begin_removal(&self, why: Removal) {
-        self.entry.removal.send_if_modified(|wanted| wanted.is_none() && wanted.replace(why).is_none());
-    }
-
-    /// Publishes that it has come into a state.
-    fn note(&self, state: State, reason: Option<String>) {
-        let name = self.shared.registry().name(&self.entry.id);
-        self.shared.events.add(&self.entry.id, name, Happening::State { state, reason });
-    }
-}
-
-/// Removes a sandbox when it is dropped: for one that is bound to something else, such as a connection.
-#[derive(Debug)]
-pub struct Leash(Option<Member>);
-
-impl Leash {
-    /// Binds a sandbox.
-    pub fn new(member: Member) -> Self {
-        Self(Some(member))
-    }
-
-    /// Lets it live.
-    pub fn release(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for Leash {
-    fn drop(&mut self) {
-        if let Some(member) = &self.0 {
-            member.begin_removal(Removal::Abandoned);
-        }
     }
 }
 

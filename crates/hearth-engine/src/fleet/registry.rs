@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{Budget, FleetError, OverBudget, SandboxName};
 use crate::preflight::total_memory_mib;
-use crate::{EngineError, SandboxId};
+use crate::{EngineError, SandboxId, SandboxSpec};
 
 /// How much there may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +38,12 @@ impl FleetLimits {
 pub(super) struct Share {
     pub(super) memory_mib: u64,
     pub(super) cpus: u64,
+}
+
+impl Share {
+    pub(super) fn of(spec: &SandboxSpec) -> Self {
+        Self { memory_mib: u64::from(spec.memory.mib()), cpus: u64::from(spec.cpus.get()) }
+    }
 }
 
 #[derive(Debug)]
@@ -78,15 +84,30 @@ impl<T: Clone> Registry<T> {
     }
 
     fn check_budgets(&self, share: Share) -> Result<(), OverBudget> {
-        let FleetLimits { sandboxes, memory_mib, cpus } = self.limits;
+        let (used, limit) = (self.len() as u64, self.limits.sandboxes as u64);
+        if used >= limit {
+            return Err(OverBudget { budget: Budget::Sandboxes, limit, used, wanted: 1 });
+        }
+        self.check_machine(share)
+    }
+
+    /// Checks what only those with a machine take.
+    fn check_machine(&self, share: Share) -> Result<(), OverBudget> {
+        let FleetLimits { memory_mib, cpus, .. } = self.limits;
         [
-            (Budget::Sandboxes, sandboxes as u64, self.len() as u64, 1),
             (Budget::Memory, memory_mib, self.memory_mib(), share.memory_mib),
             (Budget::Cpus, cpus, self.cpus(), share.cpus),
         ]
         .into_iter()
         .find(|(_, limit, used, wanted)| used.saturating_add(*wanted) > *limit)
         .map_or(Ok(()), |(budget, limit, used, wanted)| Err(OverBudget { budget, limit, used, wanted }))
+    }
+
+    /// Notes that one that took no memory takes some again, if the limits allow it.
+    pub(super) fn charge(&mut self, id: &SandboxId, share: Share) -> Result<(), FleetError> {
+        self.check_machine(share).map_err(EngineError::from)?;
+        self.set_memory(id, share.memory_mib);
+        Ok(())
     }
 
     fn check_name(&self, id: &SandboxId, name: Option<&SandboxName>) -> Result<(), FleetError> {

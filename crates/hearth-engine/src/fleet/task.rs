@@ -1,105 +1,25 @@
 //! The one task of a sandbox. It owns the sandbox, and alone takes it from state to state.
 
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::SystemTime;
 
-use hearth_channel::Channel;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
+use super::work::{self, Body, Done, Job, Order, Origin, PauseReport, Reply};
 use super::{
-    About, Input, Labels, Lifecycle, Lifetime, Member, Refused, Removal, SandboxName, Shared, State, View, Work, expiry,
+    About, FleetError, Happening, IdleAction, IdlePolicy, Input, Lifecycle, Member, Refused, Removal, Share, State,
+    Work, idle,
 };
-use crate::pool::Claimed;
-use crate::{EngineError, Sandbox, SandboxId, SandboxSpec, chain};
+use crate::{EngineError, Paused, Sandbox, chain};
 
-/// What all who know a sandbox share with its task.
-#[derive(Debug)]
-pub(super) struct Entry {
-    pub(super) id: SandboxId,
-    pub(super) inbox: mpsc::Sender<Message>,
-    /// Why it is to go, once it is.
-    pub(super) removal: watch::Sender<Option<Removal>>,
-    pub(super) status: watch::Sender<Status>,
-    expires: watch::Sender<Option<(Instant, SystemTime)>>,
-    labels: Mutex<Labels>,
-    created: SystemTime,
-    spec: SandboxSpec,
-}
-
-/// What the task publishes.
-#[derive(Debug, Clone)]
-pub(super) struct Status {
-    pub(super) state: State,
-    pub(super) since: SystemTime,
-    pub(super) reason: Option<String>,
-    pub(super) channel: Option<Arc<Channel>>,
-    pub(super) about: Option<Arc<About>>,
-}
-
-/// What a task is asked that is no step.
+/// What a task is asked.
 #[derive(Debug)]
 pub(super) enum Message {
     /// What its console last said.
     Console(oneshot::Sender<String>),
-}
-
-impl Entry {
-    pub(super) fn new(
-        id: SandboxId,
-        spec: SandboxSpec,
-        labels: Labels,
-        lifetime: Option<Lifetime>,
-        inbox: mpsc::Sender<Message>,
-    ) -> Self {
-        let created = SystemTime::now();
-        let status = Status { state: State::Creating, since: created, reason: None, channel: None, about: None };
-        Self {
-            id,
-            inbox,
-            removal: watch::Sender::new(None),
-            status: watch::Sender::new(status),
-            expires: watch::Sender::new(expiry(lifetime)),
-            labels: Mutex::new(labels),
-            created,
-            spec,
-        }
-    }
-
-    pub(super) fn view(&self, name: Option<SandboxName>) -> View {
-        let Status { state, since, reason, about, .. } = self.status.borrow().clone();
-        View {
-            id: self.id.clone(),
-            name,
-            labels: self.labels.lock().unwrap_or_else(PoisonError::into_inner).clone(),
-            state,
-            since,
-            reason,
-            created: self.created,
-            expires: self.expires.borrow().map(|(_, at)| at),
-            spec: self.spec.clone(),
-            about,
-        }
-    }
-
-    pub(super) fn change(&self, labels: Option<Labels>, lifetime: Option<Option<Lifetime>>) {
-        if let Some(labels) = labels {
-            *self.labels.lock().unwrap_or_else(PoisonError::into_inner) = labels;
-        }
-        if let Some(lifetime) = lifetime {
-            self.expires.send_replace(expiry(lifetime));
-        }
-    }
-}
-
-/// Work that goes on. Dropping it gives it up, and with it the sandbox it has in hand.
-type Job = Pin<Box<dyn Future<Output = Done> + Send>>;
-
-/// What came of a piece of work.
-enum Done {
-    Created(Box<Result<Sandbox, EngineError>>),
-    Removed,
+    /// To do something with the whole of the sandbox.
+    Order(Order),
 }
 
 /// What happens next.
@@ -107,6 +27,7 @@ enum Next {
     Done(Done),
     Ended(String),
     Remove(Removal),
+    Idle(IdlePolicy),
     Message(Message),
 }
 
@@ -117,8 +38,9 @@ pub(super) struct Task {
     inbox: mpsc::Receiver<Message>,
     removal: watch::Receiver<Option<Removal>>,
     expires: watch::Receiver<Option<(Instant, SystemTime)>>,
+    idleness: idle::Watch,
     /// There while no work has it in hand.
-    sandbox: Option<Sandbox>,
+    body: Option<Body>,
     job: Option<Job>,
     creator: Option<oneshot::Sender<Result<(), EngineError>>>,
 }
@@ -126,20 +48,18 @@ pub(super) struct Task {
 impl Task {
     pub(super) fn new(
         member: Member,
+        origin: Origin,
         inbox: mpsc::Receiver<Message>,
         creator: oneshot::Sender<Result<(), EngineError>>,
-        ready: Option<(std::time::Instant, Claimed)>,
     ) -> Self {
-        let shared = member.shared.clone();
-        let (spec, id) = (member.entry.spec.clone(), member.entry.id.clone());
-        let job: Job = Box::pin(async move { Done::Created(Box::new(make(&shared, id, &spec, ready).await)) });
         Self {
             life: Lifecycle::begin(),
             inbox,
             removal: member.entry.removal.subscribe(),
             expires: member.entry.expires.subscribe(),
-            sandbox: None,
-            job: Some(job),
+            idleness: idle::Watch::new(&member.entry),
+            body: None,
+            job: Some(work::create(&member, origin)),
             creator: Some(creator),
             member,
         }
@@ -154,43 +74,51 @@ impl Task {
                     self.finish(done);
                 }
                 Next::Ended(how) => self.step(Input::MachineEnded, Some(format!("its machine has ended: {how}"))),
-                Next::Remove(why) => {
-                    self.member.begin_removal(why);
-                    self.step(Input::Remove, Some(why.reason().to_owned()));
-                }
+                Next::Remove(why) => self.remove(why),
+                Next::Idle(policy) => self.idle(policy),
                 Next::Message(Message::Console(reply)) => {
-                    let tail = self.sandbox.as_ref().map(Sandbox::console_tail);
+                    let tail = self.running().map(|sandbox| sandbox.console_tail());
                     // Whoever no longer waits needs no answer.
                     let _ = reply.send(tail.unwrap_or_default());
                 }
+                Next::Message(Message::Order(order)) => self.take(order, None),
             }
         }
     }
 
     async fn next(&mut self) -> Next {
         let state = self.life.state();
+        let sandbox = match &self.body {
+            Some(Body::Running(sandbox)) if state == State::Running => Some(sandbox),
+            _ => None,
+        };
         tokio::select! {
             done = work(&mut self.job) => Next::Done(done),
             why = wanted(&mut self.removal), if state != State::Removing => Next::Remove(why),
             () = expired(&mut self.expires), if state != State::Removing => Next::Remove(Removal::Expired),
-            how = ended(self.sandbox.as_ref()), if state == State::Running => Next::Ended(how),
+            how = ended(sandbox.map(Arc::as_ref)) => Next::Ended(how),
+            policy = self.idleness.idle(sandbox.map(|sandbox| sandbox.share_channel())) => Next::Idle(policy),
             Some(message) = self.inbox.recv() => Next::Message(message),
+        }
+    }
+
+    fn running(&self) -> Option<&Arc<Sandbox>> {
+        match &self.body {
+            Some(Body::Running(sandbox)) => Some(sandbox),
+            _ => None,
         }
     }
 
     fn finish(&mut self, done: Done) {
         match done {
-            Done::Created(created) => match *created {
-                Ok(sandbox) => {
-                    self.sandbox = Some(sandbox);
-                    self.step(Input::Created, None);
-                    self.tell_creator(Ok(()));
-                }
-                Err(error) => {
-                    self.step(Input::CreateFailed, Some(chain(&error)));
-                    self.tell_creator(Err(error));
-                }
-            },
+            Done::Created(created) => self.created(*created),
+            Done::NotForked => self.step(Input::CreateFailed, Some("the fork came to nothing".to_owned())),
+            Done::Paused(paused, reply) => self.paused(*paused, reply),
+            Done::Resumed(resumed, reply) => self.resumed(*resumed, reply),
+            Done::Forked(forked, reply) => {
+                self.step(Input::Captured, None);
+                tell(reply, forked.map_err(FleetError::from));
+            }
             Done::Removed => {
                 let why = *self.removal.borrow();
                 self.step(Input::RemoveDone, why.map(|why| why.reason().to_owned()));
@@ -198,46 +126,152 @@ impl Task {
         }
     }
 
-    fn tell_creator(&mut self, outcome: Result<(), EngineError>) {
+    fn created(&mut self, created: Result<Sandbox, EngineError>) {
+        let outcome = match created {
+            Ok(sandbox) => {
+                self.body = Some(Body::Running(Arc::new(sandbox)));
+                self.step(Input::Created, None);
+                Ok(())
+            }
+            Err(error) => {
+                self.step(Input::CreateFailed, Some(chain(&error)));
+                Err(error)
+            }
+        };
         if let Some(creator) = self.creator.take() {
             // One that is gone has had the sandbox removed.
             let _ = creator.send(outcome);
         }
     }
 
-    /// Takes a step, publishes where it led, and begins the work that belongs to it.
+    fn paused(&mut self, paused: Result<Paused, crate::Refused<Sandbox>>, reply: Option<Reply<PauseReport>>) {
+        let outcome = match paused {
+            Ok(paused) => {
+                let report = PauseReport { took: paused.took(), saved_bytes: paused.saved_bytes() };
+                self.body = Some(Body::Paused(Box::new(paused)));
+                let why = reply.is_none().then(|| Removal::Idle.reason().to_owned());
+                self.step(Input::Paused, why);
+                Ok(report)
+            }
+            Err(crate::Refused { sandbox, error }) => {
+                self.body = Some(Body::Running(Arc::new(sandbox)));
+                self.step(Input::PauseFailed, Some(format!("it could not be paused: {}", chain(&error))));
+                Err(error.into())
+            }
+        };
+        if let Some(reply) = reply {
+            tell(reply, outcome);
+        }
+    }
+
+    fn resumed(&mut self, resumed: Result<Sandbox, crate::Refused<Paused>>, reply: Reply<()>) {
+        let outcome = match resumed {
+            Ok(sandbox) => {
+                self.body = Some(Body::Running(Arc::new(sandbox)));
+                self.step(Input::Resumed, None);
+                Ok(())
+            }
+            Err(crate::Refused { sandbox, error }) => {
+                self.body = Some(Body::Paused(Box::new(sandbox)));
+                self.step(Input::ResumeFailed, Some(format!("it could not be resumed: {}", chain(&error))));
+                Err(error.into())
+            }
+        };
+        tell(reply, outcome);
+    }
+
+    /// Does what is asked, if the state allows it.
+    fn take(&mut self, order: Order, reason: Option<String>) {
+        let refused = match self.life.take(order.input()) {
+            Ok(_) => self.charge(&order).err(),
+            Err(source) => Some(FleetError::WrongState { sandbox: self.member.id().to_string(), source }),
+        };
+        match refused {
+            None => self.begin(order, reason),
+            Some(error) => order.refuse(error),
+        }
+    }
+
+    /// A paused sandbox takes none of the memory that all may have; one that goes on does again.
+    fn charge(&mut self, order: &Order) -> Result<(), FleetError> {
+        if !matches!(order, Order::Resume(_)) {
+            return Ok(());
+        }
+        let entry = &self.member.entry;
+        let charged = self.member.shared.registry().charge(&entry.id, Share::of(&entry.spec));
+        charged.inspect_err(|_| {
+            // Nothing was published of the step there and back.
+            let _ = self.life.take(Input::ResumeFailed);
+        })
+    }
+
+    fn begin(&mut self, order: Order, reason: Option<String>) {
+        let shared = self.member.shared.clone();
+        let job = match (order, self.body.take()) {
+            (Order::Pause(reply), Some(Body::Running(sandbox))) => match Arc::try_unwrap(sandbox) {
+                Ok(sandbox) => Some(work::pause(shared, sandbox, reply)),
+                Err(_) => None,
+            },
+            (Order::Resume(reply), Some(Body::Paused(paused))) => Some(work::resume(shared, *paused, reply)),
+            (Order::Fork { copies, secrets, reply }, Some(Body::Running(sandbox))) => {
+                self.body = Some(Body::Running(sandbox.clone()));
+                Some(work::fork(shared, sandbox, copies, secrets, reply))
+            }
+            (_, body) => {
+                self.body = body;
+                None
+            }
+        };
+        debug_assert!(job.is_some(), "the state says which body there is, and that nobody else holds it");
+        self.job = job;
+        self.publish(reason);
+    }
+
+    /// Does what the policy says, unless somebody has just begun to use it.
+    fn idle(&mut self, policy: IdlePolicy) {
+        self.idleness.begin_anew();
+        let entry = &self.member.entry;
+        match policy.action {
+            IdleAction::Remove if entry.leave_unused(State::Removing) => self.remove(Removal::Idle),
+            IdleAction::Pause if entry.leave_unused(State::Pausing) => {
+                self.take(Order::Pause(None), Some(Removal::Idle.reason().to_owned()));
+            }
+            _ => {}
+        }
+    }
+
+    fn remove(&mut self, why: Removal) {
+        self.member.begin_removal(why);
+        self.step(Input::Remove, Some(why.reason().to_owned()));
+    }
+
+    /// Takes a step, publishes where it led, and begins a removal that belongs to it.
     fn step(&mut self, input: Input, reason: Option<String>) {
         let before = self.life.state();
         let begun = match self.life.take(input) {
             Ok(work) => work,
-            // Only removal comes from outside, and nothing refuses that.
+            // What comes of work fits the state that the work began with, and nothing refuses a removal.
             Err(Refused { .. }) => return,
         };
-        if let Some(work) = begun {
-            self.begin(work);
+        if begun == Some(Work::Remove) {
+            self.begin_removal();
         }
         if self.life.state() != before {
             self.publish(reason);
         }
     }
 
-    fn begin(&mut self, work: Work) {
-        match work {
-            Work::Remove => {
-                // What is given up undoes itself: a creation, and later a pause, a resume or a capture.
-                self.job = None;
-                self.creator = None;
-                let sandbox = self.sandbox.take();
-                self.job = Some(Box::pin(async move {
-                    if let Some(sandbox) = sandbox {
-                        sandbox.remove().await;
-                    }
-                    Done::Removed
-                }));
+    fn begin_removal(&mut self) {
+        // What is given up undoes itself. It goes first, since it may share the sandbox.
+        self.job = None;
+        self.creator = None;
+        let body = self.body.take();
+        self.job = Some(Box::pin(async move {
+            if let Some(body) = body {
+                body.remove().await;
             }
-            // The work takes `self.sandbox` in hand and gives it back with its `Done`. Nobody asks for these yet.
-            Work::Capture | Work::Pause | Work::Resume => {}
-        }
+            Done::Removed
+        }));
     }
 
     fn publish(&mut self, reason: Option<String>) {
@@ -255,37 +289,35 @@ impl Task {
             shared.population.send_replace(registry.len());
             shared.line.freed();
         }
+        if state == State::Running {
+            self.idleness.begin_anew();
+        }
         entry.status.send_modify(|status| {
             status.state = state;
             status.since = SystemTime::now();
             status.reason.clone_from(&reason);
-            status.channel = match state {
-                State::Running => self.sandbox.as_ref().map(Sandbox::share_channel),
-                State::Capturing => status.channel.take(),
-                _ => None,
-            };
-            if let Some(sandbox) = self.sandbox.as_ref().filter(|_| state == State::Running) {
-                status.about = Some(Arc::new(about(sandbox)));
+            status.saved_bytes = None;
+            match (&self.body, state) {
+                (Some(Body::Running(sandbox)), State::Running) => {
+                    status.channel = Some(sandbox.share_channel());
+                    status.about.get_or_insert_with(|| Arc::new(about(sandbox)));
+                }
+                (_, State::Capturing) => {}
+                (body, _) => {
+                    status.channel = None;
+                    if let Some(Body::Paused(paused)) = body {
+                        status.saved_bytes = Some(paused.saved_bytes());
+                    }
+                }
             }
         });
-        shared.events.add(&entry.id, name, super::Happening::State { state, reason });
+        shared.events.add(&entry.id, name, Happening::State { state, reason });
     }
 }
 
-/// Makes a sandbox's machine, or takes the one that was ready. One that has died meanwhile is gone, and its id free for another.
-async fn make(
-    shared: &Shared,
-    id: SandboxId,
-    spec: &SandboxSpec,
-    ready: Option<(std::time::Instant, Claimed)>,
-) -> Result<Sandbox, EngineError> {
-    if let Some((begun, ready)) = ready
-        && let Ok(sandbox) = ready.take(begun).await
-    {
-        return Ok(sandbox);
-    }
-    let _turn = shared.gate.pass().await?;
-    shared.engine.create_as(id, spec).await
+/// Whoever no longer waits need not be told.
+fn tell<T>(reply: Reply<T>, outcome: Result<T, FleetError>) {
+    let _ = reply.send(outcome);
 }
 
 async fn work(job: &mut Option<Job>) -> Done {

@@ -16,7 +16,6 @@ mod keeper;
 mod policy;
 mod task;
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hearth_vmm::{CpuCount, MemoryMib};
@@ -144,7 +143,7 @@ pub(crate) struct Pool {
 
 impl Pool {
     /// Begins one. Needs a tokio runtime.
-    pub(crate) fn start(engine: Arc<Engine>, limits: PoolLimits, gate: &Gate) -> Self {
+    pub(crate) fn start(engine: Engine, limits: PoolLimits, gate: &Gate) -> Self {
         let (sender, inbox) = mpsc::channel(INBOX);
         let counts = PoolCounts::default();
         let status = watch::Sender::new(PoolStatus { limits, kinds: Vec::new(), is_pressed: false, counts });

@@ -1,7 +1,6 @@
 //! The one task of a pool.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_protocol::{Command, Delivery, Start};
@@ -41,7 +40,7 @@ enum Next {
 
 /// The task.
 pub(super) struct Task {
-    engine: Arc<Engine>,
+    engine: Engine,
     policy: Policy<PoolKind>,
     limits: PoolLimits,
     /// Creations that somebody waits for.
@@ -59,7 +58,7 @@ pub(super) struct Task {
 
 impl Task {
     pub(super) fn new(
-        engine: Arc<Engine>,
+        engine: Engine,
         limits: PoolLimits,
         busy: watch::Receiver<usize>,
         back: mpsc::WeakSender<Message>,

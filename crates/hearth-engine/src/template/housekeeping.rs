@@ -6,6 +6,7 @@
 
 use std::fs::{self, File};
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use rustix::fs::{FlockOperation, flock};
@@ -75,13 +76,13 @@ pub struct TemplateMemory {
 
 impl Engine {
     /// Limits what templates take on disk, in bytes. Those that are needed stay even so.
-    pub fn limit_templates(&mut self, bytes: u64) {
-        self.templates.limit = bytes;
+    pub fn limit_templates(&self, bytes: u64) {
+        self.templates.limit.store(bytes, Ordering::Relaxed);
     }
 
     /// What templates may take on disk, in bytes.
     pub fn templates_limit(&self) -> u64 {
-        self.templates.limit
+        self.templates.limit.load(Ordering::Relaxed)
     }
 
     /// The templates on disk, in the order of their names.
@@ -129,7 +130,7 @@ impl Engine {
     /// Removes what is damaged and what the limit has no room for.
     pub(super) async fn tidy_templates(&self) {
         let (templates, snapshots) = (self.directories.templates(), self.directories.snapshots());
-        let limit = self.templates.limit;
+        let limit = self.templates_limit();
         let Some(quiet) = Quiet::within(&[&templates, &snapshots]) else { return };
         // From here on there are no new snapshots.
         let there = self.templates();

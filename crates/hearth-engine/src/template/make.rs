@@ -26,25 +26,41 @@ pub(crate) struct Found {
 
 impl Engine {
     /// Returns the template for a sandbox: the one in memory, else the one on disk, else one made now, for which everybody
-    /// who asks for it meanwhile waits.
+    /// who asks for it meanwhile waits. It is made to its end, although nobody may wait for it any more: the next will.
+    ///
+    /// Needs a tokio runtime. Whoever ends that gives the making up.
     pub(crate) async fn template(&self, spec: &SandboxSpec, base: &Base) -> Result<Found, EngineError> {
         let (_, ways) = self.ways(spec, &base.qemu, &base.image);
         let way = *ways.first().expect("there is always a way to try");
         let key = self.template_key(spec, base, way)?;
         let cell = self.templates.cell(&key);
-        let mut failed = Vec::new();
-        let template = cell
-            .get_or_try_init(|| async {
-                // One that is damaged or stale is made again.
-                if let Ok(Some(template)) = self.templates.load(&key, way, self.pinned_templates()).await {
-                    return Ok(Arc::new(template));
-                }
-                let (template, ways) = self.make_template(spec, base).await?;
-                failed = ways;
-                Ok::<_, EngineError>(Arc::new(template))
-            })
-            .await?;
-        Ok(Found { template: template.clone(), failed })
+        if let Some(template) = cell.get() {
+            return Ok(Found { template: template.clone(), failed: Vec::new() });
+        }
+        let (engine, spec) = (self.clone(), spec.clone());
+        let making = tokio::spawn(async move {
+            let mut failed = Vec::new();
+            let made = cell.get_or_try_init(|| engine.find_template(&spec, &key, way, &mut failed)).await;
+            made.map(|template| Found { template: template.clone(), failed })
+        });
+        let interrupted = |source| EngineError::Template { source: SavedFault::Interrupted { source } };
+        making.await.map_err(interrupted)?
+    }
+
+    async fn find_template(
+        &self,
+        spec: &SandboxSpec,
+        key: &TemplateKey,
+        way: Way,
+        failed: &mut Vec<String>,
+    ) -> Result<Arc<Template>, EngineError> {
+        // One that is damaged or stale is made again.
+        if let Ok(Some(template)) = self.templates.load(key, way, self.pinned_templates()).await {
+            return Ok(Arc::new(template));
+        }
+        let (template, ways) = self.make_template(spec, &self.base(spec)?).await?;
+        *failed = ways;
+        Ok(Arc::new(template))
     }
 
     /// The key of the template for a sandbox. Two sandboxes with one key are restored from one template.
@@ -62,11 +78,13 @@ impl Engine {
         let Booted { machine, channel, way, failed } = self.boot(spec, base, &place, &mut phases).await?;
         for argv in WARM_UP {
             let mut start = Start::new(Command::Argv(argv.iter().map(|word| (*word).into()).collect()));
-            start.attach = Some(Delivery::Lossless);
+            (start.attach, start.forget) = (Some(Delivery::Lossless), true);
             // A program that is not there is no fault of the guest's.
             let Ok(process) = channel.start(start).await else { continue };
             while let Ok(Some(_)) = process.next_event().await {}
         }
+        // A request behind the last one's end: by its answer that is forgotten too.
+        channel.ping().await.map_err(|source| EngineError::Channel { what: "warm the guest up", source })?;
         let saved = machine.into_template().await.map_err(|source| EngineError::Machine { source })?;
         // The guest was saved with a host at its ports; it finds one there again when it is restored.
         drop(channel);

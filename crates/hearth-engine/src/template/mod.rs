@@ -11,6 +11,7 @@ mod store;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use hearth_vmm::SavedMachine;
@@ -50,12 +51,12 @@ pub(crate) struct Templates {
     /// Those that are not the ones that new sandboxes start from, for as long as something needs them.
     pinned: tokio::sync::Mutex<HashMap<TemplateId, Weak<Template>>>,
     /// What those on disk may take together, in bytes.
-    pub(crate) limit: u64,
+    pub(crate) limit: AtomicU64,
 }
 
 impl Templates {
     pub(crate) fn in_directory(directory: PathBuf) -> Self {
-        Self { directory, loaded: Mutex::default(), pinned: tokio::sync::Mutex::default(), limit: DEFAULT_LIMIT }
+        Self { directory, loaded: Mutex::default(), pinned: tokio::sync::Mutex::default(), limit: DEFAULT_LIMIT.into() }
     }
 
     fn cell(&self, key: &TemplateKey) -> Arc<OnceCell<Arc<Template>>> {

@@ -52,6 +52,7 @@ fn requests() -> Vec<(&'static str, RequestBody)> {
         pty: Some(PtySize { columns: 80, rows: 24 }),
         timeout_ms: Some(1000),
         grace_ms: Some(250),
+        forget: true,
         attach: Some(Delivery::Lossless),
         tag: Some(Tag::new("web").unwrap()),
         keep: Keep { stderr: Budget { head: 0, tail: 65536 }, ..Keep::default() },
@@ -70,7 +71,7 @@ fn requests() -> Vec<(&'static str, RequestBody)> {
             RequestBody::Start(Start::new(Command::Shell("true".into()))),
         ),
         (
-            r#"{"id":9,"type":"start","command":{"argv":["printf",{"hex":"ff01"}]},"cwd":"/tmp","env":{"LANG":"C"},"user":"root","stdin":true,"pty":{"columns":80,"rows":24},"timeout_ms":1000,"grace_ms":250,"attach":"lossless","tag":"web","keep":{"stdout":{"head":131072,"tail":1048576},"stderr":{"head":0,"tail":65536}},"limits":{"memory_bytes":1073741824,"pids":100,"cpu_percent":150}}"#,
+            r#"{"id":9,"type":"start","command":{"argv":["printf",{"hex":"ff01"}]},"cwd":"/tmp","env":{"LANG":"C"},"user":"root","stdin":true,"pty":{"columns":80,"rows":24},"timeout_ms":1000,"grace_ms":250,"forget":true,"attach":"lossless","tag":"web","keep":{"stdout":{"head":131072,"tail":1048576},"stderr":{"head":0,"tail":65536}},"limits":{"memory_bytes":1073741824,"pids":100,"cpu_percent":150}}"#,
             RequestBody::Start(full),
         ),
         (

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
@@ -10,18 +11,24 @@ use axum::response::Response;
 use bytes::Bytes;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
-use hearth_api::exec::{FromClient, FromServer, MESSAGE, STDERR, STDIN, STDIN_WINDOW, STDOUT};
-use hearth_api::{ErrorBody, ExecRequest};
+use hearth_api::exec::{FromClient, FromServer, MESSAGE, RunRequest, STDERR, STDIN, STDIN_WINDOW, STDOUT};
+use hearth_api::{ErrorBody, ExecRequest, OwnCode};
 use hearth_engine::channel::{Event, Process, Stdin};
-use hearth_engine::protocol::{Attach, OutputTotals, StreamName};
+use hearth_engine::fleet::{Guest, Leash, Member, Removal};
+use hearth_engine::protocol::{Attach, OutputTotals, Start, StreamName};
+use serde::de::DeserializeOwned;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use crate::App;
 use crate::answer::{Refusal, invalid};
 use crate::input::parse;
+use crate::sandboxes::{info, new_sandbox};
 
 /// The pieces of input that wait; their bytes are counted on their own.
 const PIECES: usize = 4096;
+
+/// How long the end of a machine whose channel has ended may take to be seen.
+const END_AFTER_HANG_UP: Duration = Duration::from_secs(2);
 
 type Sink = SplitSink<WebSocket, Message>;
 
@@ -56,12 +63,13 @@ pub(crate) async fn held(
 ) -> Result<Response, Refusal> {
     Ok(checked(upgrade)?.on_upgrade(async move |mut socket| {
         let begun = async {
-            let start = first(&mut socket).await?.held()?;
-            let channel = app.member(&reference)?.channel().await?;
-            Ok(channel.start(start).await?)
+            let start = first::<ExecRequest>(&mut socket).await?.held()?;
+            let member = app.member(&reference)?;
+            let guest = member.channel().await?;
+            Ok(Conversation { process: guest.start(start).await?, guest, member })
         };
         let begun = begun.await;
-        begin(socket, begun).await;
+        drop(converse(socket, begun).await);
     }))
 }
 
@@ -69,11 +77,51 @@ pub(crate) async fn held(
 pub(crate) fn attached(app: App, reference: String, attach: Attach, upgrade: Upgrade) -> Result<Response, Refusal> {
     Ok(checked(upgrade)?.on_upgrade(async move |socket| {
         let begun = async {
-            let channel = app.member(&reference)?.channel().await?;
-            Ok(channel.attach(attach).await?)
+            let member = app.member(&reference)?;
+            let guest = member.channel().await?;
+            Ok(Conversation { process: guest.attach(attach).await?, guest, member })
         };
-        begin(socket, begun.await).await;
+        drop(converse(socket, begun.await).await);
     }))
+}
+
+/// Upgrades, makes a sandbox, and runs one program in it. The sandbox goes with the connection.
+pub(crate) async fn run(State(app): State<App>, upgrade: Upgrade) -> Result<Response, Refusal> {
+    Ok(checked(upgrade)?.on_upgrade(async move |mut socket| match make(&app, &mut socket).await {
+        Ok((leash, member, start)) => {
+            let begun = async {
+                let guest = member.channel().await?;
+                Ok(Conversation { process: guest.start(start).await?, guest, member: member.clone() })
+            };
+            let begun = begun.await;
+            // The client ends the connection when it has what it wants, its sandbox's console for one.
+            let mut rest = converse(socket, begun).await;
+            while let Some(Ok(_)) = rest.next().await {}
+            member.begin_removal(Removal::Done);
+            drop(leash);
+        }
+        Err(over) => farewell(&mut socket, over).await,
+    }))
+}
+
+async fn make(app: &App, socket: &mut WebSocket) -> Result<(Leash, Member, Start), Over> {
+    let request = first::<RunRequest>(socket).await?;
+    let (start, new) = (request.exec.held()?, new_sandbox(request.sandbox)?);
+    let member = tokio::select! {
+        created = app.fleet().create(new) => created?,
+        over = until_gone(socket) => return Err(over),
+    };
+    let leash = Leash::new(member.clone());
+    socket.send(text(&FromServer::Ready { sandbox: Box::new(info(member.view())) })).await?;
+    Ok((leash, member, start))
+}
+
+/// Waits for the end of a client that has nothing to say yet.
+async fn until_gone(socket: &mut WebSocket) -> Over {
+    match socket.recv().await {
+        Some(Ok(Message::Text(_) | Message::Binary(_))) => invalid("the program does not run yet").into(),
+        _ => Over::Gone,
+    }
 }
 
 fn checked(upgrade: Upgrade) -> Result<WebSocketUpgrade, Refusal> {
@@ -81,15 +129,8 @@ fn checked(upgrade: Upgrade) -> Result<WebSocketUpgrade, Refusal> {
     Ok(upgrade.max_message_size(MESSAGE).max_frame_size(MESSAGE))
 }
 
-async fn begin(mut socket: WebSocket, begun: Result<Process, Over>) {
-    match begun {
-        Ok(process) => converse(socket, process).await,
-        Err(over) => farewell(&mut socket, over).await,
-    }
-}
-
 /// The client's first message.
-async fn first(socket: &mut WebSocket) -> Result<ExecRequest, Over> {
+async fn first<T: DeserializeOwned>(socket: &mut WebSocket) -> Result<T, Over> {
     loop {
         match socket.recv().await.ok_or(Over::Gone)?? {
             Message::Text(text) => return Ok(parse(text.as_bytes())?),
@@ -112,21 +153,51 @@ fn text(message: &FromServer) -> Message {
     Message::Text(serde_json::to_string(message).expect("plain data always becomes JSON").into())
 }
 
-/// Carries everything between a client and a process until either is over. Dropping the process then detaches from it.
-async fn converse(socket: WebSocket, process: Process) {
+/// A program, and what must last as long as it is held: while the guest is, its sandbox is not idle.
+struct Conversation {
+    process: Process,
+    guest: Guest,
+    member: Member,
+}
+
+/// Carries everything between a client and a process until either is over, and returns what the client may still say. Dropping the process
+/// then detaches from it.
+async fn converse(socket: WebSocket, begun: Result<Conversation, Over>) -> SplitStream<WebSocket> {
     let (mut sink, stream) = socket.split();
     let (sender, receiver) = mpsc::channel(PIECES);
-    let taken = watch::Sender::new(0);
-    let input = Input { stream, sender: Some(sender), window: Arc::new(Semaphore::new(STDIN_WINDOW as usize)) };
-    let over = tokio::select! {
-        sent = send_output(&process, &mut sink, taken.subscribe()) => sent,
-        Err(over) = input.receive(&process) => Err(over),
-        never = feed(process.stdin(), receiver, &taken) => match never {},
+    let mut input = Input { stream, sender: Some(sender), window: Arc::new(Semaphore::new(STDIN_WINDOW as usize)) };
+    let over = match begun {
+        Ok(Conversation { process, guest, member }) => {
+            let taken = watch::Sender::new(0);
+            let over = tokio::select! {
+                sent = send_output(&process, &mut sink, taken.subscribe()) => sent,
+                Err(over) = input.receive(&process) => Err(over),
+                never = feed(process.stdin(), receiver, &taken) => match never {},
+            };
+            drop((process, guest));
+            match over {
+                Err(Over::Refused(error)) => Err(Over::Refused(explained(error, &member).await)),
+                over => over,
+            }
+        }
+        Err(over) => Err(over),
     };
     if let Err(Over::Refused(error)) = over {
+        // A client that has gone need not be told.
         let _ = sink.send(text(&FromServer::Error { error: *error })).await;
     }
     let _ = sink.send(Message::Close(None)).await;
+    input.stream
+}
+
+/// The first sign of a machine that ends may be its end of the channel; how it ended says more.
+async fn explained(error: Box<ErrorBody>, member: &Member) -> Box<ErrorBody> {
+    if error.code != OwnCode::Machine.into() {
+        return error;
+    }
+    let Ok(how) = tokio::time::timeout(END_AFTER_HANG_UP, member.failed()).await else { return error };
+    let console = member.console_tail().await;
+    Box::new(ErrorBody { message: format!("the program is lost: {how}"), detail: Some(console), ..*error })
 }
 
 /// Sends what the program does, to its exit.
@@ -192,7 +263,7 @@ struct Input {
 
 impl Input {
     /// Takes what the client says. Ends only with the client.
-    async fn receive(mut self, process: &Process) -> Result<Infallible, Over> {
+    async fn receive(&mut self, process: &Process) -> Result<Infallible, Over> {
         loop {
             match self.stream.next().await.ok_or(Over::Gone)?? {
                 Message::Binary(bytes) => self.input(bytes).await?,

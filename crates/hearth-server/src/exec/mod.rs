@@ -3,14 +3,14 @@
 mod capture;
 mod held;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Path, State};
 use bytes::Bytes;
 use hearth_api::{ErrorBody, ExecRequest, ExecResult, OwnCode};
-use hearth_engine::channel::{Channel, ChannelError, Event, Process, Stdin};
+use hearth_engine::channel::{ChannelError, Event, Process, Stdin};
+use hearth_engine::fleet::Guest;
 use hearth_engine::protocol::{ExitStatus, Outcome, Start, StreamName};
 
 use crate::App;
@@ -19,7 +19,7 @@ use crate::input::Body;
 
 use capture::Capture;
 
-pub(crate) use held::{attached, held};
+pub(crate) use held::{attached, held, run};
 
 /// What the guest may need beyond a deadline, to end the program and to say so, before it is held to have failed to.
 const DEADLINE_MARGIN: Duration = Duration::from_secs(20);
@@ -33,9 +33,9 @@ pub(crate) async fn one_shot(
     let limit = request.output_limit()?;
     let input = request.stdin.clone();
     let start = request.one_shot()?;
-    let channel = app.member(&reference)?.channel().await?;
+    let guest = app.member(&reference)?.channel().await?;
     let bound = start.timeout_ms.map(|time| Duration::from_millis(time) + DEADLINE_MARGIN);
-    let whole = run(channel, start, input, limit);
+    let whole = to_end(guest, start, input, limit);
     match bound {
         None => whole.await,
         Some(bound) => tokio::time::timeout(bound, whole).await.unwrap_or_else(|_| Err(unkept(bound))),
@@ -49,13 +49,8 @@ fn unkept(bound: Duration) -> Refusal {
     body.into()
 }
 
-async fn run(
-    channel: Arc<Channel>,
-    start: Start,
-    input: Option<String>,
-    limit: u64,
-) -> Result<Json<ExecResult>, Refusal> {
-    let process = channel.start(start).await?;
+async fn to_end(guest: Guest, start: Start, input: Option<String>, limit: u64) -> Result<Json<ExecResult>, Refusal> {
+    let process = guest.start(start).await?;
     let stdin = process.stdin();
     let mut output = Output { stdout: Capture::new(limit), stderr: Capture::new(limit) };
     let (status, ()) = tokio::join!(output.take(&process), feed(stdin, input));

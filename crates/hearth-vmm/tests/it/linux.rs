@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use hearth_vmm::{Machine, MachineError, MachineKind, MachineSpec, MemoryMib, PortName};
+use hearth_vmm::{Confinement, Machine, MachineError, MachineKind, MachineSpec, MemoryMib, PortName, SavedMachine};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 
@@ -31,7 +31,8 @@ for m in $($B ls /modules); do $B insmod /modules/$m 2>/dev/null; done
 until $B cat /sys/class/virtio-ports/vport0p1/name 2>/dev/null; do :; done
 exec 3<>/dev/vport0p1
 echo LISTENING
-while :; do read -r line <&3 && echo \"guest read: $line\" >&3; done
+n=0
+while :; do read -r line <&3 && n=$((n+1)) && echo \"guest read $n: $line\" >&3; done
 ";
 
 const PANIC: &str = "echo last words; exit 3\n";
@@ -103,13 +104,90 @@ async fn check_port(linux: &Linux, kind: MachineKind) {
     let home = Home::new();
     let machine = Machine::start(linux.spec(&home, kind, ECHO)).await.unwrap();
     console_says(&machine, "LISTENING").await;
+    check_answer(&machine, 1).await;
+    machine.stop().await;
+}
+
+/// Checks that the guest answers, and that it has read so many lines by now.
+async fn check_answer(machine: &Machine, count: u32) {
     let stream = UnixStream::connect(machine.port_path(&PortName::new("echo").unwrap()).unwrap()).await.unwrap();
     let mut stream = BufReader::new(stream);
     stream.write_all(b"one line\n").await.unwrap();
     let mut answer = String::new();
-    stream.read_line(&mut answer).await.unwrap();
-    assert_eq!(answer, "guest read: one line\n", "{kind:?}");
-    machine.stop().await;
+    tokio::select! {
+        read = stream.read_line(&mut answer) => drop(read.unwrap()),
+        exit = machine.exited() => panic!("{}", MachineError::Died(Box::new(exit))),
+    }
+    assert_eq!(answer, format!("guest read {count}: one line\n"));
+}
+
+/// A guest goes on from its template, from what it had changed since, and beside its own copies.
+async fn check_restore(linux: &Linux, kind: MachineKind, confinement: Confinement) {
+    let spec = |home: &Home| MachineSpec { confinement, ..linux.spec(home, kind, ECHO) };
+    let home = Home::new();
+    let machine = Machine::start(spec(&home)).await.unwrap();
+    console_says(&machine, "LISTENING").await;
+    check_answer(&machine, 1).await;
+    assert!(matches!(machine.capture().await, Err(MachineError::NotFromTemplate)));
+    let template = machine.into_template().await.unwrap();
+    assert!(home.leftovers().is_empty() && template.delta.is_none(), "{:?}", home.leftovers());
+    let (one, other) = (Home::new(), Home::new());
+    let first = Machine::restore(spec(&one), template.clone()).await.unwrap();
+    check_answer(&first, 2).await;
+    check_answer(&first, 3).await;
+    let changed = first.changed_bytes().unwrap();
+    assert!(changed > 0 && changed < template.ram.size(), "{changed}");
+    first.suspend().await.unwrap();
+    let moment = first.capture().await.unwrap();
+    first.proceed().await.unwrap();
+    let second = Machine::restore(spec(&other), moment).await.unwrap();
+    check_answer(&second, 4).await;
+    check_answer(&first, 4).await;
+    second.suspend().await.unwrap();
+    let again = second.capture().await.unwrap();
+    second.kill().await;
+    first.kill().await;
+    let third = Machine::restore(spec(&one), again).await.unwrap();
+    check_answer(&third, 5).await;
+    third.kill().await;
+    // What the copies have changed is not in the template.
+    let fresh = Machine::restore(spec(&other), template).await.unwrap();
+    check_answer(&fresh, 2).await;
+    fresh.kill().await;
+}
+
+#[tokio::test]
+async fn guest_goes_on_from_where_it_was_saved_under_every_board_and_in_every_jail() {
+    let linux = match linux() {
+        Ok(linux) => linux,
+        Err(reason) => return println!("skipped: {reason}"),
+    };
+    for (kind, confinement) in [(KINDS[0], CONFINEMENTS[0]), (KINDS[0], CONFINEMENTS[1]), (KINDS[1], CONFINEMENTS[0])] {
+        check_restore(&linux, kind, confinement).await;
+    }
+}
+
+#[tokio::test]
+async fn state_that_does_not_fit_ends_its_machine_and_says_so() {
+    let linux = match linux() {
+        Ok(linux) => linux,
+        Err(reason) => return println!("skipped: {reason}"),
+    };
+    let home = Home::new();
+    let machine = Machine::start(linux.spec(&home, KINDS[0], ECHO)).await.unwrap();
+    console_says(&machine, "LISTENING").await;
+    let template = machine.into_template().await.unwrap();
+    let cut = SavedMachine { devices: template.devices[..template.devices.len() / 2].into(), ..template.clone() };
+    let nonsense = SavedMachine { devices: vec![7; 1000].into(), ..template.clone() };
+    for saved in [cut, nonsense] {
+        let machine = Machine::restore(linux.spec(&home, KINDS[0], ECHO), saved).await.unwrap();
+        let exit = machine.exited().await;
+        assert!(!exit.status.unwrap().success() && !exit.stderr.is_empty(), "{exit:?}");
+    }
+    let mut other = linux.spec(&home, KINDS[0], ECHO);
+    other.memory = MemoryMib::new(256).unwrap();
+    assert!(matches!(Machine::restore(other, template).await, Err(MachineError::SavedSize { saved: 192, spec: 256 })));
+    assert!(home.leftovers().iter().all(|name| !name.ends_with(".sock")), "{:?}", home.leftovers());
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 
 use super::Accel;
-use crate::values::{Disk, EnvVar, Label, Memory, Seconds};
+use crate::values::{Disk, EnvVar, Idle, Label, Memory, Seconds};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -36,6 +36,9 @@ pub(crate) struct CreateOptions {
     /// Remove it after this time: 90, 5m, 2h
     #[arg(long, value_name = "TIME")]
     pub(crate) ttl: Option<Seconds>,
+    /// What becomes of it when nobody uses it and nothing runs in it: pause:10m, remove:1h, none
+    #[arg(long, value_name = "ACTION:TIME")]
+    pub(crate) idle: Option<Idle>,
     /// What runs the guest's instructions
     #[arg(long, value_enum, default_value_t = Accel::Auto)]
     pub(crate) accel: Accel,
@@ -122,6 +125,9 @@ pub(crate) struct UpdateOptions {
     /// Remove it after this time, counted from now: 90, 5m, 2h, or "none"
     #[arg(long, value_name = "TIME", value_parser = parse_ttl)]
     pub(crate) ttl: Option<Ttl>,
+    /// What becomes of it when nobody uses it and nothing runs in it: pause:10m, remove:1h, none
+    #[arg(long, value_name = "ACTION:TIME")]
+    pub(crate) idle: Option<Idle>,
     /// Print the sandbox as JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -146,6 +152,52 @@ pub(crate) struct RemoveOptions {
     /// Take those for removed that are not there
     #[arg(short, long)]
     pub(crate) force: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A paused sandbox takes no memory: its programs stand still, and lie on disk with all there is of it. The next request to it lets it \
+go on, as hearth resume does. Whoever is connected to a program loses the connection, and can attach to it again.")]
+pub(crate) struct PauseOptions {
+    /// Sandboxes: ids, names, or beginnings of ids
+    #[arg(required = true, value_name = "SANDBOX")]
+    pub(crate) sandboxes: Vec<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Each copy goes on from the same moment, with everything that ran, under a name and with random numbers of its own. What a program \
+has in its memory, a secret or a seeded generator, the copy has too. Prints the copies' ids.
+
+  hearth fork web --name try
+  hearth fork web -n 10 --ttl 1h")]
+pub(crate) struct ForkOptions {
+    /// Sandbox: an id, a name, or the beginning of an id
+    pub(crate) sandbox: String,
+    /// How many copies
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 1)]
+    pub(crate) copies: usize,
+    /// Name for the copy; of more than one, each gets its number behind it
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// Note something on each, in place of what is noted on the source
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    pub(crate) label: Vec<Label>,
+    /// Remove each after this time: 90, 5m, 2h
+    #[arg(long, value_name = "TIME")]
+    pub(crate) ttl: Option<Seconds>,
+    /// What becomes of each when nobody uses it: pause:10m, remove:1h, none
+    #[arg(long, value_name = "ACTION:TIME")]
+    pub(crate) idle: Option<Idle>,
+    /// Let the copies keep the secrets that the source was given
+    #[arg(long)]
+    pub(crate) keep_secrets: bool,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -1,11 +1,13 @@
 //! One module a command.
 
 pub(crate) mod agent;
+mod conversation;
 pub(crate) mod daemon;
 pub(crate) mod doctor;
 pub(crate) mod events;
 pub(crate) mod exec;
 pub(crate) mod image;
+pub(crate) mod lifecycle;
 pub(crate) mod pool;
 pub(crate) mod run;
 pub(crate) mod sandbox;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use hearth_client::api::{
-    Accelerator, ChangeSandbox, Code, CreateSandbox, ListSandboxes, OwnCode, SandboxInfo, SandboxState, StartFrom,
+    Accelerator, ChangeSandbox, Code, CreateSandbox, Idle, ListSandboxes, OwnCode, SandboxInfo, SandboxState, StartFrom,
 };
 use hearth_client::{Client, ClientError};
 use serde_json::json;
@@ -12,7 +12,7 @@ use crate::arguments::{Accel, CreateOptions, ListOptions, RemoveOptions, UpdateO
 use crate::failure::{Failure, OWN};
 use crate::signals::{Signals, Told};
 use crate::values::{Label, Seconds};
-use crate::{daemon, output, times};
+use crate::{daemon, output, times, values};
 
 /// Makes a sandbox, and prints its id. One that is interrupted leaves nothing: the daemon sees the connection end.
 pub(crate) async fn create(options: CreateOptions) -> Result<i32, Failure> {
@@ -61,23 +61,33 @@ fn request(options: CreateOptions) -> Result<CreateSandbox, Failure> {
         cpus: Some(options.cpus),
         memory_mib: Some(options.memory.0),
         disk_mib: options.disk.map(|disk| disk.0),
-        accelerator: match options.accel {
-            Accel::Auto => Accelerator::Auto,
-            Accel::Kvm => Accelerator::Kvm,
-            Accel::Tcg => Accelerator::Tcg,
-        },
+        accelerator: accelerator(options.accel),
         start: if options.boot { StartFrom::Boot } else { StartFrom::Template },
         labels: options.label.into_iter().map(|Label { key, value }| (key, value)).collect(),
         ttl_seconds: options.ttl.map(whole_seconds).transpose()?,
+        idle: options.idle.map(idle).transpose()?.flatten(),
         ..CreateSandbox::default()
     })
 }
 
-fn whole_seconds(time: Seconds) -> Result<u64, Failure> {
+pub(super) fn accelerator(accel: Accel) -> Accelerator {
+    match accel {
+        Accel::Auto => Accelerator::Auto,
+        Accel::Kvm => Accelerator::Kvm,
+        Accel::Tcg => Accelerator::Tcg,
+    }
+}
+
+pub(super) fn whole_seconds(time: Seconds) -> Result<u64, Failure> {
     match time.0.as_secs() {
-        0 => Err(Failure::invalid("a lifetime is at least 1 s".to_owned())),
+        0 => Err(Failure::invalid("this time is at least 1 s".to_owned())),
         seconds => Ok(seconds),
     }
+}
+
+pub(super) fn idle(idle: values::Idle) -> Result<Option<Idle>, Failure> {
+    let policy = idle.0.map(|(action, time)| Ok(Idle { action, after_seconds: whole_seconds(time)? }));
+    policy.transpose()
 }
 
 /// Lists sandboxes. Where no daemon runs there are none.
@@ -146,6 +156,7 @@ pub(crate) async fn update(options: UpdateOptions) -> Result<i32, Failure> {
         name: options.name.map(|name| (!name.is_empty()).then_some(name)),
         labels,
         ttl_seconds: options.ttl.map(|ttl| ttl.0.map(whole_seconds).transpose()).transpose()?,
+        idle: options.idle.map(idle).transpose()?,
     };
     let info = client.change(&options.sandbox, &changes).await?;
     if options.json {

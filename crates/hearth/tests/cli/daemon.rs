@@ -1,78 +1,16 @@
 //! Sandboxes that stay: the daemon, and the commands that use it.
 
-use std::fs;
 use std::io::Write;
-use std::path::Path;
 use std::process::Stdio;
 
 use hearth_client::Client;
 use hearth_client::api::exec::CommandLine;
 use hearth_client::api::{CreateSandbox, ExecRequest};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::Value;
 
+use crate::held::Daemon;
 use crate::support::{Home, Running, assert_code, said, text, wait_until_gone};
-
-/// A home whose daemon, if a command has started one, ends with it.
-struct Daemon(Home);
-
-impl Daemon {
-    fn with_images() -> Option<Self> {
-        Home::with_images().map(Self)
-    }
-
-    /// Runs a command to its end, which must be a success, and returns its output without the last line's end.
-    #[track_caller]
-    fn ok(&self, arguments: &[&str]) -> String {
-        let output = self.0.hearth(arguments);
-        assert_code(&output, 0);
-        text(&output.stdout).trim_end().to_owned()
-    }
-
-    #[track_caller]
-    fn json(&self, arguments: &[&str]) -> Value {
-        serde_json::from_str(&self.ok(arguments)).unwrap()
-    }
-
-    fn pid(&self) -> Option<Pid> {
-        pid_in(&self.0.path().join("daemon.lock"))
-    }
-
-    /// Sends the daemon a signal, and waits until it is gone.
-    fn end(&self, signal: Signal) {
-        let pid = self.pid().unwrap();
-        kill_process(pid, signal).unwrap();
-        wait_until_gone(pid);
-    }
-
-    /// Follows events from the first on until one line has all of `parts`.
-    fn wait_for_event(&self, parts: &[&str]) {
-        let mut following = Running::start(&mut self.0.command(&["events", "--after", "0"]));
-        loop {
-            let line = following.read_until("\n");
-            assert!(!line.is_empty(), "the events ended without {parts:?}");
-            if parts.iter().all(|part| line.contains(part)) {
-                following.signal(Signal::KILL);
-                following.finish();
-                return;
-            }
-        }
-    }
-}
-
-fn pid_in(lock: &Path) -> Option<Pid> {
-    Pid::from_raw(fs::read_to_string(lock).ok()?.trim().parse().ok()?)
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let command = self.pid().and_then(|pid| fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).ok());
-        // One that has ended already may have left its number to somebody else.
-        if command.is_some_and(|command| text(&command).contains("daemon\0--started")) {
-            self.end(Signal::TERM);
-        }
-    }
-}
 
 #[test]
 fn a_sandbox_lives_from_create_to_rm_and_several_commands_use_it() {
@@ -138,14 +76,21 @@ fn b51_a_daemon_that_is_told_to_end_or_killed_leaves_nothing() {
 fn b51_a_creation_that_nobody_waits_for_any_more_leaves_nothing() {
     let Some(home) = Daemon::with_images() else { return };
     home.ok(&["events", "--no-follow"]);
-    for (name, signal) in [("polite", Signal::INT), ("killed", Signal::KILL)] {
+    // The first ends while the template is made, which goes on, since others may wait for it.
+    for (name, signal) in [("first", Signal::KILL), ("polite", Signal::INT), ("killed", Signal::KILL)] {
         let creating = Running::start(&mut home.0.command(&["create", "--name", name]));
         home.wait_for_event(&[name, "creating"]);
         creating.signal(signal);
         creating.finish();
         home.wait_for_event(&[name, "removed (whoever it was for is gone)"]);
+        if name == "first" {
+            home.ok(&["create", "--name", "patient"]);
+            home.ok(&["rm", "patient"]);
+        }
     }
     home.0.assert_nothing_left();
+    let templates = std::fs::read_dir(home.0.path().join("templates")).unwrap();
+    assert_eq!(templates.count(), 1, "it was made once");
 }
 
 #[test]

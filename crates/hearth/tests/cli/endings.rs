@@ -29,7 +29,7 @@ fn b51_a_second_ctrl_c_ends_the_sandbox() {
     running.read_until("ready\n");
     running.signal(Signal::INT);
     running.read_until("ignored\n");
-    let machines = running.children();
+    let machines = home.machines(&running);
     running.signal(Signal::INT);
     assert_code(&running.finish(), 130);
     machines.into_iter().for_each(wait_until_gone);
@@ -41,7 +41,7 @@ fn b51_sigterm_ends_the_sandbox() {
     let Some(home) = Home::with_images() else { return };
     let mut running = Running::start(&mut home.command(&["run", "--", "sh", "-c", "echo ready; sleep 300"]));
     running.read_until("ready\n");
-    let machines = running.children();
+    let machines = home.machines(&running);
     assert_eq!(machines.len(), 1);
     running.signal(Signal::TERM);
     assert_code(&running.finish(), 143);
@@ -50,11 +50,14 @@ fn b51_sigterm_ends_the_sandbox() {
 }
 
 #[test]
-fn b51_a_killed_hearth_takes_its_machine_along_and_the_next_start_removes_the_rest() {
+fn b51_a_killed_hearth_without_a_daemon_takes_its_machine_along_and_the_next_start_removes_the_rest() {
     let Some(home) = Home::with_images() else { return };
-    let mut running = Running::start(&mut home.command(&["run", "--", "sh", "-c", "echo ready; sleep 300"]));
+    let arguments = ["run", "--no-daemon", "--", "sh", "-c", "echo ready; sleep 300"];
+    let mut running = Running::start(&mut home.command(&arguments));
     running.read_until("ready\n");
-    let machines = running.children();
+    assert!(home.daemon().is_none());
+    let machines = home.machines(&running);
+    assert_eq!(machines.len(), 1);
     running.signal(Signal::KILL);
     running.finish();
     machines.into_iter().for_each(wait_until_gone);
@@ -64,14 +67,44 @@ fn b51_a_killed_hearth_takes_its_machine_along_and_the_next_start_removes_the_re
 }
 
 #[test]
+fn b51_the_daemon_removes_what_a_killed_run_leaves() {
+    let Some(home) = Home::with_images() else { return };
+    let mut running = Running::start(&mut home.command(&["run", "--", "sh", "-c", "echo ready; sleep 300"]));
+    running.read_until("ready\n");
+    let machines = home.machines(&running);
+    assert_eq!((machines.len(), home.left().len()), (1, 1));
+    running.signal(Signal::KILL);
+    running.finish();
+    machines.into_iter().for_each(wait_until_gone);
+    home.assert_nothing_left();
+}
+
+#[test]
+fn b51_a_run_whose_daemon_is_killed_fails_and_the_next_start_removes_the_rest() {
+    let Some(home) = Home::with_images() else { return };
+    let running = Running::start(&mut home.command(&["run", "--json", "--", "sh", "-c", "echo ready; sleep 300"]));
+    while home.daemon().is_none() || home.machines(&running).is_empty() {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let (daemon, machines) = (home.daemon().unwrap(), home.machines(&running));
+    kill_process(daemon, Signal::KILL).unwrap();
+    assert_code(&running.finish(), 125);
+    machines.into_iter().for_each(wait_until_gone);
+    assert_code(&home.run(&["true"]), 0);
+    home.assert_nothing_left();
+}
+
+#[test]
 fn b51_kills_at_any_moment_leave_nothing_after_the_next_start() {
     let Some(home) = Home::with_images() else { return };
     // From before the first file to after the first byte of the guest.
     for delay_ms in [0, 5, 20, 40, 60, 80, 120, 200, 400, 900, 2500] {
-        for signal in [Signal::KILL, Signal::TERM] {
-            let running = Running::start(&mut home.command(&["run", "--accel", "tcg", "--", "sleep", "300"]));
+        for (signal, daemon) in [(Signal::KILL, "--no-daemon"), (Signal::TERM, "--no-daemon"), (Signal::KILL, "")] {
+            let arguments = ["run", "--accel", "tcg", daemon, "--", "sleep", "300"];
+            let arguments: Vec<&str> = arguments.into_iter().filter(|argument| !argument.is_empty()).collect();
+            let running = Running::start(&mut home.command(&arguments));
             std::thread::sleep(Duration::from_millis(delay_ms));
-            let machines = running.children();
+            let machines = home.machines(&running);
             running.signal(signal);
             running.finish();
             machines.into_iter().for_each(wait_until_gone);
@@ -86,7 +119,7 @@ fn b51_a_killed_machine_is_an_error_and_leaves_nothing() {
     let Some(home) = Home::with_images() else { return };
     let mut running = Running::start(&mut home.command(&["run", "--", "sh", "-c", "echo ready; sleep 300"]));
     running.read_until("ready\n");
-    kill_process(running.children()[0], Signal::KILL).unwrap();
+    kill_process(home.machines(&running)[0], Signal::KILL).unwrap();
     let output = running.finish();
     assert_code(&output, 125);
     assert!(text(&output.stderr).contains("machine error"), "{}", said(&output));
@@ -119,7 +152,7 @@ fn b51_ctrl_c_twice_ends_a_guest_that_is_stopped() {
     let Some(home) = Home::with_images() else { return };
     let mut running = Running::start(&mut home.command(&["run", "--", "sh", "-c", "echo ready; sleep 300"]));
     running.read_until("ready\n");
-    let machines = running.children();
+    let machines = home.machines(&running);
     kill_process(machines[0], Signal::STOP).unwrap();
     // Two that come before the first is looked at are one: this goes on as an impatient person would.
     assert_code(&running.interrupt_until_it_ends(), 130);
@@ -157,7 +190,7 @@ fn b50_a_host_disk_that_fills_up_is_an_error_in_the_guest_and_no_hang() {
     let store = std::fs::read_link(home.path().join("store")).unwrap();
     let script = format!(
         "mount -t tmpfs -o size=90m small {home} && ln -s {store} {home}/store && \
-         exec {hearth} run --accel tcg --disk 1G -- dd if=/dev/zero of=/workspace/f bs=1M count=300 conv=fsync",
+         exec {hearth} run --no-daemon --boot --accel tcg --disk 1G -- dd if=/dev/zero of=/workspace/f bs=1M count=300 conv=fsync",
         home = home.path().display(),
         store = store.display(),
         hearth = env!("CARGO_BIN_EXE_hearth"),

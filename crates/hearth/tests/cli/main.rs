@@ -8,6 +8,8 @@
 
 mod daemon;
 mod endings;
+mod held;
+mod lasting;
 mod machines;
 mod pool;
 mod refusals;

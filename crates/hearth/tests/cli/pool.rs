@@ -93,7 +93,7 @@ async fn a_ready_machine_that_dies_is_replaced_and_never_handed_out() {
     let first = daemon.client.create(&CreateSandbox::default()).await.unwrap();
     daemon.client.remove(&first.id).await.unwrap();
     daemon.wait_for(|pool| pool.kinds.first().is_some_and(|kind| kind.ready == 1)).await;
-    for child in daemon.running.as_ref().unwrap().children() {
+    for child in daemon.home.machines(daemon.running.as_ref().unwrap()) {
         kill_process(child, Signal::KILL).unwrap();
     }
     // Whether or not its death has been seen yet.

@@ -94,8 +94,9 @@ fn user_directory_variables_and_scratch_disk_are_as_asked() {
 #[test]
 fn a_report_holds_what_the_streams_would() {
     let Some(home) = Home::with_images() else { return };
-    let output =
-        home.hearth(&["run", "--json", "--keep-logs", "--", "sh", "-c", "printf '\\377'; echo err >&2; kill -TERM $$"]);
+    // One that is booted has something on its console.
+    let options = ["run", "--boot", "--json", "--keep-logs", "--", "sh", "-c"];
+    let output = home.hearth(&[&options[..], &["printf '\\377'; echo err >&2; kill -TERM $$"]].concat());
     assert_code(&output, 143);
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(report["stdout"], serde_json::json!({ "encoding": "base64", "data": "/w==", "dropped_bytes": 0 }));
@@ -104,9 +105,32 @@ fn a_report_holds_what_the_streams_would() {
         (&"err\n".into(), &"TERM".into(), &143.into())
     );
     assert!(report["sandbox"]["phases_us"]["ready"].as_u64() > report["sandbox"]["phases_us"]["prepared"].as_u64());
-    let logs: Vec<_> = std::fs::read_dir(home.path().join("logs")).unwrap().flatten().collect();
-    let console = std::fs::read_to_string(logs[0].path()).unwrap();
+    assert!(report["timings_us"]["ended"].as_u64() >= report["timings_us"]["ready"].as_u64(), "{report}");
+    let id = report["sandbox"]["id"].as_str().unwrap();
+    let console = std::fs::read_to_string(home.path().join(format!("logs/{id}.console"))).unwrap();
     assert!(console.contains("hearth-agent: 7/7"), "{console}");
+}
+
+#[test]
+fn a_run_goes_through_the_daemon_says_its_times_when_asked_and_needs_no_daemon_if_it_must_not() {
+    let Some(home) = Home::with_images() else { return };
+    let direct = home.hearth(&["run", "--no-daemon", "--timings", "--", "echo", "hi"]);
+    assert_code(&direct, 0);
+    assert!(home.daemon().is_none());
+    let through = home.hearth(&["run", "--timings", "--", "echo", "hi"]);
+    assert_code(&through, 0);
+    assert!(home.daemon().is_some());
+    for output in [direct, through] {
+        assert_eq!(text(&output.stdout), "hi\n");
+        let said = text(&output.stderr);
+        assert!(
+            ["sandbox template", "sandbox ready", "program started", "program ended"]
+                .iter()
+                .all(|part| said.contains(part)),
+            "{said}"
+        );
+    }
+    home.assert_nothing_left();
 }
 
 #[test]

@@ -84,18 +84,47 @@ impl Home {
         output
     }
 
+    /// The process of the daemon, if one was started here.
+    pub(crate) fn daemon(&self) -> Option<Pid> {
+        let pid = Pid::from_raw(fs::read_to_string(self.path().join("daemon.lock")).ok()?.trim().parse().ok()?)?;
+        let command = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).ok()?;
+        // One that has ended already may have left its number to somebody else.
+        text(&command).contains("daemon\0--started").then_some(pid)
+    }
+
+    /// The machines that run here, of the daemon's and of a Hearth's own.
+    pub(crate) fn machines(&self, running: &Running) -> Vec<Pid> {
+        let daemon = self.daemon().map(|daemon| daemon.as_raw_nonzero().get() as u32);
+        let daemons = daemon.map(children_of).unwrap_or_default();
+        let own = children_of(running.child.id()).into_iter().filter(|pid| Some(*pid) != self.daemon());
+        daemons.into_iter().chain(own).collect()
+    }
+
     /// The sandboxes' directories that are there.
     pub(crate) fn left(&self) -> Vec<PathBuf> {
         let entries = fs::read_dir(self.path().join("run"));
         entries.into_iter().flatten().flatten().map(|entry| entry.path()).collect()
     }
 
-    /// Checks that a finished Hearth has left nothing.
+    /// Checks that a finished Hearth has left nothing. The daemon removes a run's sandbox once the run has its exit code.
     pub(crate) fn assert_nothing_left(&self) {
+        let begun = std::time::Instant::now();
+        while !self.left().is_empty() && self.daemon().is_some() && begun.elapsed() < HANG {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         assert_eq!(self.left(), Vec::<PathBuf>::new());
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
         let home = self.path().display().to_string();
         assert!(!mounts.contains(&home), "a mount is left below {home}");
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        if let Some(daemon) = self.daemon() {
+            let _ = kill_process(daemon, Signal::TERM);
+            wait_until_gone(daemon);
+        }
     }
 }
 
@@ -148,19 +177,19 @@ impl Running {
             }
         }
     }
+}
 
-    /// The processes that this one has started and that are alive.
-    pub(crate) fn children(&self) -> Vec<Pid> {
-        let own = self.child.id().to_string();
-        let parent = |pid: &str| {
-            let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-            Some(status.lines().find_map(|line| line.strip_prefix("PPid:\t"))?.to_owned())
-        };
-        let pids = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().into_string().ok());
-        let children =
-            pids.filter(|pid| pid.bytes().all(|byte| byte.is_ascii_digit()) && parent(pid).as_ref() == Some(&own));
-        children.filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect()
-    }
+/// The processes that one has started and that are alive.
+fn children_of(parent: u32) -> Vec<Pid> {
+    let parent = parent.to_string();
+    let parent_of = |pid: &str| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        Some(status.lines().find_map(|line| line.strip_prefix("PPid:\t"))?.to_owned())
+    };
+    let pids = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let children =
+        pids.filter(|pid| pid.bytes().all(|byte| byte.is_ascii_digit()) && parent_of(pid).as_ref() == Some(&parent));
+    children.filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect()
 }
 
 /// Waits until a process that is not a child has ended.

@@ -1,0 +1,173 @@
+//! A sandbox of a fleet, as those see it who want something of it.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use super::task::Message;
+use super::work::{Order, Reply};
+use super::{Changes, Entry, FleetError, Guest, Happening, Input, PauseReport, Refused, Removal, Shared, State, View};
+use crate::SandboxId;
+
+/// A sandbox of a fleet, for whoever wants something of it. Cheap to clone; it may have been removed since.
+#[derive(Debug, Clone)]
+pub struct Member {
+    pub(super) entry: Arc<Entry>,
+    pub(super) shared: Arc<Shared>,
+}
+
+impl Member {
+    /// Its id.
+    pub fn id(&self) -> &SandboxId {
+        &self.entry.id
+    }
+
+    /// What it is at this moment.
+    pub fn view(&self) -> View {
+        let name = self.shared.registry().name(&self.entry.id);
+        self.entry.view(name)
+    }
+
+    /// The way to its guest, as soon as there is one: waits while it is being made, and wakes it when it is paused.
+    ///
+    /// # Errors
+    /// [`FleetError::WrongState`], [`FleetError::Removed`], and those of [`Self::resume`].
+    pub async fn channel(&self) -> Result<Guest, FleetError> {
+        let mut status = self.entry.status.subscribe();
+        loop {
+            let settled = status.wait_for(|status| {
+                status.channel.is_some() || !status.state.is_passing() || status.state == State::Removing
+            });
+            drop(settled.await.map_err(|_| self.removed())?);
+            match self.entry.enter() {
+                Ok(guest) => return Ok(guest),
+                Err(State::Removing | State::Removed) => return Err(self.removed()),
+                Err(State::Paused) => self.wake().await?,
+                // It has moved on meanwhile.
+                Err(state) if state.is_passing() => {}
+                Err(state) => return Err(self.refused(state, Input::Resume)),
+            }
+        }
+    }
+
+    fn removed(&self) -> FleetError {
+        FleetError::Removed { sandbox: self.id().to_string() }
+    }
+
+    pub(super) fn refused(&self, state: State, input: Input) -> FleetError {
+        FleetError::WrongState { sandbox: self.id().to_string(), source: Refused { state, input } }
+    }
+
+    /// Lets a paused one go on; somebody else may have done so already.
+    async fn wake(&self) -> Result<(), FleetError> {
+        match self.resume().await {
+            Err(FleetError::WrongState { source: Refused { state, .. }, .. }) if state != State::Failed => Ok(()),
+            resumed => resumed,
+        }
+    }
+
+    /// Puts it on disk and ends its machine. It goes on with the next request, or when it is resumed.
+    ///
+    /// # Errors
+    /// [`FleetError::WrongState`], [`FleetError::Removed`], [`FleetError::Engine`]: then it runs on.
+    pub async fn pause(&self) -> Result<PauseReport, FleetError> {
+        self.order(|reply| Order::Pause(Some(reply))).await
+    }
+
+    /// Lets it go on where it was when it was paused.
+    ///
+    /// # Errors
+    /// [`FleetError::WrongState`], [`FleetError::Removed`]; [`FleetError::Engine`], such as for want of room: then it is paused as before.
+    pub async fn resume(&self) -> Result<(), FleetError> {
+        self.order(Order::Resume).await
+    }
+
+    pub(super) async fn order<T>(&self, order: impl FnOnce(Reply<T>) -> Order) -> Result<T, FleetError> {
+        let (reply, told) = oneshot::channel();
+        let sent = self.entry.inbox.send(Message::Order(order(reply))).await;
+        // A task ends, and gives work up, only with its sandbox.
+        sent.map_err(|_| self.removed())?;
+        told.await.unwrap_or_else(|_| Err(self.removed()))
+    }
+
+    /// Waits until its machine has ended by itself, and tells how.
+    pub async fn failed(&self) -> String {
+        let mut status = self.entry.status.subscribe();
+        let failed = status.wait_for(|status| status.state == State::Failed).await;
+        let reason = failed.ok().map(|status| status.reason.clone().unwrap_or_default());
+        match reason {
+            Some(reason) => reason,
+            // The sender is this value's own, so it is there.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// What its console last said, escaped for a terminal; empty where there is no machine to have one.
+    pub async fn console_tail(&self) -> String {
+        let (reply, told) = oneshot::channel();
+        if self.entry.inbox.send(Message::Console(reply)).await.is_err() {
+            return String::new();
+        }
+        told.await.unwrap_or_default()
+    }
+
+    /// Changes what is noted on it: all of it or nothing.
+    ///
+    /// # Errors
+    /// [`FleetError::NameTaken`], [`FleetError::Unknown`] when it is gone.
+    pub fn change(&self, changes: Changes) -> Result<(), FleetError> {
+        let mut registry = self.shared.registry();
+        match changes.name.clone() {
+            Some(name) => registry.rename(&self.entry.id, name)?,
+            None => drop(registry.find(self.id().as_str())?),
+        }
+        let name = registry.name(&self.entry.id);
+        drop(registry);
+        self.entry.change(changes);
+        self.shared.events.add(&self.entry.id, name, Happening::Changed);
+        Ok(())
+    }
+
+    /// Has it removed, and waits until nothing of it is left. What it does is given up. Asking again waits with the first.
+    pub async fn remove(&self, why: Removal) {
+        self.begin_removal(why);
+        let mut status = self.entry.status.subscribe();
+        // The sender is this value's own, so it is there.
+        let _ = status.wait_for(|status| status.state == State::Removed).await;
+    }
+
+    /// Has it removed, and does not wait.
+    pub fn begin_removal(&self, why: Removal) {
+        self.entry.removal.send_if_modified(|wanted| wanted.is_none() && wanted.replace(why).is_none());
+    }
+
+    /// Publishes that it has come into a state.
+    pub(super) fn note(&self, state: State, reason: Option<String>) {
+        let name = self.shared.registry().name(&self.entry.id);
+        self.shared.events.add(&self.entry.id, name, Happening::State { state, reason });
+    }
+}
+
+/// Removes a sandbox when it is dropped: for one that is bound to something else, such as a connection.
+#[derive(Debug)]
+pub struct Leash(Option<Member>);
+
+impl Leash {
+    /// Binds a sandbox.
+    pub fn new(member: Member) -> Self {
+        Self(Some(member))
+    }
+
+    /// Lets it live.
+    pub fn release(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Leash {
+    fn drop(&mut self) {
+        if let Some(member) = &self.0 {
+            member.begin_removal(Removal::Abandoned);
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! A home whose sandboxes a daemon holds.
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::support::{Home, Running, assert_code, text, wait_until_gone};
+
+/// A home, for what its daemon holds.
+pub(crate) struct Daemon(pub(crate) Home);
+
+impl Daemon {
+    pub(crate) fn with_images() -> Option<Self> {
+        Home::with_images().map(Self)
+    }
+
+    /// Runs a command to its end, which must be a success, and returns its output without the last line's end.
+    #[track_caller]
+    pub(crate) fn ok(&self, arguments: &[&str]) -> String {
+        let output = self.0.hearth(arguments);
+        assert_code(&output, 0);
+        text(&output.stdout).trim_end().to_owned()
+    }
+
+    #[track_caller]
+    pub(crate) fn json(&self, arguments: &[&str]) -> Value {
+        serde_json::from_str(&self.ok(arguments)).unwrap()
+    }
+
+    pub(crate) fn pid(&self) -> Option<Pid> {
+        self.0.daemon()
+    }
+
+    /// Sends the daemon a signal, and waits until it is gone.
+    pub(crate) fn end(&self, signal: Signal) {
+        let pid = self.pid().unwrap();
+        kill_process(pid, signal).unwrap();
+        wait_until_gone(pid);
+    }
+
+    /// Follows events from the first on until one line has all of `parts`.
+    pub(crate) fn wait_for_event(&self, parts: &[&str]) {
+        let mut following = Running::start(&mut self.0.command(&["events", "--after", "0"]));
+        loop {
+            let line = following.read_until("\n");
+            assert!(!line.is_empty(), "the events ended without {parts:?}");
+            if parts.iter().all(|part| line.contains(part)) {
+                following.signal(Signal::KILL);
+                following.finish();
+                return;
+            }
+        }
+    }
+}
