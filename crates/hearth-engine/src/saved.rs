@@ -120,7 +120,8 @@ fn making(parent: &Path) -> Result<File, SavedFault> {
 
 /// Beside the directory, in which only what is saved has a name.
 fn lock_of(parent: &Path) -> PathBuf {
-    parent.with_extension("lock")
+    // By whatever path it is reached, it has one lock.
+    parent.canonicalize().unwrap_or_else(|_| parent.to_owned()).with_extension("lock")
 }
 
 /// Nobody makes or removes anything below some directories for as long as this lives.

@@ -23,9 +23,12 @@ pub(crate) struct Home {
 }
 
 impl Home {
-    /// Makes one with images; `None`, and says so, when there is no store to share.
+    /// Makes one with images and templates; `None`, and says so, when there is no store to share.
     pub(crate) fn with_images() -> Option<Self> {
         let home = Self::fresh_with_images()?;
+        let templates = prepared()?.join("templates");
+        fs::create_dir_all(&templates).unwrap();
+        symlink(templates.canonicalize().unwrap(), home.path().join("templates")).unwrap();
         // What the preparing run has found out, so that not every test finds it out again.
         let findings = prepared().map(|prepared| prepared.join("findings.json"));
         findings.filter(|path| path.exists()).map(|path| fs::copy(path, home.path().join("findings.json")).unwrap());

@@ -15,6 +15,8 @@ fn list(home: &Home) -> Vec<Value> {
 #[test]
 fn a_damaged_template_is_made_again_and_never_started() {
     let Some(home) = Home::with_images() else { return };
+    // Not those that all tests share.
+    fs::remove_file(home.path().join("templates")).unwrap();
     let built = home.hearth(&["template", "build"]);
     assert_code(&built, 0);
     let id = text(&built.stdout).trim_end().to_owned();
