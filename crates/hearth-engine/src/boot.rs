@@ -11,7 +11,7 @@ use hearth_vmm::{Accelerator, Confinement, Exit, Lifetime, Machine, MachineSpec,
 use crate::accelerator::{Finding, Findings, Way, name};
 use crate::create::{Base, Place};
 use crate::guest::{describe, printable};
-use crate::identity::{self, SandboxDirectory};
+use crate::identity::{self, SandboxDirectory, SandboxId};
 use crate::initramfs::{self, Contents};
 use crate::scratch::{Scratch, disks};
 use crate::template::Template;
@@ -40,6 +40,8 @@ const DEATH: Duration = Duration::from_secs(2);
 pub enum Phase {
     /// The template is there.
     Template,
+    /// A machine was ready.
+    Claimed,
     /// The host's files are made.
     Prepared,
     /// QEMU runs, and the guest's kernel with it.
@@ -55,6 +57,7 @@ impl Phase {
     pub fn name(self) -> &'static str {
         match self {
             Self::Template => "template",
+            Self::Claimed => "claimed",
             Self::Prepared => "prepared",
             Self::Started => "started",
             Self::Connected => "connected",
@@ -205,7 +208,7 @@ impl Engine {
         let channel = tokio::time::timeout(TCG_SILENCE, answer(&machine, way.accelerator)).await;
         let channel = channel.unwrap_or_else(|_| Err(restored_in_silence(way.accelerator)))?;
         phases.note(Phase::Connected);
-        renew(&channel, directory, origin.renew).await?;
+        renew(&channel, directory.id(), origin.renew).await?;
         // A template has no processes that could be frozen.
         if origin.saved.delta.is_some() {
             let thawed = channel.thaw().await;
@@ -221,9 +224,10 @@ fn restored_in_silence(accelerator: Accelerator) -> EngineError {
     EngineError::Boot { accelerator: name(accelerator), what, console: String::new(), silent: true }
 }
 
-async fn renew(channel: &Channel, directory: &SandboxDirectory, renewal: Renewal) -> Result<(), EngineError> {
+/// Makes a guest that of the sandbox with this id.
+pub(crate) async fn renew(channel: &Channel, id: &SandboxId, renewal: Renewal) -> Result<(), EngineError> {
     let sent = Instant::now();
-    let renewed = channel.renew(directory.id().renew(renewal)).await;
+    let renewed = channel.renew(id.renew(renewal)).await;
     renewed.map_err(|source| EngineError::Channel { what: "make the guest its own", source })?;
     if sent.elapsed() <= CLOCK_LAG { Ok(()) } else { set_clock(channel).await }
 }
@@ -259,7 +263,7 @@ async fn boot_once(
         }
     };
     phases.note(Phase::Connected);
-    renew(&channel, directory, Renewal::Anew).await?;
+    renew(&channel, directory.id(), Renewal::Anew).await?;
     phases.note(Phase::Ready);
     Ok((machine, channel))
 }

@@ -24,7 +24,9 @@ mod guest;
 mod identity;
 mod initramfs;
 mod pause;
+mod pool;
 mod preflight;
+mod pressure;
 mod sandbox;
 mod saved;
 mod scratch;
@@ -45,10 +47,11 @@ pub use error::{EngineError, Kind, chain};
 pub use fork::{ForkSpec, Forked, MAX_COPIES};
 pub use identity::SandboxId;
 pub use pause::{Paused, Refused};
+pub use pool::{PoolCounts, PoolKind, PoolLimits, PoolShelf, PoolStatus};
 pub use sandbox::Sandbox;
 pub use saved::SavedFault;
 pub use snapshot::{SnapshotFileError, SnapshotRecord, Taken};
-pub use template::{TemplateId, TemplateRecord};
+pub use template::{TemplateId, TemplateInfo, TemplateMemory, TemplateRecord};
 
 pub use hearth_channel as channel;
 pub use hearth_image as image;
@@ -89,6 +92,8 @@ impl Engine {
         if directories.sandboxes().is_dir() {
             sweep::sweep(&directories.sandboxes(), &directories.births());
         }
+        saved::sweep(&directories.templates());
+        saved::sweep(&directories.snapshots());
         let images = ImageStore::open(&directories.images())?;
         let templates = Arc::new(Templates::in_directory(directories.templates()));
         let versions = Arc::new(Versions::in_file(directories.versions()));

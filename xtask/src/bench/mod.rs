@@ -22,6 +22,7 @@ mod memory;
 mod native;
 mod output;
 mod ping;
+mod pool;
 mod report;
 mod restore;
 mod restored_memory;
@@ -40,6 +41,7 @@ use host::Host;
 const GROUPS: &[Group] = &[
     boot::GROUP,
     restore::GROUP,
+    pool::GROUP,
     burst::GROUP,
     restored_memory::GROUP,
     exec::GROUP,

@@ -77,7 +77,7 @@ impl Member {
     /// Lets it go on where it was when it was paused.
     ///
     /// # Errors
-    /// [`FleetError::WrongState`], [`FleetError::Removed`]; [`FleetError::MemoryBudget`], [`FleetError::Engine`]: then it is paused as before.
+    /// [`FleetError::WrongState`], [`FleetError::Removed`]; [`FleetError::Engine`], such as for want of room: then it is paused as before.
     pub async fn resume(&self) -> Result<(), FleetError> {
         self.order(Order::Resume).await
     }

@@ -8,7 +8,8 @@ use tokio::time::{Instant, sleep_until};
 
 use super::work::{self, Body, Done, Job, Order, Origin, PauseReport, Reply};
 use super::{
-    About, FleetError, Happening, IdleAction, IdlePolicy, Input, Lifecycle, Member, Refused, Removal, State, Work, idle,
+    About, FleetError, Happening, IdleAction, IdlePolicy, Input, Lifecycle, Member, Refused, Removal, Share, State,
+    Work, idle,
 };
 use crate::{EngineError, Paused, Sandbox, chain};
 
@@ -197,7 +198,7 @@ impl Task {
             return Ok(());
         }
         let entry = &self.member.entry;
-        let charged = self.member.shared.registry().charge(&entry.id, u64::from(entry.spec.memory.mib()));
+        let charged = self.member.shared.registry().charge(&entry.id, Share::of(&entry.spec));
         charged.inspect_err(|_| {
             // Nothing was published of the step there and back.
             let _ = self.life.take(Input::ResumeFailed);
@@ -279,12 +280,14 @@ impl Task {
         let name = shared.registry().name(&entry.id);
         if !state.has_machine() {
             shared.registry().set_memory(&entry.id, 0);
+            shared.line.freed();
         }
         if state == State::Removed {
             // The name is free before anybody learns that its bearer is gone.
             let mut registry = shared.registry();
             registry.release(&entry.id);
             shared.population.send_replace(registry.len());
+            shared.line.freed();
         }
         if state == State::Running {
             self.idleness.begin_anew();

@@ -7,7 +7,7 @@ use hearth_channel::Channel;
 use hearth_protocol::{Command, Delivery, Start};
 
 use super::store::{self, About, Made};
-use super::{Template, TemplateKey, Templates};
+use super::{Template, TemplateId, TemplateKey, Templates};
 use crate::accelerator::Way;
 use crate::boot::{Booted, Phases};
 use crate::create::Base;
@@ -60,7 +60,7 @@ impl Engine {
         failed: &mut Vec<String>,
     ) -> Result<Arc<Template>, EngineError> {
         // One that is damaged or stale is made again.
-        if let Ok(Some(template)) = self.templates.load(key, way).await {
+        if let Ok(Some(template)) = self.templates.load(key, way, self.pinned_templates()).await {
             return Ok(Arc::new(template));
         }
         let (template, ways) = self.make_template(spec, &self.base(spec)?).await?;
@@ -95,6 +95,7 @@ impl Engine {
         let key = self.template_key(spec, base, way)?;
         let made = Made { key, way, saved, scratch: place.scratch.clone() };
         let template = self.templates.keep(made, spec, base).await?;
+        self.tidy_templates().await;
         Ok((template, failed))
     }
 }
@@ -117,8 +118,8 @@ impl Templates {
     }
 
     /// Loads a template from disk, if it is there.
-    async fn load(&self, key: &TemplateKey, way: Way) -> Result<Option<Template>, SavedFault> {
+    async fn load(&self, key: &TemplateKey, way: Way, pinned: Vec<TemplateId>) -> Result<Option<Template>, SavedFault> {
         let (directory, key) = (self.directory.clone(), key.clone());
-        apart(move || store::read(&directory, &key, way)).await
+        apart(move || store::read(&directory, &key, way, &pinned)).await
     }
 }

@@ -8,5 +8,7 @@ pub(crate) mod events;
 pub(crate) mod exec;
 pub(crate) mod image;
 pub(crate) mod lifecycle;
+pub(crate) mod pool;
 pub(crate) mod run;
 pub(crate) mod sandbox;
+pub(crate) mod template;

@@ -11,6 +11,8 @@ mod endings;
 mod held;
 mod lasting;
 mod machines;
+mod pool;
 mod refusals;
 mod running;
 mod support;
+mod templates;

@@ -59,6 +59,8 @@ impl Home {
         command
             .args(arguments)
             .env("HEARTH_HOME", self.path())
+            // What a pool has ready would be taken for something left.
+            .env("HEARTH_POOL", "0")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
