@@ -11,10 +11,7 @@ use hearth_protocol::history::{ChangeKind, CheckpointName, Diffed, HistoryReques
 use hearth_protocol::{ErrorCode, Outcome, RequestBody};
 
 use crate::support::{Agent, fault};
-
-#[path = "../../../hearth-files/tests/it/tree.rs"]
-#[allow(dead_code, reason = "shared with the tests of hearth-files, which use all of it")]
-mod tree;
+use crate::tree;
 
 fn baseline() -> CheckpointName {
     CheckpointName::default()

@@ -16,6 +16,9 @@ mod secrets;
 mod services;
 mod shells;
 mod support;
+#[path = "../../../hearth-files/tests/it/tree.rs"]
+#[allow(dead_code, reason = "shared with the tests of hearth-files, which use all of it")]
+mod tree;
 mod trees;
 mod watches;
 mod wire;

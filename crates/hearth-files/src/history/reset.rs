@@ -90,6 +90,11 @@ impl Restored {
     }
 }
 
+/// What tells a file from all others while it is there.
+type Identity = (u64, u64);
+/// A path, and what bears it now, if that is to stay.
+type FirstName = (Vec<u8>, Option<Identity>);
+
 struct Resetting<'a> {
     plan: Plan<'a>,
     fetching: Fetching<'a>,
@@ -98,10 +103,10 @@ struct Resetting<'a> {
     done: ResetDone,
     /// The uppermost directory that is being made again, and its number.
     tree: Option<(Vec<u8>, u64)>,
-    /// The first name of each file with several, and what bears it now, if that is to stay.
-    first_names: HashMap<u32, (Vec<u8>, Option<(u64, u64)>)>,
+    /// The first name of each file with several.
+    first_names: HashMap<u32, FirstName>,
     /// Which file of the checkpoint one with several names is to be.
-    holders: HashMap<(u64, u64), u32>,
+    holders: HashMap<Identity, u32>,
     /// Those that are not left yet, and those of which something must be done.
     directories: Vec<Directory>,
     stamps: Vec<(u64, Option<Stamp>)>,
