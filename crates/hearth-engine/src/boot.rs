@@ -312,13 +312,18 @@ fn fell_silent(accelerator: Accelerator, stall: Stall, console: &[u8]) -> Engine
 }
 
 pub(crate) async fn connect(machine: &Machine) -> Result<Channel, EngineError> {
-    let endpoint = |port| Endpoint::Unix {
-        path: machine.port_path(&port_name(port)).expect("the machine was given this port").to_owned(),
-        expected_uid: rustix::process::geteuid().as_raw(),
-    };
-    let endpoints = Endpoints { control: endpoint(CONTROL_PORT), bulk: endpoint(BULK_PORT) };
     let options = ConnectOptions { timeout: BOOT, ..ConnectOptions::default() };
-    Channel::connect(&endpoints, options)
-        .await
-        .map_err(|source| EngineError::Channel { what: "reach the agent", source })
+    let (control, bulk) = (port_name(CONTROL_PORT), port_name(BULK_PORT));
+    let connected = match (machine.take_port(&control), machine.take_port(&bulk)) {
+        (Some(control), Some(bulk)) => Channel::over(control.into(), bulk.into(), options).await,
+        _ => {
+            let endpoint = |port| Endpoint::Unix {
+                path: machine.port_path(port).expect("the machine was given this port").to_owned(),
+                expected_uid: rustix::process::geteuid().as_raw(),
+            };
+            let endpoints = Endpoints { control: endpoint(&control), bulk: endpoint(&bulk) };
+            Channel::connect(&endpoints, options).await
+        }
+    };
+    connected.map_err(|source| EngineError::Channel { what: "reach the agent", source })
 }

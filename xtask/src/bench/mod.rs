@@ -14,6 +14,7 @@ mod figure;
 mod files;
 mod floor;
 mod fork;
+mod history;
 mod host;
 mod list;
 mod live;
@@ -54,6 +55,7 @@ const GROUPS: &[Group] = &[
     list::GROUP,
     content::GROUP,
     archive::GROUP,
+    history::GROUP,
 ];
 /// A bound on one group, so that a guest that hangs ends the bench and not the day.
 const PATIENCE: Duration = Duration::from_secs(20 * 60);

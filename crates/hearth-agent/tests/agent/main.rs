@@ -8,6 +8,7 @@ mod behaviours;
 mod dial;
 mod execution_dialect;
 mod files;
+mod history;
 mod kernels;
 mod packages;
 mod processes;
