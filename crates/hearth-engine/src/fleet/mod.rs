@@ -20,6 +20,7 @@ mod fork;
 mod idle;
 mod member;
 mod name;
+mod reclaim;
 mod registry;
 mod state;
 mod task;
@@ -294,11 +295,14 @@ impl Fleet {
         Self::build(engine, limits, QueueLimits::NONE, None)
     }
 
-    /// Makes an empty one over an engine, with a warm pool.
+    /// Makes an empty one over an engine, with a warm pool, that gives memory back when the host's falls below the pool's floor.
     ///
     /// Needs a tokio runtime.
     pub fn with_pool(engine: Engine, limits: FleetLimits, queue: QueueLimits, pool: PoolLimits) -> Self {
-        Self::build(engine, limits, queue, Some(pool).filter(|pool| pool.ready > 0))
+        let floor = pool.floor_mib << 20;
+        let fleet = Self::build(engine, limits, queue, Some(pool).filter(|pool| pool.ready > 0));
+        tokio::spawn(reclaim::watch(Arc::downgrade(&fleet.shared), floor));
+        fleet
     }
 
     fn build(engine: Engine, limits: FleetLimits, queue: QueueLimits, pool: Option<PoolLimits>) -> Self {

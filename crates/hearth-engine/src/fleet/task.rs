@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep_until};
 use super::work::{self, Body, Done, Job, Order, Origin, PauseReport, Reply};
 use super::{
     About, FleetError, Happening, IdleAction, IdlePolicy, Input, Lifecycle, Member, Refused, Removal, Share, State,
-    Work, idle,
+    Work, idle, reclaim,
 };
 use crate::{EngineError, Paused, Sandbox, chain};
 
@@ -18,6 +18,8 @@ use crate::{EngineError, Paused, Sandbox, chain};
 pub(super) enum Message {
     /// What its console last said.
     Console(oneshot::Sender<String>),
+    /// The host's memory is short, and it is not used.
+    GiveWay,
     /// To do something with the whole of the sandbox.
     Order(Order),
 }
@@ -82,6 +84,7 @@ impl Task {
                     let _ = reply.send(tail.unwrap_or_default());
                 }
                 Next::Message(Message::Order(order)) => self.take(order, None),
+                Next::Message(Message::GiveWay) => self.give_way(),
             }
         }
     }
@@ -149,7 +152,8 @@ impl Task {
             Ok(paused) => {
                 let report = PauseReport { took: paused.took(), saved_bytes: paused.saved_bytes() };
                 self.body = Some(Body::Paused(Box::new(paused)));
-                let why = reply.is_none().then(|| Removal::Idle.reason().to_owned());
+                // Why it was begun is why it is.
+                let why = self.member.entry.status.borrow().reason.clone().filter(|_| reply.is_none());
                 self.step(Input::Paused, why);
                 Ok(report)
             }
@@ -237,6 +241,13 @@ impl Task {
                 self.take(Order::Pause(None), Some(Removal::Idle.reason().to_owned()));
             }
             _ => {}
+        }
+    }
+
+    /// Pauses it for the sake of others, unless somebody has just begun to use it.
+    fn give_way(&mut self) {
+        if self.life.state() == State::Running && self.member.entry.leave_unused(State::Pausing) {
+            self.take(Order::Pause(None), Some(reclaim::REASON.to_owned()));
         }
     }
 

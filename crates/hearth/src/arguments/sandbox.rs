@@ -236,6 +236,9 @@ pub(crate) struct DaemonOptions {
     /// Machines to keep ready of each kind that was asked for last; 0 for none [default: HEARTH_POOL, else 1]
     #[arg(long, value_name = "N")]
     pub(crate) pool: Option<usize>,
+    /// Memory of this machine's that is to stay free: below it the pool is let go, and then unused sandboxes are paused [default: a 16th]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) memory_floor: Option<Memory>,
     /// Requests that may wait for room within the limits; more are refused at once
     #[arg(long, value_name = "N", default_value_t = 128)]
     pub(crate) queue: usize,

@@ -144,3 +144,30 @@ async fn a_full_budget_is_waited_for_and_refused_by_name_in_the_end() {
     waited.unwrap();
     daemon.end();
 }
+
+#[tokio::test]
+async fn where_memory_is_short_nothing_is_kept_ready_and_what_nobody_uses_is_paused() {
+    // More than this machine has, or than any other that runs tests.
+    let Some(daemon) = Daemon::with(&["--pool", "1", "--memory-floor", "65536"]) else { return };
+    daemon.wait_for(|_| true).await;
+    let request = CreateSandbox::default();
+    let (idle, busy) = tokio::join!(daemon.client.create(&request), daemon.client.create(&request));
+    let (idle, busy) = (idle.unwrap(), busy.unwrap());
+    assert_code(&daemon.home.hearth(&["exec", "--detach", &busy.id, "sleep", "600"]), 0);
+    daemon.shell(&idle.id, "echo kept > /tmp/file").await;
+    let mut following = Running::start(&mut daemon.home.command(&["events", "--after", "0"]));
+    loop {
+        let line = following.read_until("\n");
+        assert!(!line.is_empty(), "the events ended");
+        if line.contains(&idle.id) && line.contains("paused") && line.contains("memory is short") {
+            break;
+        }
+    }
+    following.signal(Signal::KILL);
+    following.finish();
+    assert!(daemon.client.pool().await.unwrap().is_pressed);
+    let state = daemon.client.inspect(&busy.id).await.unwrap().state;
+    assert_eq!(state, hearth_client::api::SandboxState::Running, "something runs in it");
+    assert_eq!(daemon.shell(&idle.id, "cat /tmp/file").await, "kept");
+    daemon.end();
+}

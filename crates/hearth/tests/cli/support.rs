@@ -183,7 +183,7 @@ impl Running {
 }
 
 /// The processes that one has started and that are alive.
-fn children_of(parent: u32) -> Vec<Pid> {
+pub(crate) fn children_of(parent: u32) -> Vec<Pid> {
     let parent = parent.to_string();
     let parent_of = |pid: &str| {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;

@@ -2,9 +2,10 @@
 
 use std::fs;
 
+use rustix::process::{Signal, kill_process};
 use serde_json::Value;
 
-use crate::support::{Home, Running, assert_code, said, text};
+use crate::support::{Home, Running, assert_code, said, text, wait_until_gone};
 
 fn list(home: &Home) -> Vec<Value> {
     let output = home.hearth(&["template", "list", "--json"]);
@@ -40,6 +41,10 @@ fn a_damaged_template_is_made_again_and_never_started() {
     assert_code(&used, 125);
     assert!(text(&used.stderr).contains("is needed by a process"), "{}", said(&used));
     running.interrupt_until_it_ends();
+    if let Some(daemon) = home.daemon() {
+        kill_process(daemon, Signal::TERM).unwrap();
+        wait_until_gone(daemon);
+    }
     // What a killed maker has left goes when nobody makes anything.
     let unfinished = home.path().join("templates").join(".unfinished-x");
     fs::create_dir(&unfinished).unwrap();

@@ -91,6 +91,7 @@ async fn hold(options: &DaemonOptions, directories: &Directories) -> Result<i32,
     let queue = QueueLimits { places: options.queue, patience: options.queue_timeout.0 };
     let mut pool = PoolLimits::of_host();
     pool.ready = options.pool.or(home::pool()?).unwrap_or(pool.ready);
+    pool.floor_mib = options.memory_floor.map_or(pool.floor_mib, |memory| u64::from(memory.0));
     let app = App::new(Fleet::with_pool(home::open()?, limits, queue, pool), env!("CARGO_PKG_VERSION"));
     let socket =
         Socket::bind(&daemon::socket(directories)).map_err(|error| Failure::host(hearth_engine::chain(&error)))?;
