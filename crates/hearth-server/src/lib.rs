@@ -17,6 +17,7 @@ mod input;
 mod processes;
 mod routes;
 mod sandboxes;
+mod services;
 mod socket;
 
 pub use connection::{Ended, serve};

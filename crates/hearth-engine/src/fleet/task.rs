@@ -286,6 +286,9 @@ impl Task {
             registry.release(&entry.id);
             shared.population.send_replace(registry.len());
         }
+        if matches!(state, State::Failed | State::Removing | State::Removed) {
+            entry.ports.close();
+        }
         if state == State::Running {
             self.idleness.begin_anew();
         }
