@@ -212,7 +212,10 @@ impl Channel {
     pub async fn freeze(&self) -> Result<(), ChannelError> {
         self.still.send_replace(true);
         let frozen = self.request(RequestBody::Freeze {}).await.and_then(|reply| done("freeze", reply));
-        frozen.inspect_err(|_| drop(self.still.send_replace(false)))
+        if frozen.is_err() {
+            self.still.send_replace(false);
+        }
+        frozen
     }
 
     /// Lets all processes of the guest go on.
