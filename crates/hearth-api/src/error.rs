@@ -35,6 +35,8 @@ pub enum OwnCode {
     UnknownSandbox,
     /// More than one sandbox is meant.
     AmbiguousSandbox,
+    /// No such port is published.
+    UnknownPort,
     /// Another sandbox has the name.
     NameTaken,
     /// The sandbox's state does not allow it.
@@ -68,7 +70,7 @@ impl OwnCode {
         match self {
             Self::InvalidRequest | Self::InvalidValue => 400,
             Self::Forbidden => 403,
-            Self::UnknownEndpoint | Self::UnknownSandbox | Self::UnknownImage => 404,
+            Self::UnknownEndpoint | Self::UnknownPort | Self::UnknownSandbox | Self::UnknownImage => 404,
             Self::MethodNotAllowed => 405,
             Self::AmbiguousSandbox | Self::NameTaken | Self::WrongState => 409,
             Self::SandboxRemoved => 410,

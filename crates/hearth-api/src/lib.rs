@@ -15,6 +15,11 @@
 //! | `GET /sandboxes/{sandbox}/logs` | the end of its console | text |
 //! | `POST /sandboxes/{sandbox}/exec` | [`ExecRequest`] | [`ExecResult`], once it has ended |
 //! | `GET /sandboxes/{sandbox}/exec`, upgraded to a WebSocket | see [`exec`] | |
+//! | `GET`, `POST {sandbox}/services` | nothing, [`services::StartService`] | [`services::ServiceList`]; the service, once it is ready or has failed |
+//! | `GET`, `DELETE {sandbox}/services/{name}`, `POST …/stop`, `…/restart` | nothing, [`services::StopService`] | the service |
+//! | `GET {sandbox}/services/{name}/logs` | [`services::ReadServiceLog`] | bytes |
+//! | `GET`, `POST {sandbox}/ports`, `DELETE …/{port}` | nothing, [`services::PublishPort`] | [`services::PortList`], the port |
+//! | `GET`, `PUT {sandbox}/secrets`, `DELETE …/{name}` | nothing, [`services::SetSecrets`] | the wire's list, without values |
 //! | `GET /run`, upgraded | [`exec::RunRequest`] | see [`exec`] |
 //! | `GET`, `POST {sandbox}/processes` | nothing, [`ExecRequest`] | [`process::ProcessList`], [`process::ProcessStarted`] |
 //! | `GET {sandbox}/processes/{process}/output` | [`process::ReadProcess`] | bytes |
@@ -36,6 +41,7 @@
 pub mod exec;
 pub mod files;
 pub mod process;
+pub mod services;
 
 mod error;
 mod events;

@@ -2,7 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use hearth_protocol::RawString;
+use hearth_protocol::secrets::Secret;
 use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::services::PublishPort;
 
 /// A sandbox to make. What is left out is as `hearth create` has it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -29,6 +33,15 @@ pub struct CreateSandbox {
     /// What its guest starts from.
     #[serde(default, skip_serializing_if = "is_default")]
     pub start: StartFrom,
+    /// Variables of all its programs, at most 63.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, RawString>,
+    /// Secrets: files in the directory that programs know as `HEARTH_SECRETS`, and variables of the programs that ask for them. Nothing shows their values.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<Secret>,
+    /// Ports of this host's that lead into it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<PublishPort>,
     /// Notes for filters: at most 64.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,

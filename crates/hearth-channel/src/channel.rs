@@ -10,6 +10,7 @@ use hearth_protocol::{
     Attach, Epoch, Finished, HostHello, Info, Lane, Outcome, OutputTotals, ProcessInfo, ProcessRef, PtySize, Renew,
     ReplyBody, Request, RequestBody, Signal, SignalScope, Start, Tag,
 };
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{self, Instant};
 
@@ -54,6 +55,8 @@ impl Default for ConnectOptions {
 pub struct Channel {
     session: Arc<Session>,
     options: ConnectOptions,
+    /// Whether the guest's processes were stopped.
+    still: watch::Sender<bool>,
     writer: Task,
     _readers: [Task; 2],
 }
@@ -149,7 +152,7 @@ impl Channel {
             Task::spawn(until_ended(session.clone(), read_bulk(session.clone(), bulk.0, epoch, deadline))),
         ];
         let writer = Task::spawn(until_ended(session.clone(), write(session.clone(), control.1, bulk.1)));
-        Self { session, options, writer, _readers: readers }
+        Self { session, options, still: watch::Sender::new(false), writer, _readers: readers }
     }
 
     /// Asks for anything that has one reply, within the default bound.
@@ -201,12 +204,18 @@ impl Channel {
         done("renew", self.request(RequestBody::Renew(renew)).await?)
     }
 
-    /// Stops all processes of the guest, so that it can be saved. Nothing can be started until [`Self::thaw`].
+    /// Stops all processes of the guest, so that it can be saved. What would start one over this channel waits for [`Self::thaw`], for as long
+    /// as a request may take: the guest would refuse it.
     ///
     /// # Errors
     /// As [`Self::request`]; all go on if they could not all be stopped.
     pub async fn freeze(&self) -> Result<(), ChannelError> {
-        done("freeze", self.request(RequestBody::Freeze {}).await?)
+        self.still.send_replace(true);
+        let frozen = self.request(RequestBody::Freeze {}).await.and_then(|reply| done("freeze", reply));
+        if frozen.is_err() {
+            self.still.send_replace(false);
+        }
+        frozen
     }
 
     /// Lets all processes of the guest go on.
@@ -214,7 +223,9 @@ impl Channel {
     /// # Errors
     /// As [`Self::request`].
     pub async fn thaw(&self) -> Result<(), ChannelError> {
-        done("thaw", self.request(RequestBody::Thaw {}).await?)
+        let thawed = self.request(RequestBody::Thaw {}).await;
+        self.still.send_replace(false);
+        done("thaw", thawed?)
     }
 
     /// Sends a signal to a process, or to all it has started.
@@ -301,6 +312,18 @@ impl Channel {
         self.follow(RequestBody::Attach(attach), true, from, true).await
     }
 
+    /// Waits until the guest's processes go on.
+    pub(crate) async fn while_still(&self, deadline: Instant) {
+        let mut still = self.still.subscribe();
+        let going_on = async { drop(still.wait_for(|still| !*still).await) };
+        tokio::select! {
+            // What the guest says then is the answer.
+            () = time::sleep_until(deadline) => {}
+            () = going_on => {}
+            _ = self.closed() => {}
+        }
+    }
+
     async fn follow(
         &self,
         body: RequestBody,
@@ -311,6 +334,7 @@ impl Channel {
         let after = self.options.request_timeout;
         let deadline = Instant::now() + after;
         let kind = if attached { Kind::Attached } else { Kind::Unattached };
+        self.while_still(deadline).await;
         let following = self.ask_to_follow(body, kind, from, deadline).await?;
         match time::timeout_at(deadline, following.started()).await {
             Ok(started) => Ok(Process::new(following, started?, takes_input, after)),
@@ -339,6 +363,7 @@ impl Channel {
     /// As [`Self::request`].
     pub async fn operate(&self, body: RequestBody) -> Result<Operation, ChannelError> {
         let deadline = Instant::now() + self.options.request_timeout;
+        self.while_still(deadline).await;
         self.ask_to_follow(body, Kind::Operation, OutputTotals::default(), deadline).await.map(Operation::new)
     }
 

@@ -89,6 +89,7 @@ impl Channel {
     }
 
     async fn asked(&self, request: ServiceRequest, within: Duration) -> Result<ServiceResult, ChannelError> {
+        self.while_still(tokio::time::Instant::now() + within).await;
         match self.request_within(RequestBody::Service(request), within + MARGIN).await? {
             ReplyBody::Finished { result: Finished::Service(result), .. } => Ok(result),
             _ => Err(wrong_result("do something with a service")),

@@ -5,9 +5,11 @@ use std::io;
 use std::path::Path;
 
 use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
 use hearth_api::ErrorBody;
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, Limited, StreamBody};
+use hyper::body::{Frame, Incoming};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::{Method, Request, Response, header};
 use hyper_util::rt::TokioIo;
@@ -21,9 +23,16 @@ use crate::ClientError;
 /// The longest answer that is read whole, in bytes: the most output that an exec can be asked for, in base64, of two streams, and some more.
 const ANSWER: usize = 64 * 1024 * 1024;
 
+/// What is sent behind a request's head.
+type Body = UnsyncBoxBody<Bytes, io::Error>;
+
+fn full(bytes: Bytes) -> Body {
+    Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
+}
+
 /// A connection. Dropping it ends what was asked over it and has not been answered.
 pub struct Connection {
-    sender: SendRequest<Full<Bytes>>,
+    sender: SendRequest<Body>,
     driver: JoinHandle<()>,
 }
 
@@ -65,13 +74,34 @@ impl Connection {
         path: &str,
         body: Option<Bytes>,
     ) -> Result<Response<Incoming>, ClientError> {
+        let kind = body.is_some().then_some("application/json");
+        self.send_body(method, path, kind, full(body.unwrap_or_default())).await
+    }
+
+    /// Sends bytes as they come, and reads a JSON answer. One that fails ends the request, and is not its end.
+    pub(crate) async fn upload<T: DeserializeOwned>(
+        &mut self,
+        path: &str,
+        bytes: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
+    ) -> Result<T, ClientError> {
+        let body = StreamBody::new(bytes.map(|piece| piece.map(Frame::data))).boxed_unsync();
+        let answer = self.send_body(Method::PUT, path, Some("application/octet-stream"), body).await?;
+        let answer = whole(answer).await?;
+        serde_json::from_slice(&answer).map_err(|error| ClientError::BadAnswer { what: error.to_string() })
+    }
+
+    async fn send_body(
+        &mut self,
+        method: Method,
+        path: &str,
+        kind: Option<&str>,
+        body: Body,
+    ) -> Result<Response<Incoming>, ClientError> {
         let mut request = Request::builder().method(method).uri(path).header(header::HOST, "hearth");
-        if body.is_some() {
-            request = request.header(header::CONTENT_TYPE, "application/json");
+        if let Some(kind) = kind {
+            request = request.header(header::CONTENT_TYPE, kind);
         }
-        let request = request
-            .body(Full::new(body.unwrap_or_default()))
-            .map_err(|error| ClientError::BadAnswer { what: error.to_string() })?;
+        let request = request.body(body).map_err(|error| ClientError::BadAnswer { what: error.to_string() })?;
         let response = self.sender.send_request(request).await?;
         if response.status().is_success() {
             return Ok(response);

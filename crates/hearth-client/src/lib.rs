@@ -9,6 +9,7 @@
 mod connection;
 mod error;
 mod events;
+mod guest;
 mod held;
 
 use std::path::{Path, PathBuf};
@@ -27,6 +28,7 @@ use serde::de::DeserializeOwned;
 pub use connection::Connection;
 pub use error::ClientError;
 pub use events::{Followed, Item};
+pub use guest::Download;
 pub use hearth_api as api;
 pub use held::{Held, HeldEvent, HeldInput};
 

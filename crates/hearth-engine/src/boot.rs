@@ -15,7 +15,7 @@ use crate::identity::{self, SandboxDirectory, SandboxId};
 use crate::initramfs::{self, Contents};
 use crate::scratch::{Scratch, disks};
 use crate::template::Template;
-use crate::{Engine, EngineError, SandboxSpec, chain, dialects};
+use crate::{Engine, EngineError, Given, SandboxSpec, chain, dialects};
 
 /// How long a booting guest's console may be silent. A guest that cannot run at all spins before its kernel's first line (its
 /// firmware may have spoken): on a processor that runs guests directly a second is long.
@@ -131,7 +131,7 @@ impl Engine {
         let mut failed: Vec<(Way, EngineError)> = Vec::new();
         for way in ways {
             let machine = self.machine_spec(spec, base, place.directory.path(), place.scratch.as_ref(), way)?;
-            match boot_once(machine, &place.directory, phases).await {
+            match boot_once(machine, &place.directory, &spec.given, phases).await {
                 Ok((machine, channel)) => {
                     for (way, error) in failed.iter().filter(|(_, error)| error.is_the_ways_fault()) {
                         Findings::keep(&findings, *way, &host, Finding::Fails { reason: chain(error) });
@@ -208,7 +208,7 @@ impl Engine {
         let channel = tokio::time::timeout(TCG_SILENCE, answer(&machine, way.accelerator)).await;
         let channel = channel.unwrap_or_else(|_| Err(restored_in_silence(way.accelerator)))?;
         phases.note(Phase::Connected);
-        renew(&channel, directory.id(), origin.renew).await?;
+        renew(&channel, directory.id(), origin.renew, &spec.given).await?;
         // A template has no processes that could be frozen.
         if origin.saved.delta.is_some() {
             let thawed = channel.thaw().await;
@@ -225,9 +225,14 @@ fn restored_in_silence(accelerator: Accelerator) -> EngineError {
 }
 
 /// Makes a guest that of the sandbox with this id.
-pub(crate) async fn renew(channel: &Channel, id: &SandboxId, renewal: Renewal) -> Result<(), EngineError> {
+pub(crate) async fn renew(
+    channel: &Channel,
+    id: &SandboxId,
+    renewal: Renewal,
+    given: &Given,
+) -> Result<(), EngineError> {
     let sent = Instant::now();
-    let renewed = channel.renew(id.renew(renewal)).await;
+    let renewed = channel.renew(id.renew(renewal, given)).await;
     renewed.map_err(|source| EngineError::Channel { what: "make the guest its own", source })?;
     if sent.elapsed() <= CLOCK_LAG { Ok(()) } else { set_clock(channel).await }
 }
@@ -248,6 +253,7 @@ pub(crate) async fn set_clock(channel: &Channel) -> Result<(), EngineError> {
 async fn boot_once(
     spec: MachineSpec,
     directory: &SandboxDirectory,
+    given: &Given,
     phases: &mut Phases,
 ) -> Result<(Machine, Channel), EngineError> {
     let accelerator = spec.accelerator;
@@ -263,7 +269,7 @@ async fn boot_once(
         }
     };
     phases.note(Phase::Connected);
-    renew(&channel, directory.id(), Renewal::Anew).await?;
+    renew(&channel, directory.id(), Renewal::Anew, given).await?;
     phases.note(Phase::Ready);
     Ok((machine, channel))
 }

@@ -1,11 +1,14 @@
 //! Creating a sandbox: a row of phases, each of which is undone when a later one fails, because what it made is dropped.
 
+use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
 use std::time::Instant;
 
 use hearth_channel::Channel;
 use hearth_image::{Image, InUse};
+use hearth_protocol::secrets::Secret;
+use hearth_protocol::{RawString, Renew};
 use hearth_vmm::{CpuCount, Machine, MachineSpec, MemoryMib, Qemu};
 use rustix::fs::{FlockOperation, flock};
 
@@ -58,6 +61,39 @@ pub struct SandboxSpec {
     pub start: StartFrom,
     /// Speaks the two earlier protocols as well, on sockets in the sandbox's directory.
     pub dialects: Option<DialectSpec>,
+    /// What its programs are given.
+    pub given: Given,
+}
+
+/// The variable by which programs know their sandbox's id.
+pub(crate) const ID_VARIABLE: &str = "HEARTH_SANDBOX_ID";
+
+/// What the programs of a sandbox are given when they start. No template ever has any of it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Given {
+    /// Variables.
+    pub env: BTreeMap<String, RawString>,
+    /// Secrets.
+    pub secrets: Vec<Secret>,
+}
+
+impl Given {
+    /// Checks all that a guest would refuse.
+    ///
+    /// # Errors
+    /// [`EngineError::Given`].
+    pub fn check(&self) -> Result<(), EngineError> {
+        let mut env = self.env.clone();
+        // It takes a place of its own in any case.
+        env.insert(ID_VARIABLE.to_owned(), RawString::from(""));
+        let parts = [
+            ("env", Renew { env: Some(env), ..Renew::default() }),
+            ("secrets", Renew { secrets: Some(self.secrets.clone()), ..Renew::default() }),
+        ];
+        parts
+            .into_iter()
+            .try_for_each(|(what, renew)| renew.validate().map_err(|source| EngineError::Given { what, source }))
+    }
 }
 
 /// What a guest starts from.
@@ -87,6 +123,7 @@ impl Default for SandboxSpec {
             accelerator: AcceleratorChoice::Auto,
             start: StartFrom::Template,
             dialects: None,
+            given: Given::default(),
         }
     }
 }
@@ -213,6 +250,7 @@ impl Engine {
     /// # Errors
     /// Those of [`Self::create`] that come before anything is made.
     pub fn check(&self, spec: &SandboxSpec) -> Result<(), EngineError> {
+        spec.given.check()?;
         self.qemu()?;
         self.find_image(&spec.image)?;
         self.check_room(spec)?;
@@ -221,6 +259,7 @@ impl Engine {
 
     /// What can be known to fail fails here, before anything of a sandbox is made.
     pub(crate) fn base(&self, spec: &SandboxSpec) -> Result<Base, EngineError> {
+        spec.given.check()?;
         let qemu = self.qemu()?;
         let image = self.find_image(&spec.image)?;
         let in_use = image.in_use()?;

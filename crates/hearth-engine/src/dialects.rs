@@ -6,15 +6,15 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bytes::BytesMut;
-use hearth_channel::{Channel, ChannelError};
+use hearth_channel::Channel;
 use hearth_protocol::dial::DialRequest;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::EngineError;
+use crate::forward::{Until, carry};
 
 /// What the guest's agent is told, on its kernel's command line, so that it listens.
 pub(crate) const WORD: &str = "hearth.dialects";
@@ -29,8 +29,6 @@ const EVENT: &str = "event.sock";
 const PORT: u16 = 5000;
 /// The connections of one sandbox that are carried at once; more wait to be accepted.
 const CONNECTIONS: usize = 64;
-/// What is read from a client at a time, in bytes.
-const PIECE: usize = 64 * 1024;
 
 /// Where a sandbox speaks the earlier protocols.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,56 +129,11 @@ async fn accept(listener: Listener, door: Door) {
         let (channel, to) = (door.channel.clone(), door.to.clone());
         connections.spawn(async move {
             let _place = place;
-            // Why a connection ended is told to its client by its end: there is nobody else to tell.
-            let _ = carry(&channel, to, reader, writer).await;
+            // Why a connection ended is told to its client by its end: there is nobody else to tell. The guest's end of the conversation is the
+            // end of it: what a client might still say, nobody hears.
+            if let Ok(stream) = channel.dial(to).await {
+                let _ = carry(&stream, reader, writer, Until::GuestIsDone).await;
+            }
         });
-    }
-}
-
-/// Why a connection was not carried to its end.
-#[derive(Debug, thiserror::Error)]
-enum Broken {
-    #[error("the client's connection broke")]
-    Client(#[from] io::Error),
-    #[error("the way into the guest broke")]
-    Guest(#[from] ChannelError),
-}
-
-/// Joins a client to what listens in the guest, until both ways have ended or one has broken.
-async fn carry(
-    channel: &Channel,
-    to: DialRequest,
-    mut reader: impl AsyncRead + Unpin,
-    mut writer: impl AsyncWrite + Unpin,
-) -> Result<(), Broken> {
-    let stream = channel.dial(to).await?;
-    let inward = async {
-        let Some(mut upload) = stream.writer() else { return Ok(()) };
-        loop {
-            let mut buffer = BytesMut::with_capacity(PIECE);
-            match reader.read_buf(&mut buffer).await? {
-                0 => break,
-                _ => upload.write(buffer.freeze()).await?,
-            }
-        }
-        upload.finish();
-        Ok::<(), Broken>(())
-    };
-    let outward = async {
-        while let Some(bytes) = stream.read().await? {
-            writer.write_all(&bytes).await?;
-        }
-        writer.shutdown().await?;
-        Ok::<(), Broken>(())
-    };
-    // The guest's end of the conversation is the end of it: what a client might still say, nobody hears.
-    tokio::select! {
-        ended = outward => ended,
-        broken = async {
-            match inward.await {
-                Ok(()) => std::future::pending().await,
-                Err(broken) => Err(broken),
-            }
-        } => broken,
     }
 }

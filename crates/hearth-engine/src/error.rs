@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use hearth_channel::ChannelError;
 use hearth_image::{ImageError, InitramfsError, ModulesError};
+use hearth_protocol::Fault;
 use hearth_vmm::{InvalidSpec, MachineError, QemuError};
 
 use crate::fleet::OverBudget;
@@ -36,6 +37,14 @@ pub enum EngineError {
     DiskSize {
         /// What was asked for.
         mib: u32,
+    },
+    /// What programs are to be given breaks a rule.
+    #[error("{}", source.message)]
+    Given {
+        /// `env` or `secrets`.
+        what: &'static str,
+        /// Which.
+        source: Fault,
     },
     /// There is no QEMU to use.
     #[error(transparent)]
@@ -260,7 +269,9 @@ impl EngineError {
     pub fn kind(&self) -> Kind {
         match self {
             Self::Invalid(_) | Self::DiskSize { .. } | Self::HomeTooLong { .. } | Self::Copies { .. } => Kind::Invalid,
-            Self::NotRestored | Self::Outdated { .. } | Self::SnapshotExists { .. } => Kind::Invalid,
+            Self::NotRestored | Self::Given { .. } | Self::Outdated { .. } | Self::SnapshotExists { .. } => {
+                Kind::Invalid
+            }
             Self::NoSnapshot { .. } | Self::NoTemplate { .. } => Kind::Missing,
             Self::TemplateNeeded { .. } => Kind::Invalid,
             Self::Image(error) => kind_of_image(error),

@@ -68,10 +68,15 @@ impl Engine {
             });
             places.push(Place { scratch: scratch.transpose()?, directory });
         }
+        let mut spec = source.spec.clone();
+        if !fork.secrets {
+            spec.given.secrets.clear();
+        }
+        let spec = &spec;
         let starts = places.into_iter().zip(bases).map(|(place, base)| {
             let origin = Origin { template: template.clone(), saved: moment.saved.clone(), renew };
             async {
-                let started = self.start_saved(&source.spec, base, place, origin, Phases::since(begun)).await;
+                let started = self.start_saved(spec, base, place, origin, Phases::since(begun)).await;
                 started.map_err(|(_, error)| error)
             }
         });

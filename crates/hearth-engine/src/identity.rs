@@ -7,7 +7,9 @@ use std::time::SystemTime;
 
 use hearth_protocol::{Renew, hex};
 
+use crate::Given;
 use crate::boot::Renewal;
+use crate::create::ID_VARIABLE;
 use crate::sweep::GROUPS;
 
 /// Names a sandbox: `sb-` and 12 hexadecimal digits.
@@ -27,8 +29,8 @@ impl SandboxId {
     }
 
     /// What makes a guest this sandbox's: the time, fresh entropy, and, unless it was this sandbox's before, the name and a machine id
-    /// that no other has.
-    pub(crate) fn renew(&self, renewal: Renewal) -> Renew {
+    /// that no other has, and what its programs are given.
+    pub(crate) fn renew(&self, renewal: Renewal, given: &Given) -> Renew {
         let (mut seed, mut machine_id) = ([0; 32], [0; 16]);
         fill_random(&mut seed);
         fill_random(&mut machine_id);
@@ -38,11 +40,13 @@ impl SandboxId {
         if renewal == Renewal::Same {
             return same;
         }
+        let mut env = given.env.clone();
+        env.insert(ID_VARIABLE.to_owned(), self.0.as_str().into());
         Renew {
             hostname: Some(self.0.clone()),
             machine_id: Some(hex::encode(&machine_id)),
-            secrets: (renewal == Renewal::Anew).then(Vec::new),
-            env: Some([("HEARTH_SANDBOX_ID".to_owned(), self.0.as_str().into())].into()),
+            secrets: (renewal == Renewal::Anew).then(|| given.secrets.clone()),
+            env: Some(env),
             ..same
         }
     }

@@ -9,7 +9,7 @@ use tokio::sync::Mutex;
 
 use crate::accelerator::{Way, name};
 use crate::boot::{self, Booted, Phase, Phases, Renewal};
-use crate::create::{Base, DialectSpec, Place};
+use crate::create::{Base, DialectSpec, Given, Place};
 use crate::dialects::{DialectAddresses, Dialects};
 use crate::guest::{describe, printable};
 use crate::identity::SandboxId;
@@ -57,11 +57,13 @@ impl Sandbox {
     }
 
     /// Makes one that was made ahead its caller's, who has asked for it at `begun`. Its name and all that goes with it are its own since it was
-    /// made, and nobody's before, so what it lacks is the time and entropy of its own.
-    pub(crate) async fn claim(&mut self, begun: Instant) -> Result<(), EngineError> {
+    /// made, and nobody's before, so what it lacks is the time and entropy of its own, and what its programs are given.
+    pub(crate) async fn claim(&mut self, begun: Instant, given: Given) -> Result<(), EngineError> {
         let mut phases = Phases::since(begun);
         phases.note(Phase::Claimed);
-        boot::renew(&self.channel, &self.id, Renewal::Same).await?;
+        let renewal = if given == Given::default() { Renewal::Same } else { Renewal::Anew };
+        boot::renew(&self.channel, &self.id, renewal, &given).await?;
+        self.spec.given = given;
         phases.note(Phase::Ready);
         self.phases = phases;
         Ok(())

@@ -12,6 +12,14 @@ use hearth_engine::{EngineError, Kind, chain};
 #[derive(Debug)]
 pub(crate) struct Refusal(pub(crate) Box<ErrorBody>);
 
+impl Refusal {
+    /// Says which part of a larger request the field that is to blame is in.
+    pub(crate) fn within(mut self, part: &str) -> Self {
+        self.0.field = Some(self.0.field.map_or_else(|| part.to_owned(), |field| format!("{part}.{field}")));
+        self
+    }
+}
+
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.0.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -35,6 +43,10 @@ impl From<FleetError> for Refusal {
             E::Labels { .. } | E::Label { .. } => (OwnCode::InvalidValue, Some("labels")),
             E::Lifetime { .. } => (OwnCode::InvalidValue, Some("ttl_seconds")),
             E::IdleTime { .. } => (OwnCode::InvalidValue, Some("idle.after_seconds")),
+            E::Dial { .. } => (OwnCode::InvalidValue, Some("guest_port")),
+            E::Listen { .. } => (OwnCode::Host, Some("listen")),
+            E::TooManyPorts { .. } => (OwnCode::LimitReached, None),
+            E::UnknownPort { .. } => (OwnCode::UnknownPort, None),
             E::IdleBoot => (OwnCode::InvalidValue, Some("idle")),
             E::Unknown { .. } => (OwnCode::UnknownSandbox, None),
             E::Ambiguous { .. } => (OwnCode::AmbiguousSandbox, None),
@@ -84,6 +96,7 @@ fn field(error: &EngineError) -> Option<&'static str> {
         EngineError::DiskSize { .. } => "disk_mib",
         EngineError::NoImage { .. } => "image",
         EngineError::Copies { .. } => "copies",
+        EngineError::Given { what, .. } => what,
         _ => return None,
     })
 }

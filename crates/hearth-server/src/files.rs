@@ -197,7 +197,7 @@ pub(crate) async fn import(
 }
 
 /// What sends bytes, and then says that they are all.
-trait Pieces: Send + 'static {
+pub(crate) trait Pieces: Send + 'static {
     /// The next bytes; `None` once they are all there.
     fn piece(&mut self) -> impl Future<Output = Result<Option<Bytes>, ChannelError>> + Send;
 }
@@ -232,7 +232,7 @@ impl Pieces for Exporting {
     }
 }
 
-fn cut_off() -> ChannelError {
+pub(crate) fn cut_off() -> ChannelError {
     ChannelError::Fault { source: Fault::failed(ErrorCode::Cancelled, "it ended before its end") }
 }
 
@@ -253,7 +253,7 @@ impl<P: Pieces> Turn<P> {
 }
 
 /// Answers with a stream of bytes. What is refused before the first of them gets an error of its own.
-async fn stream<P: Pieces>(pieces: P, kind: &'static str) -> Result<Response, Refusal> {
+pub(crate) async fn stream<P: Pieces>(pieces: P, kind: &'static str) -> Result<Response, Refusal> {
     let first = Turn::next(pieces).await?;
     let bytes = unfold(first, async |turn| match turn {
         Turn::Send(bytes, pieces) => {

@@ -18,6 +18,7 @@ mod pool;
 mod processes;
 mod routes;
 mod sandboxes;
+mod services;
 mod socket;
 
 pub use connection::{Ended, serve};

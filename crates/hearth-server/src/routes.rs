@@ -11,7 +11,7 @@ use hearth_engine::fleet::{Fleet, Member};
 use tokio::sync::watch;
 
 use crate::answer::Refusal;
-use crate::{events, exec, files, health, pool, processes, sandboxes};
+use crate::{events, exec, files, health, pool, processes, sandboxes, services};
 
 /// The largest body of a request that is read whole, in bytes.
 const BODY: usize = 4 * 1024 * 1024;
@@ -107,6 +107,11 @@ pub(crate) fn router(app: App) -> Router {
         .route("/sandboxes/{sandbox}/logs", get(sandboxes::logs))
         .route("/sandboxes/{sandbox}/exec", post(exec::one_shot).get(exec::held))
         .nest("/sandboxes/{sandbox}/processes", of_processes())
+        .nest("/sandboxes/{sandbox}/services", of_services())
+        .route("/sandboxes/{sandbox}/ports", get(services::ports).post(services::publish))
+        .route("/sandboxes/{sandbox}/ports/{port}", axum::routing::delete(services::unpublish))
+        .route("/sandboxes/{sandbox}/secrets", get(services::secrets).put(services::set_secrets))
+        .route("/sandboxes/{sandbox}/secrets/{name}", axum::routing::delete(services::remove_secret))
         .nest("/sandboxes/{sandbox}/files", of_files())
         .route(
             "/sandboxes/{sandbox}/archive",
@@ -128,6 +133,15 @@ fn of_processes() -> Router<App> {
         .route("/{process}/input", post(processes::input))
         .route("/{process}/signal", post(processes::signal))
         .route("/{process}/attach", get(processes::attach))
+}
+
+fn of_services() -> Router<App> {
+    Router::new()
+        .route("/", get(services::list).post(services::start))
+        .route("/{name}", get(services::inspect).delete(services::remove))
+        .route("/{name}/stop", post(services::stop))
+        .route("/{name}/restart", post(services::restart))
+        .route("/{name}/logs", get(services::logs))
 }
 
 fn of_files() -> Router<App> {

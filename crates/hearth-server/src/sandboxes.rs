@@ -11,15 +11,17 @@ use hearth_api::{
     ListSandboxes, OwnCode, PausedSandbox, Phase, SandboxInfo, SandboxList, SandboxState,
 };
 use hearth_engine::fleet::{
-    self, Changes, Filter, FleetError, IdlePolicy, Labels, Lifetime, NewCopies, NewSandbox, Removal, SandboxName, View,
+    self, Changes, Filter, FleetError, IdlePolicy, Labels, Leash, Lifetime, NewCopies, NewSandbox, Removal,
+    SandboxName, View,
 };
 use hearth_engine::vmm::{self, CpuCount, MemoryMib};
-use hearth_engine::{AcceleratorChoice, DiskMib, EngineError, SandboxSpec};
+use hearth_engine::{AcceleratorChoice, DiskMib, EngineError, Given, SandboxSpec};
 
 use crate::App;
 use crate::answer::Refusal;
 use crate::connection::Bound;
 use crate::input::{Asked, Body};
+use crate::services::publish_port;
 
 /// Makes a sandbox. When the connection ends before the answer, this future is dropped, and what it made is removed.
 pub(crate) async fn create(
@@ -27,8 +29,13 @@ pub(crate) async fn create(
     Extension(bound): Extension<Bound>,
     Body(request): Body<CreateSandbox>,
 ) -> Result<impl IntoResponse, Refusal> {
-    let lifespan = request.lifespan;
+    let (lifespan, ports) = (request.lifespan, request.ports.clone());
     let member = app.fleet().create(new_sandbox(request)?).await?;
+    let leash = Leash::new(member.clone());
+    for (number, port) in ports.into_iter().enumerate() {
+        publish_port(&member, port).await.map_err(|error| Refusal::from(error).within(&format!("ports[{number}]")))?;
+    }
+    leash.release();
     if lifespan == Lifespan::Connection {
         bound.add(member.clone());
     }
@@ -146,6 +153,7 @@ pub(crate) fn new_sandbox(request: CreateSandbox) -> Result<NewSandbox, Refusal>
             hearth_api::StartFrom::Template => hearth_engine::StartFrom::Template,
             hearth_api::StartFrom::Boot => hearth_engine::StartFrom::Boot,
         },
+        given: Given { env: request.env, secrets: request.secrets },
         ..usual
     };
     Ok(NewSandbox {

@@ -1,5 +1,6 @@
 //! What can be typed. Help texts are for a person in a hurry.
 
+mod guest;
 mod sandbox;
 
 use std::ffi::OsString;
@@ -10,6 +11,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::values::{Disk, EnvVar, Memory, Seconds};
 
+pub(crate) use guest::{
+    AttachOptions, ExportOptions, FileCommand, KillOptions, PortOptions, SandboxOptions, ServiceCommand,
+    ServiceOptions, ServiceStartOptions,
+};
 pub(crate) use sandbox::{
     CreateOptions, DaemonOptions, EventOptions, ExecOptions, ForkOptions, ListOptions, PauseOptions, RemoveOptions,
     UpdateOptions,
@@ -38,7 +43,7 @@ pub(crate) enum Command {
     /// Make a sandbox that stays
     Create(CreateOptions),
     /// List sandboxes
-    #[command(visible_aliases = ["list", "ps"])]
+    #[command(visible_alias = "list")]
     Ls(ListOptions),
     /// Show a sandbox as JSON
     Inspect {
@@ -47,6 +52,22 @@ pub(crate) enum Command {
     },
     /// Run a command in a sandbox
     Exec(ExecOptions),
+    /// List the programs of a sandbox
+    Ps(SandboxOptions),
+    /// Follow a program that runs in a sandbox, from its first byte on
+    Attach(AttachOptions),
+    /// Send a program of a sandbox a signal
+    Kill(KillOptions),
+    /// List, read, write and remove files of a sandbox
+    #[command(subcommand)]
+    File(FileCommand),
+    /// Fetch a directory of a sandbox as a tar archive
+    Export(ExportOptions),
+    /// Programs of a sandbox with a name, a readiness and a log
+    #[command(subcommand)]
+    Service(ServiceCommand),
+    /// Ports of this host that lead into a sandbox
+    Ports(PortOptions),
     /// Change a sandbox's name, labels or lifetime
     Update(UpdateOptions),
     /// Put sandboxes on disk until they are needed
@@ -97,6 +118,13 @@ impl Command {
             Self::Ls(options) => options.json,
             Self::Inspect { .. } => true,
             Self::Exec(options) => options.json,
+            Self::Ps(options) => options.json,
+            Self::Attach(_) | Self::Kill(_) | Self::Export(_) => false,
+            Self::File(command) => matches!(command, FileCommand::Ls { json: true, .. }),
+            Self::Service(ServiceCommand::Start(options)) => options.json,
+            Self::Service(ServiceCommand::Ls(options)) => options.json,
+            Self::Service(command) => matches!(command, ServiceCommand::Inspect(_)),
+            Self::Ports(options) => options.json,
             Self::Update(options) => options.json,
             Self::Pause(options) | Self::Resume(options) => options.json,
             Self::Fork(options) => options.json,

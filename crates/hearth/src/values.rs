@@ -1,11 +1,15 @@
 //! Values as people write them: sizes, times, variables.
 
 use std::ffi::OsString;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use hearth_client::api::IdleAction;
+use hearth_client::api::protocol::Command;
+use hearth_client::api::protocol::service::Readiness;
 
 /// An amount of memory in MiB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +68,69 @@ impl FromStr for Idle {
             _ => return Err("this is pause:TIME, remove:TIME or none"),
         };
         Ok(Self(Some((action, time.parse()?))))
+    }
+}
+
+/// A port of this host's that leads to one in a guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Publish {
+    pub(crate) listen: SocketAddr,
+    pub(crate) guest_port: u16,
+}
+
+impl FromStr for Publish {
+    type Err = &'static str;
+
+    /// Reads `HOST:GUEST`, `ADDR:HOST:GUEST` or `[ADDR]:HOST:GUEST`.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const RULE: &str = "a port is HOST:GUEST or ADDR:HOST:GUEST, such as 8080:80 or 127.0.0.1:0:80";
+        let (listen, guest) = text.rsplit_once(':').ok_or(RULE)?;
+        let guest_port = guest.parse().ok().filter(|port| *port != 0).ok_or(RULE)?;
+        let listen = match listen.parse::<u16>() {
+            Ok(port) => (Ipv4Addr::LOCALHOST, port).into(),
+            Err(_) => listen.parse().map_err(|_| RULE)?,
+        };
+        Ok(Self { listen, guest_port })
+    }
+}
+
+/// What shows that a service is ready.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Ready(pub(crate) Readiness);
+
+impl FromStr for Ready {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self(match text.split_once(':') {
+            Some(("tcp", address)) => Readiness::Tcp { address: address.to_owned() },
+            Some(("http", _)) => Readiness::Http { url: text.to_owned() },
+            Some(("file", path)) => Readiness::File { path: path.into() },
+            Some(("command", text)) => Readiness::Command { command: Command::Shell(text.into()) },
+            _ => return Err("this is tcp:ADDRESS:PORT, http://ADDRESS:PORT/PATH, file:PATH or command:TEXT"),
+        }))
+    }
+}
+
+/// A secret: its value is a variable's here, or a file's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SecretSource {
+    pub(crate) name: String,
+    /// `None` for the variable of that name.
+    pub(crate) file: Option<PathBuf>,
+}
+
+impl FromStr for SecretSource {
+    type Err = &'static str;
+
+    /// Reads `NAME` or `NAME=FILE`.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (name, file) = match text.split_once('=') {
+            Some((_, "")) => return Err("a secret is NAME, for the variable of that name, or NAME=FILE"),
+            Some((name, file)) => (name, Some(PathBuf::from(file))),
+            None => (text, None),
+        };
+        Ok(Self { name: name.to_owned(), file })
     }
 }
 
@@ -168,6 +235,17 @@ mod tests {
         assert_eq!("none".parse(), Ok(Idle(None)));
         for bad in ["", "pause", "pause:", "remove:0", "sleep:5m", "none:5m"] {
             assert!(bad.parse::<Idle>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn ports_are_loopbacks_unless_they_say_otherwise() {
+        let port = |text: &str| text.parse::<Publish>().map(|port| (port.listen.to_string(), port.guest_port)).ok();
+        assert_eq!(port("8080:80"), Some(("127.0.0.1:8080".into(), 80)));
+        assert_eq!(port("0.0.0.0:0:80"), Some(("0.0.0.0:0".into(), 80)));
+        assert_eq!(port("[::1]:8080:80"), Some(("[::1]:8080".into(), 80)));
+        for bad in ["", "80", "80:", "80:0", "x:80", "80:80:80", "99999:80"] {
+            assert_eq!(port(bad), None, "{bad:?}");
         }
     }
 

@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::idle::Uses;
+use super::ports::Ports;
 use super::task::Message;
 use super::{About, Changes, IdlePolicy, Labels, NewSandbox, Removal, SandboxName, State, View, expiry};
 use crate::{SandboxId, SandboxSpec};
@@ -23,6 +24,7 @@ pub(super) struct Entry {
     pub(super) expires: watch::Sender<Option<(Instant, SystemTime)>>,
     pub(super) idle: watch::Sender<Option<IdlePolicy>>,
     pub(super) uses: watch::Sender<Uses>,
+    pub(super) ports: Ports,
     labels: Mutex<Labels>,
     created: SystemTime,
     pub(super) spec: SandboxSpec,
@@ -59,6 +61,7 @@ impl Entry {
             expires: watch::Sender::new(expiry(new.lifetime)),
             idle: watch::Sender::new(new.idle),
             uses: Uses::none(),
+            ports: Ports::default(),
             labels: Mutex::new(new.labels),
             created,
             spec: new.spec,

@@ -1,5 +1,10 @@
 //! Why something asked of many sandboxes is refused.
 
+use std::io;
+use std::net::SocketAddr;
+
+use hearth_protocol::Fault;
+
 use super::{Labels, Refused, SandboxName};
 use crate::EngineError;
 
@@ -59,6 +64,32 @@ pub enum FleetError {
     /// One that is booted cannot be paused.
     #[error("a sandbox that is booted, not restored from a template, cannot be paused when it is idle")]
     IdleBoot,
+    /// A port of a guest's that cannot be one.
+    #[error("{}", source.message)]
+    Dial {
+        /// What is wrong with it.
+        source: Fault,
+    },
+    /// An address of this host's cannot be listened on.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// A sandbox has as many ports published as it may have.
+    #[error("{limit} ports are published, and may be no more")]
+    TooManyPorts {
+        /// The limit.
+        limit: usize,
+    },
+    /// No such port of this host's is published.
+    #[error("port {port} is not published")]
+    UnknownPort {
+        /// Which.
+        port: u16,
+    },
     /// No sandbox is meant.
     #[error("there is no sandbox {reference:?}")]
     Unknown {

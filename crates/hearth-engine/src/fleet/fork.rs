@@ -76,9 +76,13 @@ impl Member {
             Some(name) if new.copies > 1 => SandboxName::new(format!("{name}-{number}")).map(Some),
             name => Ok(name.clone()),
         };
+        let mut spec = self.entry.spec.clone();
+        if !new.secrets {
+            spec.given.secrets.clear();
+        }
         let copy = |number| {
             Ok(NewSandbox {
-                spec: self.entry.spec.clone(),
+                spec: spec.clone(),
                 name: name(number)?,
                 labels: labels.clone(),
                 lifetime: new.lifetime,

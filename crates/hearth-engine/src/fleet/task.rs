@@ -300,6 +300,9 @@ impl Task {
             shared.population.send_replace(registry.len());
             shared.line.freed();
         }
+        if matches!(state, State::Failed | State::Removing | State::Removed) {
+            entry.ports.close();
+        }
         if state == State::Running {
             self.idleness.begin_anew();
         }

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use hearth_vmm::{CpuCount, MemoryMib};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::create::Given;
 use crate::fleet::Gate;
 use crate::{AcceleratorChoice, DiskMib, Engine, EngineError, Sandbox, SandboxSpec, StartFrom};
 use keeper::Stamp;
@@ -191,13 +192,14 @@ impl Claimed {
         sandbox.id()
     }
 
-    /// Makes it the caller's, who has asked for it at `begun`: brings it the time and fresh entropy. One that does not answer is removed.
+    /// Makes it the caller's, who has asked for it at `begun`: brings it the time, fresh entropy, and what its programs are given. One that
+    /// does not answer is removed.
     ///
     /// # Errors
     /// [`EngineError::Channel`].
-    pub(crate) async fn take(mut self, begun: Instant) -> Result<Sandbox, EngineError> {
+    pub(crate) async fn take(mut self, begun: Instant, given: Given) -> Result<Sandbox, EngineError> {
         let (_, mut sandbox, _) = self.ready.take().expect("only taking it and dropping it leave nothing");
-        match sandbox.claim(begun).await {
+        match sandbox.claim(begun, given).await {
             Ok(()) => Ok(*sandbox),
             Err(error) => {
                 sandbox.remove().await;

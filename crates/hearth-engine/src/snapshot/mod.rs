@@ -21,7 +21,7 @@ use crate::sandbox::Sandbox;
 use crate::saved::{SavedFault, apart};
 use crate::scratch::Scratch;
 use crate::template::Template;
-use crate::{AcceleratorChoice, DiskMib, Engine, EngineError, SandboxId, SandboxSpec, StartFrom};
+use crate::{AcceleratorChoice, DiskMib, Engine, EngineError, Given, SandboxId, SandboxSpec, StartFrom};
 use store::Kept;
 
 /// A snapshot that was just taken.
@@ -159,6 +159,7 @@ fn spec_of(record: &SnapshotRecord) -> Result<SandboxSpec, EngineError> {
         accelerator: AcceleratorChoice::Auto,
         start: StartFrom::Template,
         dialects: None,
+        given: Given::default(),
     })
 }
 

@@ -13,7 +13,7 @@ use crate::boot::{Booted, Phases};
 use crate::create::Base;
 use crate::saved::{SavedFault, apart};
 use crate::scratch::Scratch;
-use crate::{Engine, EngineError, SandboxId, SandboxSpec};
+use crate::{Engine, EngineError, Given, SandboxId, SandboxSpec};
 
 /// What every guest has done once before it is saved, so that its first program finds files and the agent's own code in memory. What an
 /// image lacks is left out.
@@ -42,7 +42,8 @@ impl Engine {
         if let Some(template) = cell.get() {
             return Ok(Found { template: template.clone(), failed: Vec::new() });
         }
-        let (engine, spec) = (self.clone(), spec.clone());
+        // What one sandbox is given is not for all.
+        let (engine, spec) = (self.clone(), SandboxSpec { given: Given::default(), ..spec.clone() });
         let making = tokio::spawn(async move {
             let mut failed = Vec::new();
             let made = cell.get_or_try_init(|| engine.find_template(&spec, &key, way, &mut failed)).await;

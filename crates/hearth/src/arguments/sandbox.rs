@@ -6,7 +6,7 @@ use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 
 use super::Accel;
-use crate::values::{Disk, EnvVar, Idle, Label, Memory, Seconds};
+use crate::values::{Disk, EnvVar, Idle, Label, Memory, Publish, Seconds, SecretSource};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -30,6 +30,15 @@ pub(crate) struct CreateOptions {
     /// Put what the guest writes on a disk of this size, not into its memory
     #[arg(long, value_name = "SIZE")]
     pub(crate) disk: Option<Disk>,
+    /// Set a variable of all its programs; NAME alone takes its value from here
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = OsStringValueParser::new().try_map(EnvVar::parse))]
+    pub(crate) env: Vec<EnvVar>,
+    /// Give it a secret, the value of the variable NAME here or of a file; nothing shows it
+    #[arg(long, value_name = "NAME[=FILE]")]
+    pub(crate) secret: Vec<SecretSource>,
+    /// Publish a port
+    #[arg(short, long, value_name = "[ADDR:]HOST:GUEST")]
+    pub(crate) publish: Vec<Publish>,
     /// Note something on it, for filters
     #[arg(short, long, value_name = "KEY=VALUE")]
     pub(crate) label: Vec<Label>,
@@ -90,6 +99,9 @@ pub(crate) struct ExecOptions {
     /// Set a variable; NAME alone takes its value from here
     #[arg(short, long, value_name = "NAME=VALUE", value_parser = OsStringValueParser::new().try_map(EnvVar::parse))]
     pub(crate) env: Vec<EnvVar>,
+    /// Set the variable to a secret of the sandbox's, by default to the one of its name
+    #[arg(long, value_name = "VARIABLE[=SECRET]")]
+    pub(crate) secret: Vec<String>,
     /// Directory to start in [default: /workspace]
     #[arg(short, long, value_name = "DIR")]
     pub(crate) workdir: Option<OsString>,

@@ -54,6 +54,7 @@ fn request(options: &ExecOptions) -> ExecRequest {
     request.cwd = options.workdir.clone().map(|directory| RawString::from(directory.into_vec()));
     request.env =
         options.env.iter().filter_map(EnvVar::get).map(|(name, value)| (name, RawString::from(value))).collect();
+    request.secrets = options.secret.iter().map(|named| secret(named)).collect();
     request.user.clone_from(&options.user);
     request.timeout_ms = options.timeout.map(|time| u64::try_from(time.0.as_millis()).unwrap_or(u64::MAX));
     request.interactive = options.interactive;
@@ -64,4 +65,10 @@ fn request(options: &ExecOptions) -> ExecRequest {
         }
     }
     request
+}
+
+/// The variable and its secret.
+fn secret(named: &str) -> (String, String) {
+    let (variable, secret) = named.split_once('=').unwrap_or((named, named));
+    (variable.to_owned(), secret.to_owned())
 }

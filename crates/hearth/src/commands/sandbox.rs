@@ -1,7 +1,10 @@
 //! `hearth create`, `ls`, `inspect`, `update`, `rm`, `logs`.
 
 use std::collections::BTreeMap;
+use std::os::unix::ffi::OsStringExt;
 
+use hearth_client::api::protocol::secrets::Secret;
+use hearth_client::api::services::PublishPort;
 use hearth_client::api::{
     Accelerator, ChangeSandbox, Code, CreateSandbox, Idle, ListSandboxes, OwnCode, SandboxInfo, SandboxState, StartFrom,
 };
@@ -11,7 +14,7 @@ use serde_json::json;
 use crate::arguments::{Accel, CreateOptions, ListOptions, RemoveOptions, UpdateOptions};
 use crate::failure::{Failure, OWN};
 use crate::signals::{Signals, Told};
-use crate::values::{Label, Seconds};
+use crate::values::{EnvVar, Label, Seconds, SecretSource};
 use crate::{daemon, output, times, values};
 
 /// Makes a sandbox, and prints its id. One that is interrupted leaves nothing: the daemon sees the connection end.
@@ -63,11 +66,38 @@ fn request(options: CreateOptions) -> Result<CreateSandbox, Failure> {
         disk_mib: options.disk.map(|disk| disk.0),
         accelerator: accelerator(options.accel),
         start: if options.boot { StartFrom::Boot } else { StartFrom::Template },
+        env: options.env.iter().filter_map(EnvVar::get).map(|(name, value)| (name, value.into())).collect(),
+        secrets: options.secret.iter().map(secret).collect::<Result<_, _>>()?,
+        ports: options.publish.into_iter().map(port).collect(),
         labels: options.label.into_iter().map(|Label { key, value }| (key, value)).collect(),
         ttl_seconds: options.ttl.map(whole_seconds).transpose()?,
         idle: options.idle.map(idle).transpose()?.flatten(),
         ..CreateSandbox::default()
     })
+}
+
+fn port(port: values::Publish) -> PublishPort {
+    PublishPort { listen: port.listen, guest_port: port.guest_port, guest_host: None, service: None }
+}
+
+/// Reads a secret's value. A file's last newline belongs to the file, not to the value.
+fn secret(source: &SecretSource) -> Result<Secret, Failure> {
+    let SecretSource { name, file } = source;
+    let value = match file {
+        Some(path) => {
+            let read = std::fs::read(path);
+            let mut value = read.map_err(|error| Failure::host(format!("cannot read {}: {error}", path.display())))?;
+            value.pop_if(|byte| *byte == b'\n');
+            value
+        }
+        None => {
+            let value = std::env::var_os(name).map(OsStringExt::into_vec);
+            value.ok_or_else(|| {
+                Failure::invalid(format!("the variable {name:?}, whose value is to be a secret, is not set"))
+            })?
+        }
+    };
+    Ok(Secret { name: name.clone(), value: value.into(), file: true })
 }
 
 pub(super) fn accelerator(accel: Accel) -> Accelerator {

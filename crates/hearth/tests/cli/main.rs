@@ -8,6 +8,7 @@
 
 mod daemon;
 mod endings;
+mod guest;
 mod held;
 mod lasting;
 mod machines;

@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStringExt;
 use hearth_client::api::ExecRequest;
 use hearth_engine::protocol::{Command, Delivery, RawString, Request, RequestBody, RequestId, Start, encode_line};
 use hearth_engine::vmm::{Accelerator, CpuCount, MemoryMib};
-use hearth_engine::{AcceleratorChoice, DialectSpec, DiskMib, EngineError, SandboxSpec, StartFrom};
+use hearth_engine::{AcceleratorChoice, DialectSpec, DiskMib, EngineError, Given, SandboxSpec, StartFrom};
 
 use super::conversation::End;
 use crate::arguments::{Accel, RunOptions};
@@ -86,6 +86,7 @@ fn sandbox_spec(options: &RunOptions) -> Result<SandboxSpec, Failure> {
         accelerator,
         start: if options.boot { StartFrom::Boot } else { StartFrom::Template },
         dialects: options.dialects.then_some(DialectSpec { port: options.dialect_port }),
+        given: Given::default(),
     })
 }
 

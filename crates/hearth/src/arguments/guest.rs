@@ -1,0 +1,208 @@
+//! What can be typed about what is in a sandbox.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::builder::{OsStringValueParser, TypedValueParser};
+use clap::{Args, Subcommand};
+use hearth_client::api::protocol::Signal;
+
+use crate::values::{EnvVar, Publish, Ready, Seconds};
+
+#[derive(Debug, Args)]
+pub(crate) struct SandboxOptions {
+    /// Sandbox: an id, a name, or the beginning of an id
+    pub(crate) sandbox: String,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AttachOptions {
+    /// Pass standard input on
+    #[arg(short, long)]
+    pub(crate) interactive: bool,
+    /// Sandbox: an id, a name, or the beginning of an id
+    pub(crate) sandbox: String,
+    /// Program: its number or tag, as hearth ps shows it
+    pub(crate) process: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KillOptions {
+    /// Signal to send, a name or number
+    #[arg(short, long, value_name = "SIGNAL", default_value = "TERM", value_parser = parse_signal)]
+    pub(crate) signal: Signal,
+    /// To this program alone, not to all it has started
+    #[arg(long)]
+    pub(crate) alone: bool,
+    /// Sandbox: an id, a name, or the beginning of an id
+    pub(crate) sandbox: String,
+    /// Program: its number or tag, as hearth ps shows it
+    pub(crate) process: String,
+}
+
+fn parse_signal(text: &str) -> Result<Signal, String> {
+    let value = text.parse::<i32>().map_or_else(|_| text.into(), serde_json::Value::from);
+    serde_json::from_value(value).map_err(|error| error.to_string())
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum FileCommand {
+    /// List a directory
+    Ls {
+        /// List what is in the directories in it too
+        #[arg(short, long)]
+        recursive: bool,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        /// Sandbox: an id, a name, or the beginning of an id
+        sandbox: String,
+        /// Path, absolute or in /workspace
+        #[arg(default_value = ".")]
+        path: OsString,
+    },
+    /// Write a file to standard output
+    Read {
+        /// Sandbox: an id, a name, or the beginning of an id
+        sandbox: String,
+        /// Path, absolute or in /workspace
+        path: OsString,
+    },
+    /// Write standard input to a file, whole or not at all
+    Write {
+        /// Permissions of a new file, in octal
+        #[arg(long, value_name = "MODE", value_parser = parse_mode)]
+        mode: Option<u32>,
+        /// Add to what is there
+        #[arg(long)]
+        append: bool,
+        /// Sandbox: an id, a name, or the beginning of an id
+        sandbox: String,
+        /// Path, absolute or in /workspace
+        path: OsString,
+    },
+    /// Remove a file
+    Rm {
+        /// Remove a directory with all in it
+        #[arg(short, long)]
+        recursive: bool,
+        /// Sandbox: an id, a name, or the beginning of an id
+        sandbox: String,
+        /// Path, absolute or in /workspace
+        path: OsString,
+    },
+}
+
+fn parse_mode(text: &str) -> Result<u32, &'static str> {
+    let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777);
+    mode.ok_or("a mode is three octal digits, such as 644")
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExportOptions {
+    /// Compress it with gzip
+    #[arg(short = 'z', long)]
+    pub(crate) gzip: bool,
+    /// File to write [default: standard output]
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// Sandbox: an id, a name, or the beginning of an id
+    pub(crate) sandbox: String,
+    /// Directory or file, absolute or in /workspace
+    #[arg(default_value = ".")]
+    pub(crate) path: OsString,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ServiceCommand {
+    /// Start a service, and wait until it is ready
+    Start(ServiceStartOptions),
+    /// List services
+    Ls(SandboxOptions),
+    /// Show a service as JSON
+    Inspect(ServiceOptions),
+    /// Show what a service has written
+    Logs {
+        /// Go on with what it writes, until it ends
+        #[arg(short, long)]
+        follow: bool,
+        /// The last so many lines of each stream
+        #[arg(short = 'n', long, value_name = "LINES")]
+        tail: Option<u64>,
+        #[command(flatten)]
+        service: ServiceOptions,
+    },
+    /// Stop a service, and close its published ports
+    Stop {
+        /// Time between TERM and KILL
+        #[arg(long, value_name = "TIME")]
+        grace: Option<Seconds>,
+        #[command(flatten)]
+        service: ServiceOptions,
+    },
+    /// Stop a service, and start it as it was started
+    Restart(ServiceOptions),
+    /// Stop a service, and forget it
+    Rm(ServiceOptions),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ServiceOptions {
+    /// Sandbox: an id, a name, or the beginning of an id
+    pub(crate) sandbox: String,
+    /// Service
+    pub(crate) name: String,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+  hearth service start web api --ready tcp:127.0.0.1:8000 --publish 8080:8000 -- python3 -m http.server 8000")]
+pub(crate) struct ServiceStartOptions {
+    /// What shows that it is ready: tcp:ADDRESS:PORT, http://…, file:PATH, command:TEXT
+    #[arg(long, value_name = "PROBE")]
+    pub(crate) ready: Option<Ready>,
+    /// How long it may take to become ready
+    #[arg(long, value_name = "TIME")]
+    pub(crate) ready_timeout: Option<Seconds>,
+    /// Start it again when it ends badly
+    #[arg(long)]
+    pub(crate) restart_on_failure: bool,
+    /// Publish a port of it: closed when it is stopped
+    #[arg(short, long, value_name = "[ADDR:]HOST:GUEST")]
+    pub(crate) publish: Vec<Publish>,
+    /// Set a variable; NAME alone takes its value from here
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = OsStringValueParser::new().try_map(EnvVar::parse))]
+    pub(crate) env: Vec<EnvVar>,
+    /// Directory to start in [default: /workspace]
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) workdir: Option<OsString>,
+    /// User to run as, a name or number [default: user]
+    #[arg(short, long, value_name = "USER")]
+    pub(crate) user: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) service: ServiceOptions,
+    /// Command and its arguments
+    #[arg(required = true, last = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PortOptions {
+    /// Publish a port
+    #[arg(short, long, value_name = "[ADDR:]HOST:GUEST")]
+    pub(crate) publish: Vec<Publish>,
+    /// Close a port of this host's
+    #[arg(long, value_name = "PORT")]
+    pub(crate) close: Vec<u16>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Sandbox: an id, a name, or the beginning of an id
+    pub(crate) sandbox: String,
+}

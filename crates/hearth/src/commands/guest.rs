@@ -1,0 +1,221 @@
+//! `hearth ps`, `attach`, `kill`, `file`, `export`, `ports`.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::OpenOptionsExt;
+
+use futures_util::Stream;
+use futures_util::stream::unfold;
+use hearth_client::api::files::{ExportTree, ReadFile, WriteFile};
+use hearth_client::api::process::{AttachProcess, SignalProcess};
+use hearth_client::api::protocol::archive::Compression;
+use hearth_client::api::protocol::files::{FileEntry, FileKind, FileRoot, List, Remove};
+use hearth_client::api::protocol::{Command, ProcessInfo, ProcessState, RawString, SignalScope};
+use hearth_client::api::services::PublishPort;
+use hearth_client::{Client, Download};
+use serde_json::json;
+
+use super::conversation::{End, Manner, converse};
+use super::sandbox::existing;
+use crate::arguments::{AttachOptions, ExportOptions, FileCommand, KillOptions, PortOptions, SandboxOptions};
+use crate::failure::{BROKEN_PIPE, Failure, exit_code_of};
+use crate::signals::Signals;
+use crate::{output, pipes};
+
+/// Lists the programs of a sandbox.
+pub(crate) async fn processes(options: SandboxOptions) -> Result<i32, Failure> {
+    let list = existing(&options.sandbox).await?.processes(&options.sandbox).await?;
+    if options.json {
+        output::print_json(&list.processes)?;
+    } else {
+        let rows: Vec<Vec<String>> = list.processes.iter().map(row).collect();
+        output::print_table(&["PROCESS", "PID", "TAG", "STATE", "COMMAND"], &rows)?;
+    }
+    Ok(0)
+}
+
+fn row(process: &ProcessInfo) -> Vec<String> {
+    let state = match &process.state {
+        ProcessState::Running => "running".to_owned(),
+        ProcessState::Exited(status) => format!("exited {}", status.shell_code()),
+    };
+    vec![
+        process.process.0.to_string(),
+        process.pid.to_string(),
+        process.tag.as_ref().map_or_else(|| "-".to_owned(), |tag| output::plain(tag.as_str())),
+        state,
+        command(&process.command),
+    ]
+}
+
+/// What runs, on one line.
+pub(super) fn command(command: &Command) -> String {
+    let text = |raw: &RawString| output::plain(&String::from_utf8_lossy(raw.as_bytes()));
+    match command {
+        Command::Argv(argv) => argv.iter().map(text).collect::<Vec<_>>().join(" "),
+        Command::Shell(script) => text(script),
+    }
+}
+
+/// Follows a program from its first byte that is kept on, and returns its exit code.
+pub(crate) async fn attach(options: AttachOptions) -> Result<i32, Failure> {
+    let client = existing(&options.sandbox).await?;
+    let mut signals = Signals::new().map_err(Failure::runtime)?;
+    let mut held = client.attach(&options.sandbox, &options.process, &AttachProcess::default()).await?;
+    let manner = Manner { interactive: options.interactive, timeout: None, is_bound: false };
+    match converse(&mut held, manner, &mut signals, &mut None).await? {
+        End::Cut(code) => Ok(code),
+        End::Exited(status) => Ok(exit_code_of(&status)),
+    }
+}
+
+/// Sends a program a signal.
+pub(crate) async fn kill(options: KillOptions) -> Result<i32, Failure> {
+    let scope = if options.alone { SignalScope::Process } else { SignalScope::Tree };
+    let request = SignalProcess { signal: options.signal, scope };
+    existing(&options.sandbox).await?.signal(&options.sandbox, &options.process, &request).await?;
+    Ok(0)
+}
+
+/// Does something with a file of a sandbox.
+pub(crate) async fn file(command: FileCommand) -> Result<i32, Failure> {
+    match command {
+        FileCommand::Ls { recursive, json, sandbox, path } => {
+            let client = existing(&sandbox).await?;
+            list(&client, &sandbox, place(path), recursive, json).await
+        }
+        FileCommand::Read { sandbox, path } => {
+            let (root, path) = place(path);
+            let download = existing(&sandbox).await?.read_file(&sandbox, &ReadFile::at(root, &path)).await?;
+            to_stdout(download).await
+        }
+        FileCommand::Write { mode, append, sandbox, path } => {
+            let (root, path) = place(path);
+            let write = WriteFile { mode, append: append.then_some(true), ..WriteFile::at(root, &path) };
+            existing(&sandbox).await?.write_file(&sandbox, &write, stdin()).await?;
+            Ok(0)
+        }
+        FileCommand::Rm { recursive, sandbox, path } => {
+            let (root, path) = place(path);
+            existing(&sandbox)
+                .await?
+                .remove_file(&sandbox, &Remove { root, path, recursive, missing_ok: false })
+                .await?;
+            Ok(0)
+        }
+    }
+}
+
+/// What a path means: an absolute one begins at the guest's root, any other in its workspace.
+pub(super) fn place(path: OsString) -> (FileRoot, RawString) {
+    let bytes = path.into_vec();
+    let root = if bytes.starts_with(b"/") { FileRoot::System } else { FileRoot::Workspace };
+    (root, RawString::from(bytes))
+}
+
+async fn list(
+    client: &Client,
+    sandbox: &str,
+    (root, path): (FileRoot, RawString),
+    recursive: bool,
+    json: bool,
+) -> Result<i32, Failure> {
+    let mut list = List { root, path, recursive, depth: None, limit: None, after: None };
+    let mut all = Vec::new();
+    loop {
+        let page = client.list_files(sandbox, &list).await?;
+        all.extend(page.entries);
+        match page.next {
+            Some(next) => list.after = Some(next),
+            None => break,
+        }
+    }
+    if json {
+        output::print_json(&all)?;
+    } else {
+        all.iter().try_for_each(|entry| output::print(&line(entry)))?;
+    }
+    Ok(0)
+}
+
+fn line(entry: &FileEntry) -> String {
+    let text = |raw: &RawString| output::plain(&String::from_utf8_lossy(raw.as_bytes()));
+    let kind = match entry.kind {
+        FileKind::Directory => 'd',
+        FileKind::Symlink => 'l',
+        FileKind::File => '-',
+        _ => '?',
+    };
+    let target = entry.target.as_ref().map(|target| format!(" -> {}", text(target))).unwrap_or_default();
+    format!("{kind} {:04o} {:>12} {}{target}", entry.mode, entry.size, text(&entry.path))
+}
+
+/// Standard input as it comes.
+fn stdin() -> impl Stream<Item = std::io::Result<bytes::Bytes>> + Send + 'static {
+    unfold((), |()| async {
+        match pipes::read_stdin().await {
+            Ok(bytes) if bytes.is_empty() => None,
+            read => Some((read.map(Into::into), ())),
+        }
+    })
+}
+
+/// Passes bytes on to standard output.
+pub(super) async fn to_stdout(mut download: Download) -> Result<i32, Failure> {
+    while let Some(bytes) = download.next().await? {
+        match pipes::write(false, bytes).await {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(BROKEN_PIPE),
+            Err(error) => return Err(Failure::host(format!("cannot write standard output: {error}"))),
+        }
+    }
+    Ok(0)
+}
+
+/// Fetches a tree as a tar archive. A file that is named appears when it is whole.
+pub(crate) async fn export(options: ExportOptions) -> Result<i32, Failure> {
+    let (root, path) = place(options.path);
+    let compression = if options.gzip { Compression::Gzip } else { Compression::None };
+    let tree = ExportTree { compression: Some(compression), ..ExportTree::at(root, &path) };
+    let mut download = existing(&options.sandbox).await?.export(&options.sandbox, &tree).await?;
+    let Some(output) = options.output else { return to_stdout(download).await };
+    let failed = |error: std::io::Error| Failure::host(format!("cannot write {}: {error}", output.display()));
+    let mut unfinished = output.clone().into_os_string();
+    unfinished.push(format!(".unfinished-{}", std::process::id()));
+    let mut file = File::options().write(true).create_new(true).mode(0o666).open(&unfinished).map_err(failed)?;
+    let written = async {
+        while let Some(bytes) = download.next().await? {
+            file.write_all(&bytes).map_err(failed)?;
+        }
+        std::fs::rename(&unfinished, &output).map_err(failed)
+    };
+    let written = written.await;
+    if written.is_err() {
+        let _ = std::fs::remove_file(&unfinished);
+    }
+    written.map(|()| 0)
+}
+
+/// Publishes, closes and lists ports.
+pub(crate) async fn ports(options: PortOptions) -> Result<i32, Failure> {
+    let client = existing(&options.sandbox).await?;
+    for port in options.publish {
+        let port = PublishPort { listen: port.listen, guest_port: port.guest_port, guest_host: None, service: None };
+        client.publish(&options.sandbox, &port).await?;
+    }
+    for port in options.close {
+        client.unpublish(&options.sandbox, port).await?;
+    }
+    let ports = client.ports(&options.sandbox).await?.ports;
+    if options.json {
+        output::print_json(&json!(ports))?;
+        return Ok(0);
+    }
+    for port in ports {
+        let service = port.service.map(|service| format!(" ({})", output::plain(&service))).unwrap_or_default();
+        output::print(&format!("{} -> {}{service}", port.listen, port.guest_port))?;
+    }
+    Ok(0)
+}
