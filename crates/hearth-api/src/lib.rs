@@ -12,6 +12,7 @@
 //! | `GET`, `PATCH`, `DELETE /sandboxes/{sandbox}` | nothing, [`ChangeSandbox`], nothing | [`SandboxInfo`]; nothing for `DELETE` |
 //! | `POST /sandboxes/{sandbox}/pause`, `/resume` | nothing | [`PausedSandbox`], [`SandboxInfo`] |
 //! | `POST /sandboxes/{sandbox}/fork` | [`ForkSandbox`] | [`ForkedSandboxes`] |
+//! | `POST /sandboxes/{sandbox}/snapshot` | [`SaveSandbox`] | [`SavedSandbox`] |
 //! | `GET /sandboxes/{sandbox}/logs` | the end of its console | text |
 //! | `POST /sandboxes/{sandbox}/exec` | [`ExecRequest`] | [`ExecResult`], once it has ended |
 //! | `GET /sandboxes/{sandbox}/exec`, upgraded to a WebSocket | see [`exec`] | |
@@ -57,7 +58,7 @@ pub use output::{Captured, Encoding, TextDecoder};
 pub use pool::{PoolInfo, PoolKindInfo};
 pub use sandbox::{
     Accelerator, ChangeSandbox, CreateSandbox, ForkSandbox, ForkedSandboxes, Idle, IdleAction, Lifespan, ListSandboxes,
-    PausedSandbox, Phase, SandboxInfo, SandboxList, SandboxState, StartFrom,
+    PausedSandbox, Phase, SandboxInfo, SandboxList, SandboxState, SaveSandbox, SavedSandbox, StartFrom,
 };
 
 use serde::{Deserialize, Serialize};

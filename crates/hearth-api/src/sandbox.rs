@@ -33,6 +33,9 @@ pub struct CreateSandbox {
     /// What its guest starts from.
     #[serde(default, skip_serializing_if = "is_default")]
     pub start: StartFrom,
+    /// The snapshot that it goes on from. Image, sizes and accelerator are then those of the snapshot, and may not be given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<String>,
     /// Variables of all its programs, at most 63.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, RawString>,
@@ -151,6 +154,25 @@ pub struct ForkSandbox {
     /// Whether they keep the secrets that the source was given. What a running program has read it keeps in any case.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub secrets: bool,
+}
+
+/// Saves a sandbox under a name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SaveSandbox {
+    /// The snapshot's name; the rule is that of sandboxes.
+    pub name: String,
+}
+
+/// A snapshot that was just taken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedSandbox {
+    /// The snapshot's name.
+    pub name: String,
+    /// What it takes on disk, without its template, in bytes.
+    pub bytes: u64,
+    /// For how long the sandbox's programs stood still.
+    pub stopped_us: u64,
 }
 
 /// What a fork has made.

@@ -19,7 +19,7 @@ use hearth_api::exec::RunRequest;
 use hearth_api::process::{AttachProcess, ProcessList, ProcessStarted, SignalProcess};
 use hearth_api::{
     ChangeSandbox, CreateSandbox, ExecRequest, ExecResult, FollowEvents, ForkSandbox, ForkedSandboxes, Health,
-    ListSandboxes, PausedSandbox, PoolInfo, SandboxInfo, SandboxList, Version,
+    ListSandboxes, PausedSandbox, PoolInfo, SandboxInfo, SandboxList, SaveSandbox, SavedSandbox, Version,
 };
 use hyper::Method;
 use serde::Serialize;
@@ -172,6 +172,14 @@ impl Client {
     /// As [`Self::health`].
     pub async fn fork(&self, sandbox: &str, request: &ForkSandbox) -> Result<ForkedSandboxes, ClientError> {
         self.connect().await?.json(Method::POST, &path(sandbox, "/fork"), Some(request)).await
+    }
+
+    /// Saves a sandbox under a name. It goes on.
+    ///
+    /// # Errors
+    /// As [`Self::health`].
+    pub async fn snapshot(&self, sandbox: &str, request: &SaveSandbox) -> Result<SavedSandbox, ClientError> {
+        self.connect().await?.json(Method::POST, &path(sandbox, "/snapshot"), Some(request)).await
     }
 
     /// Removes a sandbox, and returns once nothing of it is left.

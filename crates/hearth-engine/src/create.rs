@@ -14,6 +14,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use crate::accelerator::AcceleratorChoice;
 use crate::boot::{Booted, Origin, Phase, Phases, Renewal, connect};
+use crate::fleet::SandboxName;
 use crate::identity::{SandboxDirectory, SandboxId};
 use crate::sandbox::Sandbox;
 use crate::scratch::Scratch;
@@ -97,13 +98,15 @@ impl Given {
 }
 
 /// What a guest starts from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum StartFrom {
     /// A guest that was booted before.
     #[default]
     Template,
     /// Its kernel. Such a sandbox cannot be forked, paused or saved.
     Boot,
+    /// A sandbox that was saved under this name, whose image and sizes the specification has (see [`Engine::spec_of_snapshot`]).
+    Snapshot(SandboxName),
 }
 
 /// How a sandbox speaks the earlier protocols.
@@ -181,8 +184,9 @@ impl Engine {
     pub(crate) async fn create_as(&self, id: SandboxId, spec: &SandboxSpec) -> Result<Sandbox, EngineError> {
         let mut phases = Phases::since(Instant::now());
         let base = self.base(spec)?;
-        let mut sandbox = match spec.start {
+        let mut sandbox = match &spec.start {
             StartFrom::Boot => self.create_by_boot(id, spec, base, phases).await?,
+            StartFrom::Snapshot(name) => self.create_by_snapshot(id, spec, name, phases).await?,
             StartFrom::Template => {
                 let Found { template, failed } = self.template(spec, &base).await?;
                 phases.note(Phase::Template);

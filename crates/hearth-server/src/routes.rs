@@ -104,6 +104,7 @@ pub(crate) fn router(app: App) -> Router {
         .route("/sandboxes/{sandbox}/pause", post(sandboxes::pause))
         .route("/sandboxes/{sandbox}/resume", post(sandboxes::resume))
         .route("/sandboxes/{sandbox}/fork", post(sandboxes::fork))
+        .route("/sandboxes/{sandbox}/snapshot", post(sandboxes::snapshot))
         .route("/sandboxes/{sandbox}/logs", get(sandboxes::logs))
         .route("/sandboxes/{sandbox}/exec", post(exec::one_shot).get(exec::held))
         .nest("/sandboxes/{sandbox}/processes", of_processes())

@@ -8,7 +8,7 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use hearth_api::{
     Accelerator, ChangeSandbox, CreateSandbox, ErrorBody, ForkSandbox, ForkedSandboxes, Idle, IdleAction, Lifespan,
-    ListSandboxes, OwnCode, PausedSandbox, Phase, SandboxInfo, SandboxList, SandboxState,
+    ListSandboxes, OwnCode, PausedSandbox, Phase, SandboxInfo, SandboxList, SandboxState, SaveSandbox, SavedSandbox,
 };
 use hearth_engine::fleet::{
     self, Changes, Filter, FleetError, IdlePolicy, Labels, Leash, Lifetime, NewCopies, NewSandbox, Removal,
@@ -30,7 +30,7 @@ pub(crate) async fn create(
     Body(request): Body<CreateSandbox>,
 ) -> Result<impl IntoResponse, Refusal> {
     let (lifespan, ports) = (request.lifespan, request.ports.clone());
-    let member = app.fleet().create(new_sandbox(request)?).await?;
+    let member = app.fleet().create(new_sandbox(&app, request)?).await?;
     let leash = Leash::new(member.clone());
     for (number, port) in ports.into_iter().enumerate() {
         publish_port(&member, port).await.map_err(|error| Refusal::from(error).within(&format!("ports[{number}]")))?;
@@ -100,6 +100,19 @@ pub(crate) async fn resume(
     Ok(Json(info(member.view())))
 }
 
+/// Saves a sandbox under a name.
+pub(crate) async fn snapshot(
+    State(app): State<App>,
+    Path(reference): Path<String>,
+    Body(request): Body<SaveSandbox>,
+) -> Result<(StatusCode, Json<SavedSandbox>), Refusal> {
+    let name = SandboxName::new(request.name)?;
+    let taken = app.member(&reference)?.snapshot(name).await?;
+    let answer =
+        SavedSandbox { bytes: taken.record.bytes(), name: taken.record.name, stopped_us: microseconds(taken.stopped) };
+    Ok((StatusCode::CREATED, Json(answer)))
+}
+
 /// Copies a running sandbox. When the connection ends before the answer, the copies are removed.
 pub(crate) async fn fork(
     State(app): State<App>,
@@ -137,12 +150,44 @@ pub(crate) async fn logs(State(app): State<App>, Path(reference): Path<String>) 
     Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text))
 }
 
-pub(crate) fn new_sandbox(request: CreateSandbox) -> Result<NewSandbox, Refusal> {
+pub(crate) fn new_sandbox(app: &App, request: CreateSandbox) -> Result<NewSandbox, Refusal> {
+    let given = Given { env: request.env.clone(), secrets: request.secrets.clone() };
+    let spec = match &request.snapshot {
+        Some(snapshot) => spec_of_snapshot(app, snapshot, &request)?,
+        None => machine(&request)?,
+    };
+    Ok(NewSandbox {
+        spec: SandboxSpec { given, ..spec },
+        name: request.name.map(SandboxName::new).transpose()?,
+        labels: Labels::new(request.labels)?,
+        lifetime: request.ttl_seconds.map(Lifetime::from_seconds).transpose()?,
+        idle: request.idle.map(policy).transpose()?,
+    })
+}
+
+/// What was saved has its image and sizes, so they cannot be given.
+fn spec_of_snapshot(app: &App, name: &str, request: &CreateSandbox) -> Result<SandboxSpec, Refusal> {
+    let fields = [
+        ("image", request.image.is_some()),
+        ("cpus", request.cpus.is_some()),
+        ("memory_mib", request.memory_mib.is_some()),
+        ("disk_mib", request.disk_mib.is_some()),
+        ("accelerator", request.accelerator != Accelerator::default()),
+        ("start", request.start != hearth_api::StartFrom::default()),
+    ];
+    if let Some((field, _)) = fields.into_iter().find(|(_, is_given)| *is_given) {
+        let message = format!("{field} is that of the snapshot and cannot be given with it");
+        return Err(ErrorBody::new(OwnCode::InvalidValue, message).with_field(field).into());
+    }
+    Ok(app.fleet().engine().spec_of_snapshot(&SandboxName::new(name)?)?)
+}
+
+fn machine(request: &CreateSandbox) -> Result<SandboxSpec, EngineError> {
     let usual = SandboxSpec::default();
-    let spec = SandboxSpec {
-        image: request.image.unwrap_or(usual.image.clone()),
-        cpus: request.cpus.map_or(Ok(usual.cpus), CpuCount::new).map_err(EngineError::from)?,
-        memory: request.memory_mib.map_or(Ok(usual.memory), MemoryMib::new).map_err(EngineError::from)?,
+    Ok(SandboxSpec {
+        image: request.image.clone().unwrap_or(usual.image.clone()),
+        cpus: request.cpus.map_or(Ok(usual.cpus), CpuCount::new)?,
+        memory: request.memory_mib.map_or(Ok(usual.memory), MemoryMib::new)?,
         disk: request.disk_mib.map(DiskMib::new).transpose()?,
         accelerator: match request.accelerator {
             Accelerator::Auto => AcceleratorChoice::Auto,
@@ -153,15 +198,7 @@ pub(crate) fn new_sandbox(request: CreateSandbox) -> Result<NewSandbox, Refusal>
             hearth_api::StartFrom::Template => hearth_engine::StartFrom::Template,
             hearth_api::StartFrom::Boot => hearth_engine::StartFrom::Boot,
         },
-        given: Given { env: request.env, secrets: request.secrets },
         ..usual
-    };
-    Ok(NewSandbox {
-        spec,
-        name: request.name.map(SandboxName::new).transpose()?,
-        labels: Labels::new(request.labels)?,
-        lifetime: request.ttl_seconds.map(Lifetime::from_seconds).transpose()?,
-        idle: request.idle.map(policy).transpose()?,
     })
 }
 

@@ -76,6 +76,9 @@ pub(crate) enum Command {
     Resume(PauseOptions),
     /// Copy a running sandbox
     Fork(ForkOptions),
+    /// Save running sandboxes under a name, to start others from
+    #[command(subcommand)]
+    Snapshot(SnapshotCommand),
     /// Remove sandboxes
     Rm(RemoveOptions),
     /// Show the end of a sandbox's console
@@ -128,6 +131,7 @@ impl Command {
             Self::Update(options) => options.json,
             Self::Pause(options) | Self::Resume(options) => options.json,
             Self::Fork(options) => options.json,
+            Self::Snapshot(command) => command.wants_json(),
             Self::Rm(options) => options.json,
             Self::Logs { json, .. } => *json,
             Self::Events(options) => options.json,
@@ -281,6 +285,57 @@ pub(crate) struct PoolOptions {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SnapshotCommand {
+    /// Save a running sandbox, which goes on; hearth create --snapshot NAME starts others from there
+    Create {
+        /// Sandbox: an id, a name, or the beginning of an id
+        sandbox: String,
+        /// Name for the snapshot
+        name: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// List snapshots
+    Ls {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show a snapshot as JSON
+    Inspect {
+        /// Snapshot
+        name: String,
+    },
+    /// Remove snapshots; sandboxes that were started from them go on
+    Rm {
+        /// Snapshots
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+    },
+    /// Write a snapshot, with all it needs but the image, to one file
+    Export {
+        /// Snapshot
+        name: String,
+        /// File to write
+        file: PathBuf,
+    },
+    /// Read a snapshot from a file that export has written
+    Import {
+        /// File to read
+        file: PathBuf,
+        /// Name for the snapshot
+        name: String,
+    },
+}
+
+impl SnapshotCommand {
+    fn wants_json(&self) -> bool {
+        matches!(self, Self::Create { json: true, .. } | Self::Ls { json: true } | Self::Inspect { .. })
+    }
 }
 
 #[derive(Debug, Subcommand)]

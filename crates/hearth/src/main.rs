@@ -62,6 +62,7 @@ fn run(command: Command) -> Result<i32, Failure> {
             Command::Pause(options) => commands::lifecycle::pause(options).await,
             Command::Resume(options) => commands::lifecycle::resume(options).await,
             Command::Fork(options) => commands::lifecycle::fork(options).await,
+            Command::Snapshot(command) => commands::snapshot::run(command).await,
             Command::Rm(options) => commands::sandbox::remove(options).await,
             Command::Logs { sandbox, json } => commands::sandbox::logs(&sandbox, json).await,
             Command::Events(options) => commands::events::run(options).await,

@@ -7,7 +7,7 @@ use super::work::{Order, Origin};
 use super::{
     FleetError, ForkReport, IdlePolicy, Input, Labels, Leash, Lifetime, Member, NewSandbox, SandboxName, State,
 };
-use crate::{EngineError, MAX_COPIES, SandboxId};
+use crate::{EngineError, MAX_COPIES, SandboxId, Taken};
 
 /// Copies to make of a sandbox.
 #[derive(Debug, Clone)]
@@ -61,6 +61,15 @@ impl Member {
             member
         });
         Ok(Forked { copies: copies.collect(), report })
+    }
+
+    /// Saves it under a name; a paused one is woken first. It goes on.
+    ///
+    /// # Errors
+    /// [`FleetError::WrongState`], [`FleetError::Removed`], and [`FleetError::Engine`] as [`crate::Engine::snapshot`].
+    pub async fn snapshot(&self, name: SandboxName) -> Result<Taken, FleetError> {
+        drop(self.channel().await?);
+        self.order(|reply| Order::Snapshot { name, reply }).await
     }
 
     fn copies(&self, new: NewCopies) -> Result<Vec<NewSandbox>, FleetError> {

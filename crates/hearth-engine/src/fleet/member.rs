@@ -63,7 +63,7 @@ impl Member {
             (status.since, status.channel.clone().filter(|_| status.state == State::Running)?)
         };
         // One that was booted cannot be paused, and one that could not be is asked again later.
-        let unused = self.entry.uses.borrow().quiet_for().filter(|_| self.entry.spec.start == StartFrom::Template)?;
+        let unused = self.entry.uses.borrow().quiet_for().filter(|_| self.entry.spec.start != StartFrom::Boot)?;
         let unused = unused.min(since.elapsed().unwrap_or_default());
         let quiet = timeout(ANSWER, runs_nothing(&channel)).await;
         quiet.is_ok_and(|quiet| quiet).then_some(unused)

@@ -351,7 +351,7 @@ impl Fleet {
     /// [`FleetError::IdleBoot`], [`FleetError::Ending`]. Afterwards [`FleetError::Engine`], and [`FleetError::Removed`] if somebody removed it meanwhile.
     pub async fn create(&self, new: NewSandbox) -> Result<Member, FleetError> {
         let begun = std::time::Instant::now();
-        if let (Some(IdlePolicy { action: IdleAction::Pause, .. }), StartFrom::Boot) = (new.idle, new.spec.start) {
+        if let (Some(IdlePolicy { action: IdleAction::Pause, .. }), StartFrom::Boot) = (new.idle, &new.spec.start) {
             return Err(FleetError::IdleBoot);
         }
         // Nothing is taken from the pool for what is refused anyway.

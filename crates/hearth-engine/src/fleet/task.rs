@@ -122,6 +122,10 @@ impl Task {
                 self.step(Input::Captured, None);
                 tell(reply, forked.map_err(FleetError::from));
             }
+            Done::Saved(saved, reply) => {
+                self.step(Input::Captured, None);
+                tell(reply, saved.map_err(FleetError::from));
+            }
             Done::Removed => {
                 let why = *self.removal.borrow();
                 self.step(Input::RemoveDone, why.map(|why| why.reason().to_owned()));
@@ -220,6 +224,10 @@ impl Task {
             (Order::Fork { copies, secrets, reply }, Some(Body::Running(sandbox))) => {
                 self.body = Some(Body::Running(sandbox.clone()));
                 Some(work::fork(shared, sandbox, copies, secrets, reply))
+            }
+            (Order::Snapshot { name, reply }, Some(Body::Running(sandbox))) => {
+                self.body = Some(Body::Running(sandbox.clone()));
+                Some(work::snapshot(shared, sandbox, name, reply))
             }
             (_, body) => {
                 self.body = body;

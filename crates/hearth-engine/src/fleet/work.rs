@@ -10,9 +10,9 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::entry::Entry;
-use super::{FleetError, Input, Member, Shared};
+use super::{FleetError, Input, Member, SandboxName, Shared};
 use crate::pool::Claimed;
-use crate::{EngineError, ForkSpec, Paused, Refused, Sandbox, SandboxId};
+use crate::{EngineError, ForkSpec, Paused, Refused, Sandbox, SandboxId, Taken};
 
 /// A sandbox in one of the two shapes in which it can last.
 #[derive(Debug)]
@@ -72,6 +72,10 @@ pub(super) enum Order {
         secrets: bool,
         reply: Reply<ForkReport>,
     },
+    Snapshot {
+        name: SandboxName,
+        reply: Reply<Taken>,
+    },
 }
 
 impl Order {
@@ -79,7 +83,7 @@ impl Order {
         match self {
             Self::Pause(_) => Input::Pause,
             Self::Resume(_) => Input::Resume,
-            Self::Fork { .. } => Input::Capture,
+            Self::Fork { .. } | Self::Snapshot { .. } => Input::Capture,
         }
     }
 
@@ -89,6 +93,7 @@ impl Order {
             Self::Pause(reply) => drop(reply.map(|reply| reply.send(Err(error)))),
             Self::Resume(reply) => drop(reply.send(Err(error))),
             Self::Fork { reply, .. } => drop(reply.send(Err(error))),
+            Self::Snapshot { reply, .. } => drop(reply.send(Err(error))),
         }
     }
 }
@@ -101,6 +106,7 @@ pub(super) enum Done {
     Paused(Box<Result<Paused, Refused<Sandbox>>>, Option<Reply<PauseReport>>),
     Resumed(Box<Result<Sandbox, Refused<Paused>>>, Reply<()>),
     Forked(Result<ForkReport, EngineError>, Reply<ForkReport>),
+    Saved(Box<Result<Taken, EngineError>>, Reply<Taken>),
     Removed,
 }
 
@@ -170,4 +176,8 @@ pub(super) fn fork(
         });
         Done::Forked(report, reply)
     })
+}
+
+pub(super) fn snapshot(shared: Arc<Shared>, source: Arc<Sandbox>, name: SandboxName, reply: Reply<Taken>) -> Job {
+    Box::pin(async move { Done::Saved(Box::new(shared.engine.snapshot(&source, &name).await), reply) })
 }

@@ -8,7 +8,7 @@ mod store;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hearth_vmm::{CpuCount, MemoryMib, SavedMachine};
 
@@ -82,33 +82,34 @@ impl Engine {
         self.snapshots().into_iter().map(|snapshot| snapshot.template).collect()
     }
 
-    /// Starts a new sandbox from a snapshot: where the saved one was, with an identity of its own and no secrets.
+    /// The specification of a new sandbox that goes on from where the saved one was, with an identity of its own and none of its secrets.
+    /// What its programs are to be given can be added.
     ///
     /// # Errors
-    /// [`EngineError::NoSnapshot`], [`EngineError::Outdated`], [`EngineError::Saved`] for one that is damaged, and those of [`Engine::create`].
-    pub async fn create_from_snapshot(&self, name: &SandboxName) -> Result<Sandbox, EngineError> {
-        self.create_from_snapshot_as(SandboxId::random(), name).await
+    /// [`EngineError::NoSnapshot`].
+    pub fn spec_of_snapshot(&self, name: &SandboxName) -> Result<SandboxSpec, EngineError> {
+        spec_of(&self.inspect_snapshot(name)?)
     }
 
-    /// As [`Self::create_from_snapshot`], under an id that is known beforehand.
-    pub(crate) async fn create_from_snapshot_as(
+    /// Starts a sandbox as [`Self::spec_of_snapshot`] specifies it.
+    pub(crate) async fn create_by_snapshot(
         &self,
         id: SandboxId,
+        spec: &SandboxSpec,
         name: &SandboxName,
+        mut phases: Phases,
     ) -> Result<Sandbox, EngineError> {
-        let mut phases = Phases::since(Instant::now());
         let record = self.inspect_snapshot(name)?;
-        let spec = spec_of(&record)?;
         let template = self.template_of(&record).await?;
-        let base = self.base_of(&spec, &template.record)?;
+        let base = self.base_of(spec, &template.record)?;
         phases.note(Phase::Template);
         let own = store::path(&self.directories.snapshots(), name);
         let saved = load(&own, &record, &template).await?;
-        let scratch = spec.disk.map(|_| Scratch::saved(&own, record.overlays.len()));
+        let scratch = record.disk_mib.map(|_| Scratch::saved(&own, record.overlays.len()));
         let place = self.place_for(id, scratch.as_ref())?;
         phases.note(Phase::Prepared);
         let origin = Origin { template, saved, renew: Renewal::Anew };
-        self.start_saved(&spec, base, place, origin, phases).await.map_err(|(_, error)| error)
+        self.start_saved(spec, base, place, origin, phases).await.map_err(|(_, error)| error)
     }
 
     /// The template that a snapshot was taken on.
@@ -157,7 +158,10 @@ fn spec_of(record: &SnapshotRecord) -> Result<SandboxSpec, EngineError> {
         memory: MemoryMib::new(record.memory_mib)?,
         disk: record.disk_mib.map(DiskMib::new).transpose()?,
         accelerator: AcceleratorChoice::Auto,
-        start: StartFrom::Template,
+        start: StartFrom::Snapshot(
+            SandboxName::new(record.name.as_str())
+                .map_err(|_| EngineError::NoSnapshot { name: record.name.clone() })?,
+        ),
         dialects: None,
         given: Given::default(),
     })

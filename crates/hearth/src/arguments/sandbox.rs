@@ -30,6 +30,9 @@ pub(crate) struct CreateOptions {
     /// Put what the guest writes on a disk of this size, not into its memory
     #[arg(long, value_name = "SIZE")]
     pub(crate) disk: Option<Disk>,
+    /// Go on from where a saved sandbox was, with its image and sizes
+    #[arg(long, value_name = "SNAPSHOT", conflicts_with_all = ["image", "cpus", "memory", "disk", "accel", "boot"])]
+    pub(crate) snapshot: Option<String>,
     /// Set a variable of all its programs; NAME alone takes its value from here
     #[arg(short, long, value_name = "NAME=VALUE", value_parser = OsStringValueParser::new().try_map(EnvVar::parse))]
     pub(crate) env: Vec<EnvVar>,

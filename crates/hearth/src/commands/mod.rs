@@ -13,4 +13,5 @@ pub(crate) mod pool;
 pub(crate) mod run;
 pub(crate) mod sandbox;
 pub(crate) mod service;
+pub(crate) mod snapshot;
 pub(crate) mod template;

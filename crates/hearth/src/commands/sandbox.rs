@@ -58,11 +58,14 @@ async fn to_end(signals: &mut Signals) -> i32 {
 }
 
 fn request(options: CreateOptions) -> Result<CreateSandbox, Failure> {
+    // A snapshot has its own, and the defaults here are none of it.
+    let is_new = options.snapshot.is_none();
     Ok(CreateSandbox {
         name: options.name,
-        image: Some(options.image),
-        cpus: Some(options.cpus),
-        memory_mib: Some(options.memory.0),
+        image: is_new.then_some(options.image),
+        cpus: is_new.then_some(options.cpus),
+        memory_mib: is_new.then_some(options.memory.0),
+        snapshot: options.snapshot,
         disk_mib: options.disk.map(|disk| disk.0),
         accelerator: accelerator(options.accel),
         start: if options.boot { StartFrom::Boot } else { StartFrom::Template },

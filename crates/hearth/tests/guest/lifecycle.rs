@@ -161,7 +161,7 @@ async fn a_snapshot_starts_any_number_of_sandboxes_and_travels_as_a_file() {
     source.say("echo later > /workspace/file").await;
     let mut names = vec![identity(&source).await];
     for _ in 0..2 {
-        let copy = source.beside(engine.create_from_snapshot(&name("one")).await.unwrap());
+        let copy = source.beside(engine.create(&engine.spec_of_snapshot(&name("one")).unwrap()).await.unwrap());
         assert_eq!(copy.say("cat /workspace/file").await, "saved");
         check_counter(&copy, counter, 5).await;
         names.push(identity(&copy).await);
@@ -174,7 +174,7 @@ async fn a_snapshot_starts_any_number_of_sandboxes_and_travels_as_a_file() {
     let Some(other) = Guest::engine_alone() else { return };
     let imported = other.engine().import_snapshot(&file, &name("two")).await.unwrap();
     assert_eq!((imported.name.as_str(), &imported.memory), ("two", &taken.record.memory));
-    let copy = other.of(other.engine().create_from_snapshot(&name("two")).await.unwrap());
+    let copy = other.of(other.engine().create(&other.engine().spec_of_snapshot(&name("two")).unwrap()).await.unwrap());
     assert_eq!(copy.say("cat /workspace/file").await, "saved");
     check_counter(&copy, counter, 5).await;
     copy.remove().await;
@@ -203,7 +203,7 @@ async fn a_snapshot_starts_any_number_of_sandboxes_and_travels_as_a_file() {
     let last = bytes.len() - 1;
     bytes[last] ^= 1;
     std::fs::write(&memory, bytes).unwrap();
-    let error = engine.create_from_snapshot(&name("one")).await.unwrap_err();
+    let error = engine.create(&engine.spec_of_snapshot(&name("one")).unwrap()).await.unwrap_err();
     assert!(matches!(error, EngineError::Saved { source: SavedFault::Damaged { .. } }), "{error}");
     engine.remove_snapshot(&name("one")).unwrap();
     assert!(matches!(engine.remove_snapshot(&name("one")), Err(EngineError::NoSnapshot { .. })));
