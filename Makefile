@@ -3,6 +3,7 @@
 #   make demo    a Python program in a microVM of its own
 #   make test    formatting, lints, and every test, those on real machines included
 #   make bench   every figure beside its baseline, as a table and in target/bench.json
+#   make soak    500 sandboxes and random kills, after which nothing may be left (HEARTH_SOAK_SEED repeats one)
 #   make fuzz    the fuzz targets, a minute each (needs cargo-fuzz and a nightly toolchain)
 
 CARGO ?= cargo
@@ -10,7 +11,9 @@ TEST_HOME := $(CURDIR)/target/home
 RELEASE := target/release/hearth
 FUZZ_SECONDS ?= 60
 
-.PHONY: demo test lint test-image bench fuzz setup-demo setup-test
+SOAK ?= 500
+
+.PHONY: demo test lint test-image bench soak fuzz setup-demo setup-test
 
 demo: setup-demo
 	$(CARGO) build --release --locked --package hearth
@@ -34,6 +37,10 @@ bench: setup-demo
 	$(CARGO) build --release --locked --package hearth --package xtask
 	HEARTH_HOME=$(TEST_HOME) $(RELEASE) image build --if-missing
 	HEARTH_HOME=$(TEST_HOME) target/release/xtask bench $(BENCH)
+
+soak: test-image
+	HEARTH_TEST_HOME=$(TEST_HOME) HEARTH_SOAK=$(SOAK) \
+		$(CARGO) test --locked --package hearth --test soak -- --nocapture
 
 fuzz:
 	cd fuzz && for target in $$($(CARGO) fuzz list); do \

@@ -7,6 +7,7 @@ use hearth_protocol::secrets::{Secret, SecretRequest, SecretResult};
 use hearth_protocol::{Fault, Finished, Info, ReplyBody};
 use tokio::sync::watch;
 
+use crate::history::Histories;
 use crate::kernel::Kernels;
 use crate::process::{Defaults, Processes, Trees};
 use crate::roots::Roots;
@@ -19,6 +20,7 @@ use crate::shell::Shells;
 pub(crate) struct Agent {
     pub(crate) processes: Rc<Processes>,
     pub(crate) roots: Roots,
+    pub(crate) histories: Histories,
     pub(crate) services: Services,
     pub(crate) shells: Shells,
     pub(crate) kernels: Kernels,
@@ -36,6 +38,7 @@ impl Agent {
         defaults: Defaults,
         trees: Rc<Trees>,
         runtime: Rc<Runtime>,
+        on_disk: Rc<Runtime>,
         owns_machine: bool,
     ) -> std::io::Result<Rc<Self>> {
         let roots = Roots::new(&defaults);
@@ -49,6 +52,7 @@ impl Agent {
         Ok(Rc::new(Self {
             processes,
             roots,
+            histories: Histories::new(on_disk),
             kernels: Kernels::default(),
             services,
             shells,

@@ -9,6 +9,7 @@ mod boot;
 mod dial;
 mod dialect;
 mod files;
+mod history;
 mod kernel;
 mod listen;
 mod packages;

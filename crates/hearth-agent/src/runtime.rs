@@ -41,15 +41,29 @@ impl Runtime {
     /// # Errors
     /// When the kernel has no random bytes for its name.
     pub(crate) fn of_process(shared: bool) -> io::Result<Rc<Self>> {
-        let mut random = [0; 8];
-        rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
         let places = places(shared);
         places.iter().for_each(|place| sweep(place));
         let in_memory = places.iter().find(|place| is_in_memory(place)).cloned();
         let place = in_memory.unwrap_or_else(std::env::temp_dir);
-        let path = place.join(format!("{PREFIX}{}", hex::encode(&random)));
+        let path = place.join(own_name()?);
         let mode = if shared { 0o711 } else { 0o700 };
         Ok(Rc::new(Self { path, own: true, mode, lock: RefCell::default() }))
+    }
+
+    /// Where an agent that has the machine to itself keeps what is too large for memory.
+    pub(crate) fn on_disk_of_machine() -> Rc<Self> {
+        Rc::new(Self { path: "/var/lib/hearth".into(), own: false, mode: 0o700, lock: RefCell::default() })
+    }
+
+    /// A directory of an ordinary agent for what is too large for memory; as [`Self::of_process`].
+    ///
+    /// # Errors
+    /// As [`Self::of_process`].
+    pub(crate) fn on_disk_of_process() -> io::Result<Rc<Self>> {
+        let place = std::env::temp_dir();
+        sweep(&place);
+        let path = place.join(own_name()?);
+        Ok(Rc::new(Self { path, own: true, mode: 0o700, lock: RefCell::default() }))
     }
 
     /// A directory that is there, for tests.
@@ -87,6 +101,13 @@ impl Runtime {
             let _ = fs::remove_dir_all(&self.path);
         }
     }
+}
+
+/// A name that no other agent's directory has.
+fn own_name() -> io::Result<String> {
+    let mut random = [0; 8];
+    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
+    Ok(format!("{PREFIX}{}", hex::encode(&random)))
 }
 
 /// Where the directory of an ordinary agent can be, the best first.

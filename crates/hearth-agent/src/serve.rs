@@ -128,8 +128,9 @@ async fn serve(options: Options) -> Result<(), String> {
     let defaults = Defaults { user: options.user, workspace: options.workspace, home: options.home };
     let shared = defaults.user.is_some();
     let runtime = Runtime::of_process(shared).map_err(|error| format!("name a directory of its own: {error}"))?;
-    let agent =
-        Agent::new(defaults, trees, Rc::clone(&runtime), false).map_err(|error| format!("watch children: {error}"))?;
+    let on_disk = Runtime::on_disk_of_process().map_err(|error| format!("name a directory on disk: {error}"))?;
+    let agent = Agent::new(defaults, trees, Rc::clone(&runtime), Rc::clone(&on_disk), false)
+        .map_err(|error| format!("watch children: {error}"))?;
     let mut listening = Listening(Vec::new());
     for (address, service) in services(&options.served, &agent) {
         let bound = address.listen(service).await;
@@ -144,6 +145,7 @@ async fn serve(options: Options) -> Result<(), String> {
     }
     agent.processes.stop_all().await;
     runtime.remove();
+    on_disk.remove();
     Ok(())
 }
 

@@ -29,6 +29,7 @@
 //! | `POST {sandbox}/files/{op}`: `stat`, `list`, `mkdir`, `move`, `copy`, `remove`, `symlink`, `chmod`, `edit`, `search` | the wire's own request, see [`files`] | its result |
 //! | `GET`, `PUT {sandbox}/files/content` | [`files::ReadFile`]; [`files::WriteFile`], bytes | bytes; the file |
 //! | `GET`, `PUT {sandbox}/archive` | [`files::ExportTree`]; [`files::ImportTree`], tar | tar; what was unpacked |
+//! | `GET /pool` | nothing | [`PoolInfo`] |
 //! | `GET /events` | [`FollowEvents`] | [`Event`]s, as server-sent events |
 //! | `GET /metrics` (without `/v1`) | figures | Prometheus' text |
 //!
@@ -45,6 +46,7 @@ pub mod services;
 mod error;
 mod events;
 mod output;
+mod pool;
 mod sandbox;
 
 pub use error::{Code, ErrorBody, OwnCode};
@@ -52,6 +54,7 @@ pub use events::{Event, FollowEvents, Happening};
 pub use exec::{ExecRequest, ExecResult};
 pub use hearth_protocol as protocol;
 pub use output::{Captured, Encoding, TextDecoder};
+pub use pool::{PoolInfo, PoolKindInfo};
 pub use sandbox::{
     Accelerator, ChangeSandbox, CreateSandbox, ForkSandbox, ForkedSandboxes, Idle, IdleAction, Lifespan, ListSandboxes,
     PausedSandbox, Phase, SandboxInfo, SandboxList, SandboxState, StartFrom,
@@ -70,6 +73,15 @@ pub struct Health {
     pub memory_mib: u64,
     /// The most that they may have, in MiB.
     pub memory_limit_mib: u64,
+    /// The processors that their guests have.
+    #[serde(default)]
+    pub cpus: u64,
+    /// The most that they may have.
+    #[serde(default)]
+    pub cpus_limit: u64,
+    /// Requests for a sandbox that wait for room.
+    #[serde(default)]
+    pub waiting: usize,
 }
 
 /// What the daemon is.

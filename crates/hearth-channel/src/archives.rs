@@ -53,7 +53,7 @@ impl Channel {
 }
 
 /// Sends all that a reader has. An operation that ends meanwhile says why at its end.
-async fn send(operation: &Operation, mut archive: impl AsyncRead + Unpin) -> Result<(), ChannelError> {
+pub(crate) async fn send(operation: &Operation, mut archive: impl AsyncRead + Unpin) -> Result<(), ChannelError> {
     let Some(mut upload) = operation.upload() else { return Ok(()) };
     let mut buffer = BytesMut::new();
     loop {

@@ -19,7 +19,7 @@ use hearth_api::exec::RunRequest;
 use hearth_api::process::{AttachProcess, ProcessList, ProcessStarted, SignalProcess};
 use hearth_api::{
     ChangeSandbox, CreateSandbox, ExecRequest, ExecResult, FollowEvents, ForkSandbox, ForkedSandboxes, Health,
-    ListSandboxes, PausedSandbox, SandboxInfo, SandboxList, Version,
+    ListSandboxes, PausedSandbox, PoolInfo, SandboxInfo, SandboxList, Version,
 };
 use hyper::Method;
 use serde::Serialize;
@@ -97,6 +97,14 @@ impl Client {
     /// As [`Self::health`].
     pub async fn version(&self) -> Result<Version, ClientError> {
         self.get("/v1/version").await
+    }
+
+    /// Asks what the warm pool holds.
+    ///
+    /// # Errors
+    /// As [`Self::health`].
+    pub async fn pool(&self) -> Result<PoolInfo, ClientError> {
+        self.get("/v1/pool").await
     }
 
     /// Makes a sandbox, and returns once it takes requests. Dropping the call removes it.

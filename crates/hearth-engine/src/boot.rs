@@ -11,7 +11,7 @@ use hearth_vmm::{Accelerator, Confinement, Exit, Lifetime, Machine, MachineSpec,
 use crate::accelerator::{Finding, Findings, Way, name};
 use crate::create::{Base, Place};
 use crate::guest::{describe, printable};
-use crate::identity::{self, SandboxDirectory};
+use crate::identity::{self, SandboxDirectory, SandboxId};
 use crate::initramfs::{self, Contents};
 use crate::scratch::{Scratch, disks};
 use crate::template::Template;
@@ -40,6 +40,8 @@ const DEATH: Duration = Duration::from_secs(2);
 pub enum Phase {
     /// The template is there.
     Template,
+    /// A machine was ready.
+    Claimed,
     /// The host's files are made.
     Prepared,
     /// QEMU runs, and the guest's kernel with it.
@@ -55,6 +57,7 @@ impl Phase {
     pub fn name(self) -> &'static str {
         match self {
             Self::Template => "template",
+            Self::Claimed => "claimed",
             Self::Prepared => "prepared",
             Self::Started => "started",
             Self::Connected => "connected",
@@ -205,7 +208,7 @@ impl Engine {
         let channel = tokio::time::timeout(TCG_SILENCE, answer(&machine, way.accelerator)).await;
         let channel = channel.unwrap_or_else(|_| Err(restored_in_silence(way.accelerator)))?;
         phases.note(Phase::Connected);
-        renew(&channel, directory, origin.renew, &spec.given).await?;
+        renew(&channel, directory.id(), origin.renew, &spec.given).await?;
         // A template has no processes that could be frozen.
         if origin.saved.delta.is_some() {
             let thawed = channel.thaw().await;
@@ -221,14 +224,15 @@ fn restored_in_silence(accelerator: Accelerator) -> EngineError {
     EngineError::Boot { accelerator: name(accelerator), what, console: String::new(), silent: true }
 }
 
-async fn renew(
+/// Makes a guest that of the sandbox with this id.
+pub(crate) async fn renew(
     channel: &Channel,
-    directory: &SandboxDirectory,
+    id: &SandboxId,
     renewal: Renewal,
     given: &Given,
 ) -> Result<(), EngineError> {
     let sent = Instant::now();
-    let renewed = channel.renew(directory.id().renew(renewal, given)).await;
+    let renewed = channel.renew(id.renew(renewal, given)).await;
     renewed.map_err(|source| EngineError::Channel { what: "make the guest its own", source })?;
     if sent.elapsed() <= CLOCK_LAG { Ok(()) } else { set_clock(channel).await }
 }
@@ -265,7 +269,7 @@ async fn boot_once(
         }
     };
     phases.note(Phase::Connected);
-    renew(&channel, directory, Renewal::Anew, given).await?;
+    renew(&channel, directory.id(), Renewal::Anew, given).await?;
     phases.note(Phase::Ready);
     Ok((machine, channel))
 }
@@ -314,13 +318,18 @@ fn fell_silent(accelerator: Accelerator, stall: Stall, console: &[u8]) -> Engine
 }
 
 pub(crate) async fn connect(machine: &Machine) -> Result<Channel, EngineError> {
-    let endpoint = |port| Endpoint::Unix {
-        path: machine.port_path(&port_name(port)).expect("the machine was given this port").to_owned(),
-        expected_uid: rustix::process::geteuid().as_raw(),
-    };
-    let endpoints = Endpoints { control: endpoint(CONTROL_PORT), bulk: endpoint(BULK_PORT) };
     let options = ConnectOptions { timeout: BOOT, ..ConnectOptions::default() };
-    Channel::connect(&endpoints, options)
-        .await
-        .map_err(|source| EngineError::Channel { what: "reach the agent", source })
+    let (control, bulk) = (port_name(CONTROL_PORT), port_name(BULK_PORT));
+    let connected = match (machine.take_port(&control), machine.take_port(&bulk)) {
+        (Some(control), Some(bulk)) => Channel::over(control.into(), bulk.into(), options).await,
+        _ => {
+            let endpoint = |port| Endpoint::Unix {
+                path: machine.port_path(port).expect("the machine was given this port").to_owned(),
+                expected_uid: rustix::process::geteuid().as_raw(),
+            };
+            let endpoints = Endpoints { control: endpoint(&control), bulk: endpoint(&bulk) };
+            Channel::connect(&endpoints, options).await
+        }
+    };
+    connected.map_err(|source| EngineError::Channel { what: "reach the agent", source })
 }

@@ -95,6 +95,11 @@ impl Directories {
         self.home.join("findings.json")
     }
 
+    /// What each QEMU has said of its version.
+    pub(crate) fn versions(&self) -> PathBuf {
+        self.home.join("qemu.json")
+    }
+
     /// The home, or the nearest directory above it that is there: where the home will be made.
     pub(crate) fn nearest(&self) -> PathBuf {
         let above = self.home.ancestors().find(|path| path.is_dir());

@@ -89,6 +89,7 @@ impl Engine {
             ),
             Check::new("jail", Need::Advice, "namespaces for each QEMU", self.look_at_jail().await),
             Check::new("scratch", Need::Advice, "mke2fs, for hearth run --disk", tool("mke2fs", "e2fsprogs")),
+            Check::new("templates", Need::Advice, "room for templates", Ok(self.look_at_templates())),
             Check::new("mmdebstrap", Need::Build, "mmdebstrap", tool("mmdebstrap", "mmdebstrap")),
             Check::new("mkfs.erofs", Need::Build, "mkfs.erofs", tool("mkfs.erofs", "erofs-utils")),
             Check::new("keyring", Need::Build, "Debian's archive keys", keyring()),
@@ -124,6 +125,20 @@ impl Engine {
             Ok(free) => Ok(format!("{} MiB free in {}", free >> 20, path.display())),
             Err(error) => Err((error.to_string(), error.hint())),
         }
+    }
+
+    /// Where templates are: on disk for the next process, and in the memory of each that restores from them.
+    fn look_at_templates(&self) -> String {
+        let templates = self.templates();
+        let (count, total) = (templates.len(), templates.iter().map(|info| info.bytes).sum::<u64>());
+        let largest = templates.iter().map(|info| info.bytes).max().unwrap_or(0);
+        format!(
+            "{count}, {} of at most {} MiB on disk in {}; whoever restores has its own in a sealed memory file (memfd) that all its sandboxes share, up to {} MiB each",
+            total >> 20,
+            self.templates_limit() >> 20,
+            self.directories.templates().display(),
+            largest >> 20
+        )
     }
 
     fn look_at_home(&self) -> Looked {

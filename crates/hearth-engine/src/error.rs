@@ -9,6 +9,7 @@ use hearth_image::{ImageError, InitramfsError, ModulesError};
 use hearth_protocol::Fault;
 use hearth_vmm::{InvalidSpec, MachineError, QemuError};
 
+use crate::fleet::OverBudget;
 use crate::{DiskMib, SavedFault, SnapshotFileError};
 
 /// An error with all its sources, each said once.
@@ -65,6 +66,9 @@ pub enum EngineError {
         /// What there is, in bytes.
         available: u64,
     },
+    /// A budget of this process's has no room.
+    #[error(transparent)]
+    OverBudget(#[from] OverBudget),
     /// Too little of the disk is free.
     #[error("{} MiB are free in {}, and {} MiB are needed", available >> 20, path.display(), needed >> 20)]
     DiskShort {
@@ -208,6 +212,20 @@ pub enum EngineError {
         /// Why.
         source: SavedFault,
     },
+    /// No template is meant.
+    #[error("there is no template {reference:?}, or more than one")]
+    NoTemplate {
+        /// What was given.
+        reference: String,
+    },
+    /// A template is needed.
+    #[error("the template {id} is needed by {by}")]
+    TemplateNeeded {
+        /// Which.
+        id: String,
+        /// By what.
+        by: String,
+    },
     /// The agent could not be reached, or a request to it failed.
     #[error("cannot {what}")]
     Channel {
@@ -254,10 +272,11 @@ impl EngineError {
             Self::NotRestored | Self::Given { .. } | Self::Outdated { .. } | Self::SnapshotExists { .. } => {
                 Kind::Invalid
             }
-            Self::NoSnapshot { .. } => Kind::Missing,
+            Self::NoSnapshot { .. } | Self::NoTemplate { .. } => Kind::Missing,
+            Self::TemplateNeeded { .. } => Kind::Invalid,
             Self::Image(error) => kind_of_image(error),
             Self::Qemu(_) | Self::NoImage { .. } | Self::FormatTool { .. } | Self::Modules { .. } => Kind::Missing,
-            Self::MemoryShort { .. } | Self::DiskShort { .. } => Kind::Resources,
+            Self::MemoryShort { .. } | Self::DiskShort { .. } | Self::OverBudget(_) => Kind::Resources,
             Self::Directory { .. } | Self::NotOurs { .. } | Self::Format { .. } | Self::Listen { .. } => Kind::Host,
             Self::Initramfs { .. } | Self::InitramfsEntry { .. } | Self::Template { .. } => Kind::Host,
             Self::Saved { .. } | Self::SnapshotFile { .. } => Kind::Host,
@@ -273,6 +292,9 @@ impl EngineError {
                 "hearth image list shows the images there are; hearth image build NAME builds one".to_owned()
             }
             Self::Image(error) => return error.fix(),
+            Self::OverBudget(over) => over.hint(),
+            Self::NoTemplate { .. } => "hearth template list shows the templates there are".to_owned(),
+            Self::TemplateNeeded { .. } => "remove what needs it first".to_owned(),
             Self::MemoryShort { .. } => "ask for less with --memory, or end other programs".to_owned(),
             Self::DiskShort { .. } => "free some space, or set HEARTH_HOME to a directory on another disk".to_owned(),
             Self::HomeTooLong { .. } => "set HEARTH_HOME to a shorter path".to_owned(),

@@ -25,13 +25,16 @@ mod guest;
 mod identity;
 mod initramfs;
 mod pause;
+mod pool;
 mod preflight;
+mod pressure;
 mod sandbox;
 mod saved;
 mod scratch;
 mod snapshot;
 mod sweep;
 mod template;
+mod versions;
 
 pub use accelerator::{AcceleratorChoice, Finding};
 pub use agent::AgentProgram;
@@ -45,10 +48,11 @@ pub use error::{EngineError, Kind, chain};
 pub use fork::{ForkSpec, Forked, MAX_COPIES};
 pub use identity::SandboxId;
 pub use pause::{Paused, Refused};
+pub use pool::{PoolCounts, PoolKind, PoolLimits, PoolShelf, PoolStatus};
 pub use sandbox::Sandbox;
 pub use saved::SavedFault;
 pub use snapshot::{SnapshotFileError, SnapshotRecord, Taken};
-pub use template::{TemplateId, TemplateRecord};
+pub use template::{TemplateId, TemplateInfo, TemplateMemory, TemplateRecord};
 
 pub use hearth_channel as channel;
 pub use hearth_image as image;
@@ -58,11 +62,11 @@ pub use hearth_vmm as vmm;
 use hearth_vmm::MemoryMib;
 
 use hearth_image::ImageStore;
-use hearth_vmm::{Launcher, Qemu};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use hearth_vmm::{Launcher, Qemu, QemuProgram};
+use std::path::PathBuf;
+use std::sync::Arc;
 use template::Templates;
+use versions::Versions;
 
 /// The name of the image that is used where none is named.
 pub const DEFAULT_IMAGE: &str = "debian";
@@ -73,9 +77,9 @@ pub struct Engine {
     directories: Directories,
     launcher: Launcher,
     qemu: Option<PathBuf>,
-    known_qemu: Arc<Mutex<Option<(Qemu, FileMark)>>>,
     images: ImageStore,
     templates: Arc<Templates>,
+    versions: Arc<Versions>,
 }
 
 impl Engine {
@@ -89,9 +93,12 @@ impl Engine {
         if directories.sandboxes().is_dir() {
             sweep::sweep(&directories.sandboxes(), &directories.births());
         }
+        saved::sweep(&directories.templates());
+        saved::sweep(&directories.snapshots());
         let images = ImageStore::open(&directories.images())?;
         let templates = Arc::new(Templates::in_directory(directories.templates()));
-        Ok(Self { directories, launcher, qemu, known_qemu: Arc::default(), images, templates })
+        let versions = Arc::new(Versions::in_file(directories.versions()));
+        Ok(Self { directories, launcher, qemu, images, templates, versions })
     }
 
     /// The images there are.
@@ -109,29 +116,14 @@ impl Engine {
     /// # Errors
     /// [`EngineError::Qemu`].
     pub fn qemu(&self) -> Result<Qemu, EngineError> {
-        let mut known = self.known_qemu.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((qemu, file)) = known.as_ref()
-            && FileMark::of(qemu.path()).as_ref() == Some(file)
-        {
-            return Ok(qemu.clone());
+        let program = QemuProgram::find(self.qemu.as_deref())?;
+        let Some(stamp) = program.stamp().map(str::to_owned) else { return Ok(program.ask()?) };
+        let remembered = self.versions.get(&stamp);
+        if let Some(qemu) = remembered.and_then(|text| program.clone().which_said(&text).ok()) {
+            return Ok(qemu);
         }
-        let qemu = Qemu::find(self.qemu.as_deref())?;
-        *known = FileMark::of(qemu.path()).map(|file| (qemu.clone(), file));
+        let qemu = program.ask()?;
+        self.versions.keep(stamp, qemu.build());
         Ok(qemu)
-    }
-}
-
-/// What changes with a program: asking one for its version takes as long as a third of a restore.
-#[derive(Debug, PartialEq, Eq)]
-struct FileMark {
-    device: u64,
-    inode: u64,
-    changed: (i64, i64),
-}
-
-impl FileMark {
-    fn of(path: &Path) -> Option<Self> {
-        let found = std::fs::metadata(path).ok()?;
-        Some(Self { device: found.dev(), inode: found.ino(), changed: (found.ctime(), found.ctime_nsec()) })
     }
 }

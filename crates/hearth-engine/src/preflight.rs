@@ -73,7 +73,17 @@ pub(crate) fn needed_memory(memory: MemoryMib) -> u64 {
 
 /// What the host can give without swapping, in bytes; `None` where it does not say.
 pub(crate) fn available_memory() -> Option<u64> {
+    meminfo("MemAvailable:").map(|kib| kib * 1024)
+}
+
+/// All the host's memory.
+pub(crate) fn total_memory_mib() -> Option<u64> {
+    meminfo("MemTotal:").map(|kib| kib / 1024)
+}
+
+/// A field of the host's memory figures, in KiB.
+fn meminfo(field: &str) -> Option<u64> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    line.trim().trim_end_matches(" kB").parse::<u64>().ok().map(|kib| kib * 1024)
+    let line = text.lines().find_map(|line| line.strip_prefix(field))?;
+    line.trim().trim_end_matches(" kB").parse().ok()
 }

@@ -1,20 +1,20 @@
 //! A sandbox that takes requests.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hearth_channel::Channel;
 use hearth_vmm::{Machine, jail::JailReport};
 use tokio::sync::Mutex;
 
 use crate::accelerator::{Way, name};
-use crate::boot::{self, Booted, Phase, Phases};
+use crate::boot::{self, Booted, Phase, Phases, Renewal};
 use crate::create::{Base, DialectSpec, Place};
 use crate::dialects::{DialectAddresses, Dialects};
 use crate::guest::{describe, printable};
 use crate::identity::SandboxId;
 use crate::template::Template;
-use crate::{EngineError, SandboxSpec};
+use crate::{EngineError, Given, SandboxSpec};
 
 /// A sandbox. Dropping it ends its machine and removes its directory at once; [`Self::remove`] also waits until all is gone.
 #[derive(Debug)]
@@ -54,6 +54,19 @@ impl Sandbox {
 
     pub(crate) fn after_failures(self, failed: Vec<String>) -> Self {
         Self { failed, ..self }
+    }
+
+    /// Makes one that was made ahead its caller's, who has asked for it at `begun`. Its name and all that goes with it are its own since it was
+    /// made, and nobody's before, so what it lacks is the time, entropy of its own, and what its programs are given.
+    pub(crate) async fn claim(&mut self, begun: Instant, given: &Given) -> Result<(), EngineError> {
+        let mut phases = Phases::since(begun);
+        phases.note(Phase::Claimed);
+        let renewal = if *given == Given::default() { Renewal::Same } else { Renewal::Anew };
+        boot::renew(&self.channel, &self.id, renewal, given).await?;
+        self.spec.given = given.clone();
+        phases.note(Phase::Ready);
+        self.phases = phases;
+        Ok(())
     }
 
     /// Opens the doors of the earlier protocols.

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hearth_vmm::{Delta, DeltaError, MAX_DEVICE_STATE, MemoryMib, SavedMachine, SealedRam};
+use rustix::fs::{FlockOperation, flock};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tempfile::TempDir;
@@ -79,6 +80,15 @@ impl SavedFault {
         move |source| Self::File { path, source }
     }
 
+    /// Whether what was saved cannot be used at another time either.
+    pub(crate) fn is_for_good(&self) -> bool {
+        match self {
+            Self::Record { .. } | Self::Damaged { .. } | Self::Clock { .. } | Self::Memory { .. } => true,
+            Self::File { source, .. } => source.kind() == io::ErrorKind::NotFound,
+            Self::Interrupted { .. } => false,
+        }
+    }
+
     fn damaged(path: &Path) -> Self {
         Self::Damaged { path: path.to_owned() }
     }
@@ -95,14 +105,49 @@ pub(crate) async fn apart<T: Send + 'static>(
 /// A directory that is being filled.
 pub(crate) struct Unfinished {
     directory: TempDir,
+    /// Held for its lock.
+    _making: File,
+}
+
+/// Keeps [`Quiet`] away from what is below `parent` for as long as it lives.
+fn making(parent: &Path) -> Result<File, SavedFault> {
+    let path = lock_of(parent);
+    let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(&path);
+    let file = file.map_err(SavedFault::file(&path))?;
+    flock(&file, FlockOperation::LockShared).map_err(|error| SavedFault::file(&path)(error.into()))?;
+    Ok(file)
+}
+
+/// Beside the directory, in which only what is saved has a name.
+fn lock_of(parent: &Path) -> PathBuf {
+    // By whatever path it is reached, it has one lock.
+    parent.canonicalize().unwrap_or_else(|_| parent.to_owned()).with_extension("lock")
+}
+
+/// Nobody makes or removes anything below some directories for as long as this lives.
+pub(crate) struct Quiet {
+    _locked: Vec<File>,
+}
+
+impl Quiet {
+    /// Takes hold of all of them, or, while somebody makes something, of none. Waits for nobody.
+    pub(crate) fn within(parents: &[&Path]) -> Option<Self> {
+        let locked = parents.iter().map(|parent| {
+            let file =
+                File::options().create(true).truncate(false).write(true).mode(0o600).open(lock_of(parent)).ok()?;
+            flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok().then_some(file)
+        });
+        Some(Self { _locked: locked.collect::<Option<_>>()? })
+    }
 }
 
 impl Unfinished {
     /// Begins one beside the finished ones.
     pub(crate) fn within(parent: &Path) -> Result<Self, SavedFault> {
         DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(SavedFault::file(parent))?;
+        let making = making(parent)?;
         let directory = tempfile::Builder::new().prefix(UNFINISHED).tempdir_in(parent);
-        Ok(Self { directory: directory.map_err(SavedFault::file(parent))? })
+        Ok(Self { directory: directory.map_err(SavedFault::file(parent))?, _making: making })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -155,8 +200,12 @@ pub(crate) fn write_sparse(path: &Path, mut content: impl Read) -> Result<(), Sa
     }
 }
 
-/// Removes what makers that were killed have left. Only whoever holds the lock on making may call this.
-pub(crate) fn remove_unfinished(parent: &Path) {
+/// Removes what makers that were killed have left, unless something is just being made: then the next start does.
+pub(crate) fn sweep(parent: &Path) {
+    if !parent.is_dir() {
+        return;
+    }
+    let Some(_quiet) = Quiet::within(&[parent]) else { return };
     let entries = fs::read_dir(parent).into_iter().flatten().flatten();
     let unfinished = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(UNFINISHED));
     unfinished.for_each(|entry| drop(fs::remove_dir_all(entry.path())));
@@ -164,6 +213,12 @@ pub(crate) fn remove_unfinished(parent: &Path) {
 
 /// Removes a finished directory: first from sight, in one step.
 pub(crate) fn remove(path: &Path) -> Result<(), SavedFault> {
+    let _making = making(path.parent().unwrap_or(path))?;
+    remove_in_quiet(path)
+}
+
+/// As [`remove`], for whoever holds the directory above it [quiet](Quiet).
+pub(crate) fn remove_in_quiet(path: &Path) -> Result<(), SavedFault> {
     let parent = path.parent().unwrap_or(path);
     let aside = tempfile::Builder::new().prefix(UNFINISHED).tempdir_in(parent).map_err(SavedFault::file(parent))?;
     fs::rename(path, aside.path().join("gone")).map_err(SavedFault::file(path))
@@ -309,7 +364,11 @@ mod tests {
         fs::write(finished.path().join("f"), "x").unwrap();
         finished.publish(&parent.join("name")).unwrap();
         fs::create_dir(parent.join(format!("{UNFINISHED}killed"))).unwrap();
-        remove_unfinished(&parent);
+        let making = making(&parent).unwrap();
+        sweep(&parent);
+        assert_eq!(fs::read_dir(&parent).unwrap().count(), 2, "nothing is removed while something is being made");
+        drop(making);
+        sweep(&parent);
         let names: Vec<_> = fs::read_dir(&parent).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(names, ["name"]);
         remove(&parent.join("name")).unwrap();

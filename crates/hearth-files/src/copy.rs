@@ -1,7 +1,7 @@
 //! Copying files and trees: made aside, and put in their place when they are whole.
 
 mod attributes;
-mod data;
+pub(crate) mod data;
 
 use std::collections::HashMap;
 use std::ffi::CStr;

@@ -20,6 +20,7 @@ mod entry;
 mod error;
 mod frame;
 mod fresh;
+pub mod history;
 mod list;
 mod remove;
 mod root;

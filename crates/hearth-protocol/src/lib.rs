@@ -31,6 +31,7 @@ pub mod files;
 mod flow;
 mod hello;
 pub mod hex;
+pub mod history;
 pub mod kernel;
 pub mod limits;
 mod line;

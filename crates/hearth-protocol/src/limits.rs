@@ -100,6 +100,12 @@ pub const KERNEL_EVENT: usize = 6 * 1024 * 1024;
 pub const KERNEL_GRACE_MS: u64 = 400;
 /// The most modules that a kernel imports ahead.
 pub const IMPORTS: usize = 64;
+/// The most checkpoints of a workspace.
+pub const CHECKPOINTS: usize = 1000;
+/// The most names that a patch has taken off the front of its paths.
+pub const STRIP: u32 = 64;
+/// The largest file whose change a patch carries, in bytes.
+pub const PATCHED_FILE: u64 = 1024 * 1024 * 1024;
 /// The most packages of one install.
 pub const PACKAGES: usize = 50;
 /// The longest name of a package, with its version, in bytes.

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::archive::{ArchiveRequest, ArchiveResult};
 use crate::dial::{DialRequest, DialResult};
 use crate::files::{FileRequest, FileResult};
+use crate::history::{HistoryRequest, HistoryResult};
 use crate::kernel::{KernelRequest, KernelResult};
 use crate::packages::{PackageRequest, PackageResult};
 use crate::process::{ProcessRequest, ProcessResult};
@@ -104,6 +105,8 @@ pub enum RequestBody {
     Service(ServiceRequest),
     /// Moves a directory tree as an archive.
     Archive(ArchiveRequest),
+    /// Does something with the workspace's history.
+    History(HistoryRequest),
     /// Ends everything: stops all processes, writes back disks, powers off (or, outside a VM, exits). Reply: [`ReplyBody::Done`], just before.
     Shutdown {},
 }
@@ -187,6 +190,8 @@ pub enum Finished {
     Service(ServiceResult),
     /// Of [`RequestBody::Archive`].
     Archive(ArchiveResult),
+    /// Of [`RequestBody::History`].
+    History(HistoryResult),
     /// Of [`RequestBody::Kernel`].
     Kernel(KernelResult),
     /// Of [`RequestBody::Packages`].
@@ -222,7 +227,7 @@ struct Peek {
 
 const KNOWN: &[&str] = &[
     "ping", "info", "renew", "freeze", "thaw", "start", "attach", "detach", "signal", "resize", "list", "credit",
-    "shutdown", "file", "dial", "secret", "service", "archive", "process", "shell", "kernel", "packages",
+    "shutdown", "file", "dial", "secret", "service", "archive", "history", "process", "shell", "kernel", "packages",
 ];
 
 /// Reads one line of the control lane.
@@ -257,6 +262,7 @@ pub fn parse_request(line: &[u8]) -> Result<Request, Box<Reply>> {
         RequestBody::Secret(request) => request.validate(),
         RequestBody::Service(request) => request.validate(),
         RequestBody::Archive(archive) => archive.validate(),
+        RequestBody::History(history) => history.validate(),
         RequestBody::Process(process) => process.validate(),
         RequestBody::Shell(shell) => shell.validate(),
         RequestBody::Kernel(kernel) => kernel.validate(),
@@ -336,6 +342,11 @@ mod tests {
             r#"{"id":1,"type":"process","op":"read","process":1,"limit":0}"#,
             r#"{"id":1,"type":"process","op":"read","process":1,"surprise":0}"#,
             r#"{"id":1,"type":"process","op":"write","process":1,"wait_ms":999999999}"#,
+            r#"{"id":1,"type":"history","op":"checkpoint","name":"../x"}"#,
+            r#"{"id":1,"type":"history","op":"diff","name":""}"#,
+            r#"{"id":1,"type":"history","op":"reset","to":"x"}"#,
+            r#"{"id":1,"type":"history","op":"list","name":"x"}"#,
+            r#"{"id":1,"type":"history","op":"patch","strip":65}"#,
             r#"{"id":1,"type":"shell","op":"open","name":"../x"}"#,
             r#"{"id":1,"type":"shell","op":"open","name":"x","size":{"columns":9999,"rows":1}}"#,
             r#"{"id":1,"type":"shell","op":"open","name":"x","user":7}"#,

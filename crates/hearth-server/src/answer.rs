@@ -5,7 +5,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use hearth_api::{Code, ErrorBody, OwnCode};
 use hearth_engine::channel::ChannelError;
-use hearth_engine::fleet::FleetError;
+use hearth_engine::fleet::{Budget, FleetError, OverBudget};
 use hearth_engine::{EngineError, Kind, chain};
 
 /// An answer that is no success.
@@ -50,8 +50,6 @@ impl From<FleetError> for Refusal {
             E::IdleBoot => (OwnCode::InvalidValue, Some("idle")),
             E::Unknown { .. } => (OwnCode::UnknownSandbox, None),
             E::Ambiguous { .. } => (OwnCode::AmbiguousSandbox, None),
-            E::TooMany { .. } => (OwnCode::LimitReached, None),
-            E::MemoryBudget { .. } => (OwnCode::LimitReached, Some("memory_mib")),
             E::WrongState { .. } => (OwnCode::WrongState, None),
             E::Removed { .. } => (OwnCode::SandboxRemoved, None),
             E::Ending => (OwnCode::Ending, None),
@@ -72,6 +70,7 @@ impl From<&EngineError> for Refusal {
     fn from(error: &EngineError) -> Self {
         let code = match (error, error.kind()) {
             (EngineError::NoImage { .. }, _) => OwnCode::UnknownImage,
+            (EngineError::OverBudget(_), _) => OwnCode::LimitReached,
             (EngineError::NotRestored | EngineError::Outdated { .. }, _) => OwnCode::WrongState,
             (_, Kind::Invalid) => OwnCode::InvalidValue,
             (_, Kind::Missing) => OwnCode::Missing,
@@ -92,6 +91,8 @@ fn field(error: &EngineError) -> Option<&'static str> {
     Some(match error {
         EngineError::Invalid(InvalidSpec::Memory { .. }) | EngineError::MemoryShort { .. } => "memory_mib",
         EngineError::Invalid(InvalidSpec::Cpus { .. }) => "cpus",
+        EngineError::OverBudget(OverBudget { budget: Budget::Memory, .. }) => "memory_mib",
+        EngineError::OverBudget(OverBudget { budget: Budget::Cpus, .. }) => "cpus",
         EngineError::DiskSize { .. } => "disk_mib",
         EngineError::NoImage { .. } => "image",
         EngineError::Copies { .. } => "copies",

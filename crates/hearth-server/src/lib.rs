@@ -14,6 +14,7 @@ mod exec;
 mod files;
 mod health;
 mod input;
+mod pool;
 mod processes;
 mod routes;
 mod sandboxes;

@@ -11,7 +11,7 @@ use hearth_engine::fleet::{Fleet, Member};
 use tokio::sync::watch;
 
 use crate::answer::Refusal;
-use crate::{events, exec, files, health, processes, sandboxes, services};
+use crate::{events, exec, files, health, pool, processes, sandboxes, services};
 
 /// The largest body of a request that is read whole, in bytes.
 const BODY: usize = 4 * 1024 * 1024;
@@ -96,6 +96,7 @@ pub(crate) fn router(app: App) -> Router {
     let v1 = Router::new()
         .route("/health", get(health::health))
         .route("/version", get(health::version))
+        .route("/pool", get(pool::pool))
         .route("/events", get(events::follow))
         .route("/run", get(exec::run))
         .route("/sandboxes", get(sandboxes::list).post(sandboxes::create))

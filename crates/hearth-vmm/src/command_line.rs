@@ -30,6 +30,10 @@ use crate::tsc::host_tsc_khz;
 const TCG_CPU: &str = "qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt,+cx16,+lahf_lm,+rdrand";
 /// The translation cache in MiB. QEMU's own choice is up to a GiB of address space and grows with it.
 pub(crate) const TRANSLATION_CACHE_MIB: u64 = 128;
+/// The first QEMU that was not found to translate a library again wherever it is mapped next. QEMU 7.2 does: of the 15,800 instructions
+/// that a second `true` had translated, 10,700 were the C library's and its loader's once more, and 5,400 in all are left where every
+/// program maps them at one place (`norandmaps`). Given up is that a guest's programs cannot guess where each other's code is.
+const MOVES_TRANSLATIONS: u32 = 8;
 /// What the guest may not do to this host even if QEMU's device models let it: QEMU's own filter of system calls.
 const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
 
@@ -118,11 +122,12 @@ pub(crate) fn arguments(spec: &MachineSpec, fds: &Descriptors, host: &Host) -> R
     line.memory(spec, fds.memory, sharing(fds.guest));
     // A guest that panics or reboots ends its QEMU, instead of going round.
     line.option("-action", "reboot=shutdown,panic=shutdown");
-    line.option("-chardev", socket("qmp", fds.qmp));
+    let first = first_client(fds.guest);
+    line.option("-chardev", socket("qmp", fds.qmp, FirstClient::MayCome));
     line.option("-mon", "chardev=qmp,mode=control");
-    line.option("-chardev", socket("console", fds.console));
+    line.option("-chardev", socket("console", fds.console, first));
     line.option("-serial", "chardev:console");
-    line.ports(spec, &fds.ports);
+    line.ports(spec, &fds.ports, first);
     line.disks(spec, &fds.disks);
     let append = kernel_command_line(spec, host)?;
     match fds.guest {
@@ -179,14 +184,14 @@ impl Arguments {
         self.option("-object", format!("memory-backend-file,id=ram,size={mib}M,mem-path={path},share={share}"));
     }
 
-    fn ports(&mut self, spec: &MachineSpec, fds: &[RawFd]) {
+    fn ports(&mut self, spec: &MachineSpec, fds: &[RawFd], first: FirstClient) {
         if spec.ports.is_empty() {
             return;
         }
         self.option("-device", format!("virtio-serial-{},id=serial", transport(spec.kind)));
         for (index, (name, fd)) in spec.ports.iter().zip(fds).enumerate() {
             let (name, number) = (name.as_str(), index + 1);
-            self.option("-chardev", socket(&format!("port{number}"), *fd));
+            self.option("-chardev", socket(&format!("port{number}"), *fd, first));
             let port = format!("virtserialport,bus=serial.0,nr={number},chardev=port{number},name={name}");
             self.option("-device", port);
         }
@@ -256,9 +261,26 @@ fn transport(kind: MachineKind) -> &'static str {
     }
 }
 
+/// Whether a socket's first client is there before QEMU.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum FirstClient {
+    MayCome,
+    IsThere,
+}
+
+/// A guest was saved with a host at its ports, and is told of one that is not there any more, and of each that comes. A restored one
+/// need not be: QEMU takes up the owner, who has connected already, before it has a guest.
+fn first_client(guest: GuestSource<RawFd>) -> FirstClient {
+    match guest {
+        GuestSource::Boot { .. } => FirstClient::MayCome,
+        GuestSource::Saved { .. } => FirstClient::IsThere,
+    }
+}
+
 /// A socket that listens already; QEMU takes one client after another.
-fn socket(id: &str, fd: RawFd) -> String {
-    format!("socket,id={id},fd={fd},server=on,wait=off")
+fn socket(id: &str, fd: RawFd, first: FirstClient) -> String {
+    let wait = if first == FirstClient::IsThere { "on" } else { "off" };
+    format!("socket,id={id},fd={fd},server=on,wait={wait}")
 }
 
 /// A path under which QEMU opens a passed file afresh, for options that know no descriptors.
@@ -288,6 +310,8 @@ fn kernel_command_line(spec: &MachineSpec, host: &Host) -> Result<String, Invali
     // Notices only: some twenty lines, the first of them as soon as the kernel has a console, which is what shows that it runs.
     let words = ["console=ttyS0", "panic=-1", "reboot=t", "loglevel=6", "cryptomgr.notests"];
     let mut words = words.map(str::to_owned).to_vec();
+    // Policies that nobody writes in a guest, and accounts that nobody reads there, are asked at every call all the same.
+    words.extend(["lsm=landlock,yama", "audit=0", "psi=0"].map(str::to_owned));
     if spec.accelerator == Accelerator::Tcg {
         // See `tsc`: without it the boot hangs on a busy host.
         words.push(format!("tsc_early_khz={}", host.tsc_khz));
@@ -297,6 +321,11 @@ fn kernel_command_line(spec: &MachineSpec, host: &Host) -> Result<String, Invali
         // An emulated processor does not speculate, and each switch to the kernel is dear: a boot takes 6% longer with them.
         // Given up is what they might still do against a guest's programs by way of the host's own speculation.
         words.push("mitigations=off".into());
+        // A large page is a gain of the hardware's; here it is 2 MiB of the host's memory for a program that wanted a few KiB.
+        words.push("transparent_hugepage=madvise".into());
+        if spec.qemu.version().major < MOVES_TRANSLATIONS {
+            words.push("norandmaps".into());
+        }
     }
     words.extend(spec.command_line.iter().cloned());
     let line = words.join(" ");
@@ -377,13 +406,16 @@ mod tests {
             only(&restored, &booted),
             [
                 "-object memory-backend-file,id=ram,size=512M,mem-path=/proc/self/fd/10,share=off",
+                "-chardev socket,id=console,fd=7,server=on,wait=on",
+                "-chardev socket,id=port1,fd=8,server=on,wait=on",
+                "-chardev socket,id=port2,fd=9,server=on,wait=on",
                 "-global migration.send-configuration=off",
                 "-incoming fd:11",
             ]
         );
         let gone: Vec<_> =
             only(&booted, &restored).iter().map(|line| line.split(' ').next().unwrap().to_owned()).collect();
-        assert_eq!(gone, ["-object", "-S", "-kernel", "-initrd", "-append"]);
+        assert_eq!(gone, ["-object", "-chardev", "-chardev", "-chardev", "-S", "-kernel", "-initrd", "-append"]);
     }
 
     #[test]
@@ -426,7 +458,8 @@ mod tests {
     fn kernel_words_of_the_caller_come_last() {
         let mut spec = spec(MachineKind::Pc, Accelerator::Tcg);
         spec.command_line = vec!["mitigations=auto".into()];
-        assert!(kernel_command_line(&spec, &HOST).unwrap().ends_with("mitigations=off mitigations=auto"));
+        let line = kernel_command_line(&spec, &HOST).unwrap();
+        assert!(line.contains(" mitigations=off ") && line.ends_with(" mitigations=auto"), "{line}");
     }
 
     #[test]

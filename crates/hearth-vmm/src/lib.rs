@@ -35,7 +35,7 @@ pub use launch::LaunchError;
 pub use machine::{Exit, Machine, MachineError, STDERR_TAIL};
 pub use memory::HostMemory;
 pub use overlay::create_overlay;
-pub use qemu::{Qemu, QemuError, QemuVersion};
+pub use qemu::{Qemu, QemuError, QemuProgram, QemuVersion};
 pub use qmp::{CloseReason, DEFAULT_TIMEOUT, MAX_LINE, Qmp, QmpError, QmpEvent};
 pub use saved::{Delta, DeltaError, MAX_DEVICE_STATE, PAGE, RamError, Run, SavedMachine, SealedRam};
 pub use sockets::{MAX_SOCKET_PATH, SocketError};

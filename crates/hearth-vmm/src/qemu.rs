@@ -1,6 +1,8 @@
 //! The QEMU on this host: where it is, which version, and whether that will do.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -40,6 +42,67 @@ pub struct Qemu {
     build: String,
 }
 
+/// A program that may be QEMU, found and not asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QemuProgram {
+    path: PathBuf,
+    stamp: Option<String>,
+}
+
+impl QemuProgram {
+    /// Finds the program at the given path, or else in `PATH` and the usual directories.
+    ///
+    /// # Errors
+    /// [`QemuError::Missing`].
+    pub fn find(chosen: Option<&Path>) -> Result<Self, QemuError> {
+        let path = locate(chosen)?;
+        let stamp = stamp(&path);
+        Ok(Self { path, stamp })
+    }
+
+    /// What changes whenever the file does: its path, numbers, size and times. None for a script, behind which another program may change.
+    pub fn stamp(&self) -> Option<&str> {
+        self.stamp.as_deref()
+    }
+
+    /// Asks it for its version. Blocks for the 10 to 30 ms which that takes.
+    ///
+    /// # Errors
+    /// As [`Qemu::find`].
+    pub fn ask(self) -> Result<Qemu, QemuError> {
+        let text = version_text(&self.path)?;
+        self.which_said(&text)
+    }
+
+    /// Believes that it has said `text`, which is [`Qemu::build`] as it was with the same [`Self::stamp`].
+    ///
+    /// # Errors
+    /// As [`Qemu::find`].
+    pub fn which_said(self, text: &str) -> Result<Qemu, QemuError> {
+        let path = self.path;
+        let (version, build) =
+            parse_version(text).ok_or_else(|| QemuError::NotQemu { path: path.clone(), said: excerpt(text) })?;
+        if version < QemuVersion::OLDEST {
+            return Err(QemuError::TooOld { path, version });
+        }
+        Ok(Qemu { path, version, build })
+    }
+}
+
+fn stamp(path: &Path) -> Option<String> {
+    let mut file = File::open(path).ok()?;
+    let mut magic = [0; 4];
+    file.read_exact(&mut magic).ok()?;
+    let metadata = file.metadata().ok().filter(|_| magic == *b"\x7fELF")?;
+    let (path, device, inode, size) = (path.display(), metadata.dev(), metadata.ino(), metadata.size());
+    let (modified, changed) = (metadata.mtime(), metadata.ctime());
+    Some(format!(
+        "{path} {device} {inode} {size} {modified}.{} {changed}.{}",
+        metadata.mtime_nsec(),
+        metadata.ctime_nsec()
+    ))
+}
+
 impl Qemu {
     /// Finds QEMU at the given path, or else in `PATH` and the usual directories, and asks it for its version. Blocks for the 10 to
     /// 30 ms which that takes.
@@ -48,14 +111,7 @@ impl Qemu {
     /// When there is none, when it does not say its version, and when it is older than [`QemuVersion::OLDEST`]; each
     /// message holds the remedy.
     pub fn find(chosen: Option<&Path>) -> Result<Self, QemuError> {
-        let path = locate(chosen)?;
-        let text = version_text(&path)?;
-        let (version, build) =
-            parse_version(&text).ok_or_else(|| QemuError::NotQemu { path: path.clone(), said: excerpt(&text) })?;
-        if version < QemuVersion::OLDEST {
-            return Err(QemuError::TooOld { path, version });
-        }
-        Ok(Self { path, version, build })
+        QemuProgram::find(chosen)?.ask()
     }
 
     /// Returns the program's absolute path, with links resolved.
@@ -222,5 +278,27 @@ mod tests {
     fn program_that_is_not_qemu_is_refused() {
         let error = Qemu::find(Some(Path::new("/bin/true"))).unwrap_err();
         assert!(matches!(error, QemuError::NotQemu { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_stamp_is_of_programs_alone_and_changes_with_the_file() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("qemu");
+        std::fs::write(&path, "#!/bin/sh\nexec qemu\n").unwrap();
+        assert_eq!(stamp(&path), None);
+        std::fs::write(&path, "\x7fELF one").unwrap();
+        let first = stamp(&path).unwrap();
+        assert_eq!(stamp(&path), Some(first.clone()));
+        std::fs::write(&path, "\x7fELF other").unwrap();
+        assert_ne!(stamp(&path), Some(first));
+    }
+
+    #[test]
+    fn a_remembered_version_is_read_as_if_it_was_said() {
+        let program = || QemuProgram { path: "/q".into(), stamp: None };
+        let line = "QEMU emulator version 8.2.2 (Debian 1:8.2.2+ds-0ubuntu1.4)";
+        let qemu = program().which_said(line).unwrap();
+        assert_eq!((qemu.build(), qemu.version().major), (line, 8));
+        assert!(matches!(program().which_said("QEMU emulator version 6.2.0"), Err(QemuError::TooOld { .. })));
     }
 }

@@ -43,6 +43,10 @@ impl Listener {
         self.listener.as_fd()
     }
 
+    pub(crate) fn path(&self) -> &Path {
+        self.file.path()
+    }
+
     /// Closes this process's copy once QEMU has its own; the file stays until the value returned is dropped.
     pub(crate) fn handed_over(self) -> SocketFile {
         self.file

@@ -28,7 +28,8 @@ pub(crate) use sandbox::{
     max_term_width = 100,
     after_help = "\
 Hearth keeps images and sandboxes in /var/lib/hearth (root) or ~/.local/share/hearth; HEARTH_HOME names another directory, \
-HEARTH_QEMU another QEMU."
+HEARTH_QEMU another QEMU, \
+HEARTH_TEMPLATE_SPACE what templates may take on disk (4G)."
 )]
 pub(crate) struct Arguments {
     #[command(subcommand)]
@@ -89,9 +90,14 @@ pub(crate) enum Command {
     Events(EventOptions),
     /// Hold sandboxes: the process behind create, exec and the others
     Daemon(DaemonOptions),
+    /// Show the machines that are ready before anybody asks for them
+    Pool(PoolOptions),
     /// Build and manage images: what sandboxes start from
     #[command(subcommand)]
     Image(ImageCommand),
+    /// Manage templates: guests that were booted once, and are restored ever after
+    #[command(subcommand)]
+    Template(TemplateCommand),
     /// Run the guest agent right here, without a machine: in a container or VM of your own
     #[command(disable_help_flag = true)]
     Agent {
@@ -126,9 +132,12 @@ impl Command {
             Self::Logs { json, .. } => *json,
             Self::Events(options) => options.json,
             Self::Daemon(_) => false,
+            Self::Pool(options) => options.json,
             Self::Image(ImageCommand::Build(options)) => options.json,
             Self::Image(ImageCommand::List { json }) => *json,
             Self::Image(ImageCommand::Inspect { .. } | ImageCommand::Rm { .. }) => false,
+            Self::Template(TemplateCommand::List { json } | TemplateCommand::Rm { json, .. }) => *json,
+            Self::Template(TemplateCommand::Build(options)) => options.json,
             Self::Agent { .. } => false,
             Self::Doctor(options) => options.json,
         }
@@ -260,6 +269,62 @@ pub(crate) struct BuildOptions {
     #[arg(long)]
     pub(crate) if_missing: bool,
     /// Print the image as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The daemon keeps machines ready of the kinds that were asked for last: image, size and accelerator. Creating such a sandbox then takes \
+milliseconds. They are let go when nobody asks for ten minutes, and first of all when memory gets short.")]
+pub(crate) struct PoolOptions {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TemplateCommand {
+    /// List templates
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make the template for a kind of sandbox, unless it is there, and print its name: otherwise its first use does
+    Build(TemplateBuildOptions),
+    /// Remove templates that nothing needs
+    Rm {
+        /// Templates: names, or the beginnings of names
+        #[arg(required_unless_present = "unused", value_name = "TEMPLATE")]
+        templates: Vec<String>,
+        /// All that no process has loaded and no snapshot lies on
+        #[arg(long, conflicts_with = "templates")]
+        unused: bool,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TemplateBuildOptions {
+    /// Image to start from, a name or the beginning of a digest
+    #[arg(long, value_name = "IMAGE", default_value = hearth_engine::DEFAULT_IMAGE)]
+    pub(crate) image: String,
+    /// Number of processors
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) cpus: u32,
+    /// Memory, in MiB or with a unit: 512, 512M, 2G
+    #[arg(long, value_name = "SIZE", default_value = "512M")]
+    pub(crate) memory: Memory,
+    /// A disk of this size for what the guest writes
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) disk: Option<Disk>,
+    /// What runs the guest's instructions
+    #[arg(long, value_enum, default_value_t = Accel::Auto)]
+    pub(crate) accel: Accel,
+    /// Print the template as JSON
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -68,7 +68,9 @@ fn run(command: Command) -> Result<i32, Failure> {
             // It has a runtime of its own.
             Command::Daemon(_) => Ok(0),
             Command::Image(command) => commands::image::run(command).await,
+            Command::Template(command) => commands::template::run(command).await,
             Command::Agent { arguments } => Err(commands::agent::run(&arguments)),
+            Command::Pool(options) => commands::pool::run(&options).await,
             Command::Doctor(options) => commands::doctor::run(&options).await,
         }
     });

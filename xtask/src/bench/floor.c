@@ -23,10 +23,10 @@ int main(void)
     while (order && fscanf(order, "%127s", name) == 1)
         syscall(SYS_finit_module, open(name, O_RDONLY), "", 0);
     /* While booting, which is not measured, there may be no port yet, or nobody at its other end. */
-    while ((port = open("/dev/vport0p1", O_RDWR)) < 0 || read(port, &byte, 1) != 1) {
-        close(port);
+    while ((port = open("/dev/vport0p1", O_RDWR)) < 0)
         usleep(1000);
-    }
+    while (read(port, &byte, 1) != 1)
+        usleep(1000);
     do {
         write(port, &byte, 1);
         pid_t child = vfork();

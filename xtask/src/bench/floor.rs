@@ -30,6 +30,8 @@ const PORT: &str = "floor";
 const SEND: u8 = b'r';
 /// A bound on a boot, and on a restore, that never ends.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// How long the guest is left alone before it is saved.
+const SETTLE: Duration = Duration::from_millis(500);
 /// The options whose values a sandbox's machine and the floor share.
 const SHARED: [&str; 5] = ["-machine", "-accel", "-cpu", "-smp", "-m"];
 
@@ -62,6 +64,8 @@ impl Floor {
         // Before the guest sees the port: a read of one without a host would end it.
         let mut port = UnixStream::connect(path).await.context("connect to the floor's port")?;
         run_true(&mut port).await.context("the floor's first boot")?;
+        // As a template's guest is: what its kernel has put off is not for the restored ones to do.
+        tokio::time::sleep(SETTLE).await;
         let saved = machine.into_template().await?;
         Ok(Self { saved, qemu, arguments, mib })
     }

@@ -23,10 +23,7 @@ impl Host {
     /// Opens the user's engine, as the `hearth` command does, and boots one sandbox of the default image: after that it is known what
     /// runs a guest here, and the host's caches are warm.
     pub(crate) async fn open(effort: Effort) -> Result<Self> {
-        let launcher = Launcher { program: "/proc/self/exe".into(), arguments: vec![crate::JAIL.into()] };
-        let qemu = env::var_os("HEARTH_QEMU").filter(|path| !path.is_empty()).map(PathBuf::from);
-        let directories = Directories::of_user(|name| env::var_os(name))?;
-        let engine = Engine::open(directories, launcher, qemu).map_err(explained)?;
+        let engine = open_engine()?;
         let spec = SandboxSpec::default();
         report::say("booting a first sandbox");
         let sandbox = engine.create(&spec).await.map_err(explained)?;
@@ -46,6 +43,11 @@ impl Host {
     /// A machine like a sandbox's, with a directory of its own, not started.
     pub(crate) fn draft(&self) -> Result<Draft> {
         self.engine.draft(&self.spec).map_err(explained)
+    }
+
+    /// Another engine on the same directories, for whoever has to own one.
+    pub(crate) fn open_engine(&self) -> Result<Engine> {
+        open_engine()
     }
 
     /// The engine itself.
@@ -83,6 +85,13 @@ impl Host {
     pub(crate) fn describe(&self) -> String {
         self.about.clone()
     }
+}
+
+fn open_engine() -> Result<Engine> {
+    let launcher = Launcher { program: "/proc/self/exe".into(), arguments: vec![crate::JAIL.into()] };
+    let qemu = env::var_os("HEARTH_QEMU").filter(|path| !path.is_empty()).map(PathBuf::from);
+    let directories = Directories::of_user(|name| env::var_os(name))?;
+    Engine::open(directories, launcher, qemu).map_err(explained)
 }
 
 /// The host in a line.

@@ -14,6 +14,7 @@ mod figure;
 mod files;
 mod floor;
 mod fork;
+mod history;
 mod host;
 mod list;
 mod live;
@@ -21,6 +22,7 @@ mod memory;
 mod native;
 mod output;
 mod ping;
+mod pool;
 mod report;
 mod restore;
 mod restored_memory;
@@ -39,6 +41,7 @@ use host::Host;
 const GROUPS: &[Group] = &[
     boot::GROUP,
     restore::GROUP,
+    pool::GROUP,
     burst::GROUP,
     restored_memory::GROUP,
     exec::GROUP,
@@ -52,6 +55,7 @@ const GROUPS: &[Group] = &[
     list::GROUP,
     content::GROUP,
     archive::GROUP,
+    history::GROUP,
 ];
 /// A bound on one group, so that a guest that hangs ends the bench and not the day.
 const PATIENCE: Duration = Duration::from_secs(20 * 60);

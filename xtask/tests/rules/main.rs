@@ -40,6 +40,8 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("landlock", &["hearth-vmm"]),
     ("seccompiler", &["hearth-vmm"]),
     ("flate2", &["hearth-image", "hearth-files"]),
+    ("imara-diff", &["hearth-files"]),
+    ("sha1", &["hearth-files"]),
     ("bzip2", &["hearth-files"]),
     ("zstd", &["hearth-files"]),
     ("ruzstd", &["hearth-image"]),

@@ -91,7 +91,7 @@ async fn serve(devices: Uevents, dialects: bool) -> Result<(), BootError> {
         home: None,
     };
     let trees = Trees::in_cgroup(Path::new("/sys/fs/cgroup"), "hearth");
-    let agent = Agent::new(defaults, trees, Runtime::of_machine(), true)
+    let agent = Agent::new(defaults, trees, Runtime::of_machine(), Runtime::on_disk_of_machine(), true)
         .map_err(|error| BootError::new("watch children", error))?;
     if dialects {
         listen_for_dialects(&agent, devices).await?;

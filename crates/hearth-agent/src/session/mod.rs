@@ -279,6 +279,9 @@ impl Session {
             RequestBody::Archive(archive) => {
                 self.operate(request.id, |agent, streams| crate::archives::run(agent, archive, streams))
             }
+            RequestBody::History(history) => {
+                self.operate(request.id, |agent, streams| crate::history::run(agent, history, streams))
+            }
             RequestBody::Shutdown {} => {
                 self.reply(Some(request.id), ReplyBody::Done {}).await;
                 self.flush().await;

@@ -18,10 +18,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::support::Agent;
-
-#[path = "../../../hearth-files/tests/it/tree.rs"]
-#[allow(dead_code, reason = "shared with the tests of hearth-files, which use all of it")]
-mod tree;
+use crate::tree;
 
 fn to(path: &str) -> Import {
     Import { root: FileRoot::Workspace, path: path.into(), limit_bytes: None }

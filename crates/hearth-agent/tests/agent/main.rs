@@ -8,6 +8,7 @@ mod behaviours;
 mod dial;
 mod execution_dialect;
 mod files;
+mod history;
 mod kernels;
 mod packages;
 mod processes;
@@ -15,6 +16,9 @@ mod secrets;
 mod services;
 mod shells;
 mod support;
+#[path = "../../../hearth-files/tests/it/tree.rs"]
+#[allow(dead_code, reason = "shared with the tests of hearth-files, which use all of it")]
+mod tree;
 mod trees;
 mod watches;
 mod wire;

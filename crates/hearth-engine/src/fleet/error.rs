@@ -104,22 +104,6 @@ pub enum FleetError {
         /// How many.
         count: usize,
     },
-    /// There are as many sandboxes as there may be.
-    #[error("there are {limit} sandboxes, and may be no more")]
-    TooMany {
-        /// The limit.
-        limit: usize,
-    },
-    /// The memory that sandboxes may have is given away.
-    #[error("{wanted} MiB of memory are wanted, and of {limit} MiB for all sandboxes {used} are given away")]
-    MemoryBudget {
-        /// The limit, in MiB.
-        limit: u64,
-        /// What is given away, in MiB.
-        used: u64,
-        /// What was asked for, in MiB.
-        wanted: u64,
-    },
     /// The sandbox is in another state than this needs.
     #[error("the sandbox {sandbox} does not allow it")]
     WrongState {
@@ -147,9 +131,6 @@ impl FleetError {
             Self::NameTaken { .. } => "choose another name, or remove that sandbox: hearth rm".to_owned(),
             Self::Unknown { .. } => "hearth ls shows the sandboxes there are".to_owned(),
             Self::Ambiguous { .. } => "give more of the id, or its name".to_owned(),
-            Self::TooMany { .. } | Self::MemoryBudget { .. } => {
-                "remove sandboxes that are no longer needed: hearth rm".to_owned()
-            }
             Self::WrongState { source, .. } => match source.state {
                 super::State::Failed => "its machine has ended: hearth rm removes it".to_owned(),
                 super::State::Paused => "hearth resume, or the next request, lets it go on".to_owned(),

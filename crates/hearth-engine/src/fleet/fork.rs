@@ -7,7 +7,7 @@ use super::work::{Order, Origin};
 use super::{
     FleetError, ForkReport, IdlePolicy, Input, Labels, Leash, Lifetime, Member, NewSandbox, SandboxName, State,
 };
-use crate::{EngineError, MAX_COPIES};
+use crate::{EngineError, MAX_COPIES, SandboxId};
 
 /// Copies to make of a sandbox.
 #[derive(Debug, Clone)]
@@ -44,7 +44,8 @@ impl Member {
     pub async fn fork(&self, new: NewCopies) -> Result<Forked, FleetError> {
         let news = self.copies(new.clone())?;
         drop(self.channel().await?);
-        let admitted = self.shared.admit(news)?;
+        let news: Vec<_> = news.into_iter().map(|new| (SandboxId::random(), new)).collect();
+        let admitted = self.shared.line.come_in(|| self.shared.admit(news.clone())).await?;
         let (mut orders, mut leashes, mut made) = (Vec::new(), Vec::new(), Vec::new());
         for admitted in admitted {
             let (sender, receiver) = oneshot::channel();

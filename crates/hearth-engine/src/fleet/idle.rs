@@ -67,6 +67,11 @@ impl Uses {
     pub(super) fn are_over(self) -> bool {
         self.open == 0
     }
+
+    /// For how long there has been none.
+    pub(super) fn quiet_for(self) -> Option<Duration> {
+        self.are_over().then(|| self.quiet_since.elapsed())
+    }
 }
 
 /// The way to a guest. As long as this is there, its sandbox is not idle.
@@ -160,7 +165,7 @@ impl Watch {
 }
 
 /// Whether no program runs in a guest. One that does not say is not idle: it is no longer what it was.
-async fn runs_nothing(channel: &Channel) -> bool {
+pub(super) async fn runs_nothing(channel: &Channel) -> bool {
     let listed = channel.list().await;
     listed.is_ok_and(|processes| processes.iter().all(|process| process.state != ProcessState::Running))
 }

@@ -1,13 +1,19 @@
 //! A sandbox of a fleet, as those see it who want something of it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
+use super::idle::runs_nothing;
 use super::task::Message;
 use super::work::{Order, Reply};
 use super::{Changes, Entry, FleetError, Guest, Happening, Input, PauseReport, Refused, Removal, Shared, State, View};
-use crate::SandboxId;
+use crate::{SandboxId, StartFrom};
+
+/// How long a guest may take to tell what runs in it.
+const ANSWER: Duration = Duration::from_secs(2);
 
 /// A sandbox of a fleet, for whoever wants something of it. Cheap to clone; it may have been removed since.
 #[derive(Debug, Clone)]
@@ -50,6 +56,25 @@ impl Member {
         }
     }
 
+    /// For how long nobody has used it, if it could be paused and nothing runs in it.
+    pub(super) async fn unused_for(&self) -> Option<Duration> {
+        let (since, channel) = {
+            let status = self.entry.status.borrow();
+            (status.since, status.channel.clone().filter(|_| status.state == State::Running)?)
+        };
+        // One that was booted cannot be paused, and one that could not be is asked again later.
+        let unused = self.entry.uses.borrow().quiet_for().filter(|_| self.entry.spec.start == StartFrom::Template)?;
+        let unused = unused.min(since.elapsed().unwrap_or_default());
+        let quiet = timeout(ANSWER, runs_nothing(&channel)).await;
+        quiet.is_ok_and(|quiet| quiet).then_some(unused)
+    }
+
+    /// Has it paused for the sake of others, unless somebody uses it, and does not wait.
+    pub(super) fn give_way(&self) {
+        // A task that has so much to do is not idle.
+        let _ = self.entry.inbox.try_send(Message::GiveWay);
+    }
+
     fn removed(&self) -> FleetError {
         FleetError::Removed { sandbox: self.id().to_string() }
     }
@@ -77,7 +102,7 @@ impl Member {
     /// Lets it go on where it was when it was paused.
     ///
     /// # Errors
-    /// [`FleetError::WrongState`], [`FleetError::Removed`]; [`FleetError::MemoryBudget`], [`FleetError::Engine`]: then it is paused as before.
+    /// [`FleetError::WrongState`], [`FleetError::Removed`]; [`FleetError::Engine`], such as for want of room: then it is paused as before.
     pub async fn resume(&self) -> Result<(), FleetError> {
         self.order(Order::Resume).await
     }

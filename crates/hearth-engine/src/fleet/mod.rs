@@ -12,6 +12,7 @@
 //!
 //! Nothing here outlives its process.
 
+mod admission;
 mod entry;
 mod error;
 mod events;
@@ -20,6 +21,7 @@ mod idle;
 mod member;
 mod name;
 mod ports;
+mod reclaim;
 mod registry;
 mod state;
 mod task;
@@ -31,6 +33,8 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+pub(crate) use admission::Gate;
+pub use admission::{Budget, OverBudget, QueueLimits};
 pub use error::FleetError;
 pub use events::{Batch, Event, Events, Happening};
 pub use fork::{Forked, NewCopies};
@@ -42,9 +46,11 @@ pub use registry::FleetLimits;
 pub use state::{Input, Lifecycle, Refused, State, Work};
 pub use work::{ForkReport, PauseReport};
 
-use crate::{Engine, EngineError, Phase, SandboxId, SandboxSpec, StartFrom};
+use crate::pool::{Claimed, Pool};
+use crate::{Engine, EngineError, Phase, PoolLimits, PoolStatus, SandboxId, SandboxSpec, StartFrom};
+use admission::Line;
 use entry::Entry;
-use registry::Registry;
+use registry::{Registry, Share};
 use task::{Message, Task};
 use work::Origin;
 
@@ -65,6 +71,9 @@ pub struct Fleet {
 struct Shared {
     engine: Engine,
     registry: Mutex<Registry<Member>>,
+    line: Line,
+    gate: Gate,
+    pool: Option<Pool>,
     events: Events,
     /// How many there are.
     population: watch::Sender<usize>,
@@ -78,20 +87,25 @@ impl Shared {
 }
 
 impl Shared {
+    /// Takes what is ready for such a sandbox.
+    async fn claim(&self, spec: &SandboxSpec) -> Option<Claimed> {
+        self.pool.as_ref()?.claim(spec, &self.engine).await
+    }
+
     /// Takes sandboxes in, all or none.
-    fn admit(self: &Arc<Self>, new: Vec<NewSandbox>) -> Result<Vec<Admitted>, FleetError> {
+    fn admit(self: &Arc<Self>, new: Vec<(SandboxId, NewSandbox)>) -> Result<Vec<Admitted>, FleetError> {
         let mut registry = self.registry();
         // Under the registry's lock, so that `end` sees everyone who got in.
         if *self.ending.borrow() {
             return Err(FleetError::Ending);
         }
         let mut admitted: Vec<Admitted> = Vec::new();
-        for new in new {
-            let (id, name, memory) = (SandboxId::random(), new.name.clone(), u64::from(new.spec.memory.mib()));
+        for (id, new) in new {
+            let (name, share) = (new.name.clone(), Share::of(&new.spec));
             let (sender, inbox) = mpsc::channel(INBOX);
             let entry = Arc::new(Entry::new(id.clone(), new, sender));
             let member = Member { entry, shared: self.clone() };
-            if let Err(error) = registry.admit(&id, name, memory, member.clone()) {
+            if let Err(error) = registry.admit(&id, name, share, member.clone()) {
                 admitted.iter().for_each(|admitted| registry.release(admitted.member.id()));
                 return Err(error);
             }
@@ -269,16 +283,38 @@ pub struct Usage {
     pub sandboxes: usize,
     /// The memory of the guests that have a machine, in MiB.
     pub memory_mib: u64,
+    /// The processors of the guests that have a machine.
+    pub cpus: u64,
+    /// Requests that wait for room.
+    pub waiting: usize,
     /// The limits.
     pub limits: FleetLimits,
 }
 
 impl Fleet {
-    /// Makes an empty one over an engine.
+    /// Makes an empty one over an engine, without a pool, in which nobody waits for room.
     pub fn new(engine: Engine, limits: FleetLimits) -> Self {
+        Self::build(engine, limits, QueueLimits::NONE, None)
+    }
+
+    /// Makes an empty one over an engine, with a warm pool, that gives memory back when the host's falls below the pool's floor.
+    ///
+    /// Needs a tokio runtime.
+    pub fn with_pool(engine: Engine, limits: FleetLimits, queue: QueueLimits, pool: PoolLimits) -> Self {
+        let floor = pool.floor_mib << 20;
+        let fleet = Self::build(engine, limits, queue, Some(pool).filter(|pool| pool.ready > 0));
+        tokio::spawn(reclaim::watch(Arc::downgrade(&fleet.shared), floor));
+        fleet
+    }
+
+    fn build(engine: Engine, limits: FleetLimits, queue: QueueLimits, pool: Option<PoolLimits>) -> Self {
+        let gate = Gate::of_host();
         let shared = Shared {
+            pool: pool.map(|pool| Pool::start(engine.clone(), pool, &gate)),
             engine,
             registry: Mutex::new(Registry::new(limits)),
+            line: Line::new(queue),
+            gate,
             events: Events::new(),
             population: watch::Sender::new(0),
             ending: watch::Sender::new(false),
@@ -296,19 +332,37 @@ impl Fleet {
         &self.shared.events
     }
 
+    /// What the warm pool has, if there is one.
+    pub fn pool(&self) -> Option<PoolStatus> {
+        self.shared.pool.as_ref().map(Pool::status)
+    }
+
+    /// Follows what the warm pool has, if there is one.
+    pub fn follow_pool(&self) -> Option<watch::Receiver<PoolStatus>> {
+        self.shared.pool.as_ref().map(Pool::follow)
+    }
+
     /// Makes a sandbox, and returns it once it takes requests. Dropping the future removes it.
     ///
     /// Needs a tokio runtime.
     ///
     /// # Errors
-    /// Refusals come before anything is made: [`FleetError::TooMany`], [`FleetError::MemoryBudget`], [`FleetError::NameTaken`],
+    /// Refusals come before anything is made: [`EngineError::OverBudget`], once it has waited for room, [`FleetError::NameTaken`],
     /// [`FleetError::IdleBoot`], [`FleetError::Ending`]. Afterwards [`FleetError::Engine`], and [`FleetError::Removed`] if somebody removed it meanwhile.
     pub async fn create(&self, new: NewSandbox) -> Result<Member, FleetError> {
+        let begun = std::time::Instant::now();
         if let (Some(IdlePolicy { action: IdleAction::Pause, .. }), StartFrom::Boot) = (new.idle, new.spec.start) {
             return Err(FleetError::IdleBoot);
         }
-        let admitted = self.shared.admit(vec![new])?.pop();
-        let (member, made) = admitted.expect("as many are admitted as were given").begin(Origin::Specification);
+        // Nothing is taken from the pool for what is refused anyway.
+        self.shared.registry().check_free(new.name.as_ref(), |_| false)?;
+        new.spec.given.check()?;
+        let ready = self.shared.claim(&new.spec).await;
+        // What is ready keeps the id that its directory and its guest have.
+        let id = ready.as_ref().map_or_else(SandboxId::random, |ready| ready.id().clone());
+        let admitted = self.shared.line.come_in(|| self.shared.admit(vec![(id.clone(), new.clone())])).await?.pop();
+        let origin = ready.map_or(Origin::Specification, |ready| Origin::Ready(ready, begun));
+        let (member, made) = admitted.expect("as many are admitted as were given").begin(origin);
         let leash = Leash::new(member.clone());
         match made.await {
             Ok(Ok(())) => {
@@ -339,7 +393,13 @@ impl Fleet {
     /// How much of the limits is used.
     pub fn usage(&self) -> Usage {
         let registry = self.shared.registry();
-        Usage { sandboxes: registry.len(), memory_mib: registry.memory_mib(), limits: registry.limits() }
+        Usage {
+            sandboxes: registry.len(),
+            memory_mib: registry.memory_mib(),
+            cpus: registry.cpus(),
+            waiting: self.shared.line.waiting(),
+            limits: registry.limits(),
+        }
     }
 
     /// Follows how many sandboxes there are.
@@ -347,14 +407,18 @@ impl Fleet {
         self.shared.population.subscribe()
     }
 
-    /// Takes no more sandboxes, removes those there are, and waits until nothing of them is left.
+    /// Takes no more sandboxes, removes those there are and the pool, and waits until nothing of them is left.
     pub async fn end(&self) {
         let members: Vec<Member> = {
             let registry = self.shared.registry();
             self.shared.ending.send_replace(true);
             registry.values().cloned().collect()
         };
+        self.shared.line.freed();
         members.iter().for_each(|member| member.begin_removal(Removal::Ending));
+        if let Some(pool) = &self.shared.pool {
+            pool.end().await;
+        }
         let mut population = self.shared.population.subscribe();
         // The sender is this value's own, so it is there.
         let _ = population.wait_for(|count| *count == 0).await;

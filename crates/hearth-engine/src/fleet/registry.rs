@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::{FleetError, SandboxName};
-use crate::SandboxId;
+use super::{Budget, FleetError, OverBudget, SandboxName};
+use crate::preflight::total_memory_mib;
+use crate::{EngineError, SandboxId, SandboxSpec};
 
 /// How much there may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,30 +13,45 @@ pub struct FleetLimits {
     pub sandboxes: usize,
     /// The most memory that guests with a machine may have together, in MiB.
     pub memory_mib: u64,
+    /// The most processors that they may have together.
+    pub cpus: u64,
 }
 
 impl FleetLimits {
     /// The most sandboxes where nobody says otherwise.
     pub const SANDBOXES: usize = 256;
 
+    /// The processors that guests may have for each of the host's: an idle guest's take next to nothing.
+    const CPUS_EACH: u64 = 128;
+
     /// What suits this host: as much memory for guests as four times its own, since an idle guest takes a tenth of what it is
     /// given; that enough is free for each is looked at when it is made.
     pub fn of_host() -> Self {
         let memory_mib = total_memory_mib().map_or(u64::MAX, |mib| mib * 4);
-        Self { sandboxes: Self::SANDBOXES, memory_mib }
+        let cpus = std::thread::available_parallelism().map_or(1, |count| count.get() as u64) * Self::CPUS_EACH;
+        Self { sandboxes: Self::SANDBOXES, memory_mib, cpus }
     }
 }
 
-fn total_memory_mib() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    line.trim().trim_end_matches(" kB").parse::<u64>().ok().map(|kib| kib / 1024)
+/// What one takes of the budgets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Share {
+    pub(super) memory_mib: u64,
+    pub(super) cpus: u64,
+}
+
+impl Share {
+    pub(super) fn of(spec: &SandboxSpec) -> Self {
+        Self { memory_mib: u64::from(spec.memory.mib()), cpus: u64::from(spec.cpus.get()) }
+    }
 }
 
 #[derive(Debug)]
 struct Place<T> {
     name: Option<SandboxName>,
     memory_mib: u64,
+    /// Taken for as long as the memory is.
+    cpus: u64,
     value: T,
 }
 
@@ -56,37 +72,56 @@ impl<T: Clone> Registry<T> {
         &mut self,
         id: &SandboxId,
         name: Option<SandboxName>,
-        memory_mib: u64,
+        share: Share,
         value: T,
     ) -> Result<(), FleetError> {
-        if self.places.len() >= self.limits.sandboxes {
-            return Err(FleetError::TooMany { limit: self.limits.sandboxes });
-        }
-        self.check_memory(memory_mib)?;
+        // A name does not become free by waiting for memory, so it comes first.
         self.check_name(id, name.as_ref())?;
-        self.places.insert(id.as_str().to_owned(), Place { name, memory_mib, value });
+        self.check_budgets(share).map_err(EngineError::from)?;
+        let Share { memory_mib, cpus } = share;
+        self.places.insert(id.as_str().to_owned(), Place { name, memory_mib, cpus, value });
         Ok(())
     }
 
-    fn check_memory(&self, wanted: u64) -> Result<(), FleetError> {
-        let (used, limit) = (self.memory_mib(), self.limits.memory_mib);
-        if used.saturating_add(wanted) <= limit {
-            return Ok(());
+    fn check_budgets(&self, share: Share) -> Result<(), OverBudget> {
+        let (used, limit) = (self.len() as u64, self.limits.sandboxes as u64);
+        if used >= limit {
+            return Err(OverBudget { budget: Budget::Sandboxes, limit, used, wanted: 1 });
         }
-        Err(FleetError::MemoryBudget { limit, used, wanted })
+        self.check_machine(share)
     }
 
-    /// Notes that one that took no memory takes some again, if the limit allows it.
-    pub(super) fn charge(&mut self, id: &SandboxId, memory_mib: u64) -> Result<(), FleetError> {
-        self.check_memory(memory_mib)?;
-        self.set_memory(id, memory_mib);
+    /// Checks what only those with a machine take.
+    fn check_machine(&self, share: Share) -> Result<(), OverBudget> {
+        let FleetLimits { memory_mib, cpus, .. } = self.limits;
+        [
+            (Budget::Memory, memory_mib, self.memory_mib(), share.memory_mib),
+            (Budget::Cpus, cpus, self.cpus(), share.cpus),
+        ]
+        .into_iter()
+        .find(|(_, limit, used, wanted)| used.saturating_add(*wanted) > *limit)
+        .map_or(Ok(()), |(budget, limit, used, wanted)| Err(OverBudget { budget, limit, used, wanted }))
+    }
+
+    /// Notes that one that took no memory takes some again, if the limits allow it.
+    pub(super) fn charge(&mut self, id: &SandboxId, share: Share) -> Result<(), FleetError> {
+        self.check_machine(share).map_err(EngineError::from)?;
+        self.set_memory(id, share.memory_mib);
         Ok(())
     }
 
     fn check_name(&self, id: &SandboxId, name: Option<&SandboxName>) -> Result<(), FleetError> {
+        self.check_free(name, |holder| holder == id.as_str())
+    }
+
+    /// Checks that a name is nobody's, or is that of somebody whom `may_be` takes.
+    pub(super) fn check_free(
+        &self,
+        name: Option<&SandboxName>,
+        may_be: impl Fn(&str) -> bool,
+    ) -> Result<(), FleetError> {
         let Some(name) = name else { return Ok(()) };
-        let holder =
-            self.places.iter().find(|(other, place)| place.name.as_ref() == Some(name) && *other != id.as_str());
+        let holder = self.places.iter().find(|(other, place)| place.name.as_ref() == Some(name) && !may_be(other));
         match holder {
             None => Ok(()),
             Some((holder, _)) => Err(FleetError::NameTaken { name: name.to_string(), holder: holder.clone() }),
@@ -152,6 +187,11 @@ impl<T: Clone> Registry<T> {
         self.places.values().map(|place| place.memory_mib).sum()
     }
 
+    /// What all take of the processors.
+    pub(super) fn cpus(&self) -> u64 {
+        self.places.values().filter(|place| place.memory_mib > 0).map(|place| place.cpus).sum()
+    }
+
     pub(super) fn limits(&self) -> FleetLimits {
         self.limits
     }
@@ -162,15 +202,19 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn share(memory_mib: u64) -> Share {
+        Share { memory_mib, cpus: 1 + memory_mib % 3 }
+    }
+
     fn name(text: &str) -> Option<SandboxName> {
         Some(SandboxName::new(text).unwrap())
     }
 
     fn with(names: &[&str]) -> (Registry<usize>, Vec<SandboxId>) {
-        let mut registry = Registry::new(FleetLimits { sandboxes: 4, memory_mib: 1000 });
+        let mut registry = Registry::new(FleetLimits { sandboxes: 4, memory_mib: 1000, cpus: 9 });
         let ids: Vec<SandboxId> = names.iter().map(|_| SandboxId::random()).collect();
         for (number, (id, text)) in ids.iter().zip(names).enumerate() {
-            registry.admit(id, name(text), 100, number).unwrap();
+            registry.admit(id, name(text), share(100), number).unwrap();
         }
         (registry, ids)
     }
@@ -202,7 +246,7 @@ mod tests {
     proptest! {
         #[test]
         fn the_limits_hold_whatever_comes_and_goes(steps in prop::collection::vec((0_u64..600, any::<bool>()), 0..40)) {
-            let limits = FleetLimits { sandboxes: 4, memory_mib: 1000 };
+            let limits = FleetLimits { sandboxes: 4, memory_mib: 1000, cpus: 6 };
             let mut registry = Registry::new(limits);
             let mut ids = Vec::new();
             for (memory, goes) in steps {
@@ -211,11 +255,15 @@ mod tests {
                     other => ids.extend(other),
                 }
                 let id = SandboxId::random();
-                let fits = registry.len() < limits.sandboxes && registry.memory_mib() + memory <= limits.memory_mib;
-                let admitted = registry.admit(&id, None, memory, ()).is_ok();
+                let share = share(memory);
+                let fits = registry.len() < limits.sandboxes
+                    && registry.memory_mib() + memory <= limits.memory_mib
+                    && registry.cpus() + share.cpus <= limits.cpus;
+                let admitted = registry.admit(&id, None, share, ()).is_ok();
                 prop_assert_eq!(admitted, fits);
                 ids.extend(admitted.then_some(id));
                 prop_assert!(registry.len() <= limits.sandboxes && registry.memory_mib() <= limits.memory_mib);
+                prop_assert!(registry.cpus() <= limits.cpus);
             }
         }
     }

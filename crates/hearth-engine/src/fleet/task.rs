@@ -8,7 +8,8 @@ use tokio::time::{Instant, sleep_until};
 
 use super::work::{self, Body, Done, Job, Order, Origin, PauseReport, Reply};
 use super::{
-    About, FleetError, Happening, IdleAction, IdlePolicy, Input, Lifecycle, Member, Refused, Removal, State, Work, idle,
+    About, FleetError, Happening, IdleAction, IdlePolicy, Input, Lifecycle, Member, Refused, Removal, Share, State,
+    Work, idle, reclaim,
 };
 use crate::{EngineError, Paused, Sandbox, chain};
 
@@ -17,6 +18,8 @@ use crate::{EngineError, Paused, Sandbox, chain};
 pub(super) enum Message {
     /// What its console last said.
     Console(oneshot::Sender<String>),
+    /// The host's memory is short, and it is not used.
+    GiveWay,
     /// To do something with the whole of the sandbox.
     Order(Order),
 }
@@ -81,6 +84,7 @@ impl Task {
                     let _ = reply.send(tail.unwrap_or_default());
                 }
                 Next::Message(Message::Order(order)) => self.take(order, None),
+                Next::Message(Message::GiveWay) => self.give_way(),
             }
         }
     }
@@ -148,7 +152,8 @@ impl Task {
             Ok(paused) => {
                 let report = PauseReport { took: paused.took(), saved_bytes: paused.saved_bytes() };
                 self.body = Some(Body::Paused(Box::new(paused)));
-                let why = reply.is_none().then(|| Removal::Idle.reason().to_owned());
+                // Why it was begun is why it is.
+                let why = self.member.entry.status.borrow().reason.clone().filter(|_| reply.is_none());
                 self.step(Input::Paused, why);
                 Ok(report)
             }
@@ -197,7 +202,7 @@ impl Task {
             return Ok(());
         }
         let entry = &self.member.entry;
-        let charged = self.member.shared.registry().charge(&entry.id, u64::from(entry.spec.memory.mib()));
+        let charged = self.member.shared.registry().charge(&entry.id, Share::of(&entry.spec));
         charged.inspect_err(|_| {
             // Nothing was published of the step there and back.
             let _ = self.life.take(Input::ResumeFailed);
@@ -236,6 +241,13 @@ impl Task {
                 self.take(Order::Pause(None), Some(Removal::Idle.reason().to_owned()));
             }
             _ => {}
+        }
+    }
+
+    /// Pauses it for the sake of others, unless somebody has just begun to use it.
+    fn give_way(&mut self) {
+        if self.life.state() == State::Running && self.member.entry.leave_unused(State::Pausing) {
+            self.take(Order::Pause(None), Some(reclaim::REASON.to_owned()));
         }
     }
 
@@ -279,12 +291,14 @@ impl Task {
         let name = shared.registry().name(&entry.id);
         if !state.has_machine() {
             shared.registry().set_memory(&entry.id, 0);
+            shared.line.freed();
         }
         if state == State::Removed {
             // The name is free before anybody learns that its bearer is gone.
             let mut registry = shared.registry();
             registry.release(&entry.id);
             shared.population.send_replace(registry.len());
+            shared.line.freed();
         }
         if matches!(state, State::Failed | State::Removing | State::Removed) {
             entry.ports.close();

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::entry::Entry;
 use super::{FleetError, Input, Member, Shared};
+use crate::pool::Claimed;
 use crate::{EngineError, ForkSpec, Paused, Refused, Sandbox, SandboxId};
 
 /// A sandbox in one of the two shapes in which it can last.
@@ -109,6 +111,8 @@ pub(super) type Job = Pin<Box<dyn Future<Output = Done> + Send>>;
 pub(super) enum Origin {
     /// Its specification.
     Specification,
+    /// The pool, which was asked at that time.
+    Ready(Claimed, std::time::Instant),
     /// Another sandbox, which hands it over.
     Fork(oneshot::Receiver<Sandbox>),
 }
@@ -116,11 +120,15 @@ pub(super) enum Origin {
 pub(super) fn create(member: &Member, origin: Origin) -> Job {
     let (shared, entry) = (member.shared.clone(), member.entry.clone());
     match origin {
-        Origin::Specification => {
-            Box::pin(
-                async move { Done::Created(Box::new(shared.engine.create_as(entry.id.clone(), &entry.spec).await)) },
-            )
-        }
+        Origin::Specification => Box::pin(async move { Done::Created(Box::new(make(&shared, &entry).await)) }),
+        Origin::Ready(ready, begun) => Box::pin(async move {
+            let sandbox = match ready.take(begun, &entry.spec.given).await {
+                Ok(sandbox) => Ok(sandbox),
+                // It has died meanwhile, nothing of it is left, and its id is free for another.
+                Err(_) => make(&shared, &entry).await,
+            };
+            Done::Created(Box::new(sandbox))
+        }),
         Origin::Fork(copy) => Box::pin(async move {
             match copy.await {
                 Ok(sandbox) => Done::Created(Box::new(Ok(sandbox))),
@@ -128,6 +136,12 @@ pub(super) fn create(member: &Member, origin: Origin) -> Job {
             }
         }),
     }
+}
+
+/// Makes a machine, when its turn has come.
+async fn make(shared: &Shared, entry: &Entry) -> Result<Sandbox, EngineError> {
+    let _turn = shared.gate.pass().await?;
+    shared.engine.create_as(entry.id.clone(), &entry.spec).await
 }
 
 pub(super) fn pause(shared: Arc<Shared>, sandbox: Sandbox, reply: Option<Reply<PauseReport>>) -> Job {

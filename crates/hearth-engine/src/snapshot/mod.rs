@@ -77,9 +77,9 @@ impl Engine {
         store::remove(&self.directories.snapshots(), name).map_err(|source| EngineError::Saved { source })
     }
 
-    /// Whether a snapshot needs a template.
-    pub(crate) fn is_pinned(&self, template: &crate::TemplateId) -> bool {
-        self.snapshots().iter().any(|snapshot| snapshot.template == *template)
+    /// The templates that snapshots need.
+    pub(crate) fn pinned_templates(&self) -> Vec<crate::TemplateId> {
+        self.snapshots().into_iter().map(|snapshot| snapshot.template).collect()
     }
 
     /// Starts a new sandbox from a snapshot: where the saved one was, with an identity of its own and no secrets.

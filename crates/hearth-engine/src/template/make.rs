@@ -1,11 +1,13 @@
 //! Making a template: a machine is booted, warmed up and saved.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use hearth_channel::Channel;
 use hearth_protocol::{Command, Delivery, Start};
 
 use super::store::{self, About, Made};
-use super::{Template, TemplateKey, Templates};
+use super::{Template, TemplateId, TemplateKey, Templates};
 use crate::accelerator::Way;
 use crate::boot::{Booted, Phases};
 use crate::create::Base;
@@ -16,6 +18,9 @@ use crate::{Engine, EngineError, Given, SandboxId, SandboxSpec};
 /// What every guest has done once before it is saved, so that its first program finds files and the agent's own code in memory. What an
 /// image lacks is left out.
 const WARM_UP: [&[&str]; 3] = [&["true"], &["python3", "-c", "pass"], &["bash", "-c", "true"]];
+
+/// How long a guest is left alone, twice, before it is saved: several of its kernel's grace periods.
+const SETTLE: Duration = Duration::from_millis(250);
 
 /// A template, and what was found out while it was made.
 pub(crate) struct Found {
@@ -56,7 +61,7 @@ impl Engine {
         failed: &mut Vec<String>,
     ) -> Result<Arc<Template>, EngineError> {
         // One that is damaged or stale is made again.
-        if let Ok(Some(template)) = self.templates.load(key, way).await {
+        if let Ok(Some(template)) = self.templates.load(key, way, self.pinned_templates()).await {
             return Ok(Arc::new(template));
         }
         let (template, ways) = self.make_template(spec, &self.base(spec)?).await?;
@@ -84,16 +89,26 @@ impl Engine {
             let Ok(process) = channel.start(start).await else { continue };
             while let Ok(Some(_)) = process.next_event().await {}
         }
-        // A request behind the last one's end: by its answer that is forgotten too.
-        channel.ping().await.map_err(|source| EngineError::Channel { what: "warm the guest up", source })?;
+        settle(&channel).await;
         let saved = machine.into_template().await.map_err(|source| EngineError::Machine { source })?;
         // The guest was saved with a host at its ports; it finds one there again when it is restored.
         drop(channel);
         let key = self.template_key(spec, base, way)?;
         let made = Made { key, way, saved, scratch: place.scratch.clone() };
         let template = self.templates.keep(made, spec, base).await?;
+        self.tidy_templates().await;
         Ok((template, failed))
     }
+}
+
+/// Lets the agent tidy up behind the last program, and the kernel behind both: what is put off now every restored guest would begin with.
+/// Nothing tells when a kernel has nothing left to do, so this is time.
+async fn settle(channel: &Channel) {
+    // A guest that does not answer shows that when it is restored. A request behind a program's end is answered when that is forgotten.
+    let _ = channel.ping().await;
+    tokio::time::sleep(SETTLE).await;
+    let _ = channel.ping().await;
+    tokio::time::sleep(SETTLE).await;
 }
 
 impl Templates {
@@ -104,8 +119,8 @@ impl Templates {
     }
 
     /// Loads a template from disk, if it is there.
-    async fn load(&self, key: &TemplateKey, way: Way) -> Result<Option<Template>, SavedFault> {
+    async fn load(&self, key: &TemplateKey, way: Way, pinned: Vec<TemplateId>) -> Result<Option<Template>, SavedFault> {
         let (directory, key) = (self.directory.clone(), key.clone());
-        apart(move || store::read(&directory, &key, way)).await
+        apart(move || store::read(&directory, &key, way, &pinned)).await
     }
 }

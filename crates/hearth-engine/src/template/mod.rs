@@ -4,22 +4,27 @@
 //! ([`store`]), from where the next engine loads it. Everything it depends on is in its [key](TemplateKey), so one that no longer fits is
 //! never found; what cannot be in a key (a measured clock) is compared when it is loaded.
 
+mod housekeeping;
 mod key;
 mod make;
 mod store;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use hearth_vmm::SavedMachine;
 use tokio::sync::OnceCell;
 
+pub use housekeeping::{TemplateInfo, TemplateMemory};
 pub use key::TemplateId;
 pub(crate) use key::TemplateKey;
 pub(crate) use make::Found;
 pub use store::TemplateRecord;
 pub(crate) use store::{RECORD as TEMPLATE_RECORD, check};
+
+use housekeeping::{DEFAULT_LIMIT, Use};
 
 use crate::accelerator::Way;
 use crate::saved::{SavedFault, apart};
@@ -33,6 +38,8 @@ pub(crate) struct Template {
     pub(crate) saved: SavedMachine,
     /// The disk that its guest was saved with.
     pub(crate) scratch: Option<Scratch>,
+    /// Keeps its files where they are.
+    _use: Option<Use>,
 }
 
 /// All templates of one engine.
@@ -43,11 +50,13 @@ pub(crate) struct Templates {
     loaded: Mutex<HashMap<TemplateKey, Arc<OnceCell<Arc<Template>>>>>,
     /// Those that are not the ones that new sandboxes start from, for as long as something needs them.
     pinned: tokio::sync::Mutex<HashMap<TemplateId, Weak<Template>>>,
+    /// What those on disk may take together, in bytes.
+    pub(crate) limit: AtomicU64,
 }
 
 impl Templates {
     pub(crate) fn in_directory(directory: PathBuf) -> Self {
-        Self { directory, loaded: Mutex::default(), pinned: tokio::sync::Mutex::default() }
+        Self { directory, loaded: Mutex::default(), pinned: tokio::sync::Mutex::default(), limit: DEFAULT_LIMIT.into() }
     }
 
     fn cell(&self, key: &TemplateKey) -> Arc<OnceCell<Arc<Template>>> {

@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use hearth_vmm::{Accelerator, MemoryMib, SavedMachine, host_tsc_khz};
 use serde::{Deserialize, Serialize};
 
+use super::housekeeping::Use;
 use super::{Template, TemplateId, TemplateKey};
 use crate::accelerator::{Way, name, processor};
 use crate::checked::FileRecord;
@@ -95,6 +96,12 @@ impl About {
             disk_mib: spec.disk.map(DiskMib::mib),
         }
     }
+
+    #[cfg(test)]
+    pub(super) fn for_tests(memory: MemoryMib) -> Self {
+        let (image, qemu) = ("an image".to_owned(), "a QEMU".to_owned());
+        Self { image, qemu, memory_mib: memory.mib(), cpus: 1, disk_mib: None }
+    }
 }
 
 /// A template that has no name yet.
@@ -136,20 +143,27 @@ pub(super) fn write(directory: &Path, made: Made, about: About) -> Result<Templa
     let published = directory.join(record.id.as_str());
     filled.publish(&published)?;
     let scratch = made.scratch.is_some().then(|| Scratch::saved(&published, 0));
-    Ok(Template { record, way: made.way, saved: made.saved, scratch })
+    // Without a lock on it, it may go from disk while it is used: it is in memory all the same.
+    let use_of = Use::begin(&published.join(RECORD)).ok();
+    Ok(Template { record, way: made.way, saved: made.saved, scratch, _use: use_of })
 }
 
-/// Reads the newest whole template of a key; `None` when there is none. One that cannot be used is removed.
-pub(super) fn read(directory: &Path, key: &TemplateKey, way: Way) -> Result<Option<Template>, SavedFault> {
+/// Reads the newest whole template of a key; `None` when there is none. One that cannot be used is removed, unless it is pinned: another
+/// is then made beside it.
+pub(super) fn read(
+    directory: &Path,
+    key: &TemplateKey,
+    way: Way,
+    pinned: &[TemplateId],
+) -> Result<Option<Template>, SavedFault> {
     let mut records: Vec<_> = list(directory).into_iter().filter(|record| record.id.has_key(key)).collect();
     records.sort_by_key(|record| std::cmp::Reverse(record.created));
     for record in records {
         match load(directory, &record, way) {
             Ok(template) => return Ok(Some(template)),
-            Err(SavedFault::Damaged { .. } | SavedFault::Clock { .. } | SavedFault::Memory { .. }) => {
-                saved::remove(&directory.join(record.id.as_str()))?;
-            }
-            Err(error) => return Err(error),
+            Err(_) if pinned.contains(&record.id) => {}
+            Err(fault) if fault.is_for_good() => saved::remove(&directory.join(record.id.as_str()))?,
+            Err(_) => {}
         }
     }
     Ok(None)
@@ -176,6 +190,7 @@ pub(crate) fn check(own: &Path, record: &TemplateRecord) -> Result<(), SavedFaul
 /// Loads one template, and checks all of it.
 pub(super) fn load(directory: &Path, record: &TemplateRecord, way: Way) -> Result<Template, SavedFault> {
     let own = directory.join(record.id.as_str());
+    let use_of = Use::begin(&own.join(RECORD))?;
     let host = host_tsc_khz();
     if host.abs_diff(record.tsc_khz) > host / TSC_TOLERANCE {
         return Err(SavedFault::Clock { saved: record.tsc_khz, host });
@@ -188,7 +203,7 @@ pub(super) fn load(directory: &Path, record: &TemplateRecord, way: Way) -> Resul
     let devices = saved::read_devices(&own, &record.devices)?;
     let ram = Arc::new(saved::read_ram(&own, &record.memory, memory)?);
     let saved = SavedMachine { ram, devices, delta: None };
-    Ok(Template { record: record.clone(), way, saved, scratch: scratch.transpose()? })
+    Ok(Template { record: record.clone(), way, saved, scratch: scratch.transpose()?, _use: Some(use_of) })
 }
 
 /// The templates on disk, in the order of their names. A directory whose record makes no sense is none.

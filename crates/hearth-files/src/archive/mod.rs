@@ -20,9 +20,9 @@ mod reader;
 mod small;
 mod source;
 mod sparse;
-mod staging;
+pub(crate) mod staging;
 mod unpack;
-mod walk;
+pub(crate) mod walk;
 mod writer;
 
 pub use error::{ArchiveError, Rule};

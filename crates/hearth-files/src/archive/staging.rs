@@ -27,7 +27,7 @@ pub fn is_staging(name: &[u8]) -> bool {
 }
 
 /// A directory of the agent's own, removed when it is dropped.
-pub(super) struct Staging {
+pub(crate) struct Staging {
     home: OwnedFd,
     name: CString,
     directory: OwnedFd,
@@ -38,7 +38,7 @@ pub(super) struct Staging {
 impl Staging {
     /// Makes one in the root, where everything in it can be moved to `destination` from; else in `destination`, which is a directory
     /// that is open for reading. Removes what killed agents left there.
-    pub(super) fn make(root: &Root, destination: BorrowedFd<'_>) -> Result<Self, ArchiveError> {
+    pub(crate) fn make(root: &Root, destination: BorrowedFd<'_>) -> Result<Self, ArchiveError> {
         let fail = |error: Errno| ArchiveError::system("unpack in", root.name().as_bytes(), error);
         let top = rustix::fs::openat(root.directory(), c".", DIRECTORY, Mode::empty());
         if let Ok(top) = top
@@ -80,7 +80,7 @@ impl Staging {
         }
     }
 
-    pub(super) fn directory(&self) -> BorrowedFd<'_> {
+    pub(crate) fn directory(&self) -> BorrowedFd<'_> {
         self.directory.as_fd()
     }
 

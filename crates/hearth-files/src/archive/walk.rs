@@ -8,9 +8,9 @@ use rustix::fs::{FileType, Mode, OFlags, RawDir, ResolveFlags, SeekFrom};
 use rustix::io::Errno;
 
 /// How a directory is opened that is read, or whose times are set.
-pub(super) const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+pub(crate) const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 /// How a directory is opened that is only a place.
-pub(super) const PLACE: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+pub(crate) const PLACE: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 /// What a directory's entries are read into, in bytes.
 const ENTRIES: usize = 32 * 1024;
 /// The most of a path that the kernel takes at a time, in bytes.
@@ -18,7 +18,7 @@ const PIECE: usize = 4000;
 
 /// Opens the directory at a clean path beneath `base`, [`DIRECTORY`] or [`PLACE`]: through no symbolic link and into no other file
 /// system. Empty is `base` itself.
-pub(super) fn open(base: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
+pub(crate) fn open(base: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
     let resolve =
         ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
     let step = |base: BorrowedFd<'_>, path: &[u8], flags| loop {
@@ -53,7 +53,7 @@ pub(super) fn each(directory: BorrowedFd<'_>, mut each: impl FnMut(&CStr, FileTy
 }
 
 /// The names in a directory that is open for reading, in their order as bytes. What it takes grows with the directory.
-pub(super) fn names(directory: BorrowedFd<'_>) -> Result<Vec<(CString, FileType)>, Errno> {
+pub(crate) fn names(directory: BorrowedFd<'_>) -> Result<Vec<(CString, FileType)>, Errno> {
     let mut names = Vec::new();
     each(directory, |name, kind| names.push((name.to_owned(), kind)))?;
     names.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));

@@ -18,7 +18,7 @@ const BUFFER: usize = 256 * 1024;
 ///
 /// # Errors
 /// What the system says.
-pub(super) fn copy(from: &File, to: &File, size: u64, wanted: Wanted<'_>) -> io::Result<Option<u64>> {
+pub(crate) fn copy(from: &File, to: &File, size: u64, wanted: Wanted<'_>) -> io::Result<Option<u64>> {
     if size == 0 {
         // Files that the kernel makes up have no size and content all the same.
         return through_memory(from, to, 0..u64::MAX, wanted);

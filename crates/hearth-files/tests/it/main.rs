@@ -2,6 +2,7 @@
 #![allow(clippy::panic, clippy::print_stderr, clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod archives;
+mod history;
 mod invariants;
 mod properties;
 mod tree;

@@ -43,8 +43,57 @@ fn hostile() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![8 => damaged, 1 => noise]
 }
 
+/// Pieces of patches, in any order.
+fn patchwork() -> impl Strategy<Value = Vec<u8>> {
+    let pieces = [
+        "diff --git a/d/file b/d/file\n",
+        "diff --git a/f b/f\n",
+        "diff --git a/new b/new\n",
+        "diff --git a/up/x b/up/x\n",
+        "new file mode 100644\n",
+        "new file mode 120000\n",
+        "deleted file mode 100644\n",
+        "old mode 100644\nnew mode 100755\n",
+        "rename from f\nrename to g\n",
+        "rename from d/file\nrename to f\n",
+        "copy from f\ncopy to d/copy\n",
+        "rename from f\nrename to ../g\n",
+        "index 1..2 100644\n",
+        "--- a/d/file\n+++ b/d/file\n",
+        "--- a/f\n+++ b/f\n",
+        "--- a/f\n+++ /dev/null\n",
+        "--- /dev/null\n+++ b/new\n",
+        "--- /dev/null\n+++ b/in/new\n",
+        "--- a/../outside\n+++ b/../outside\n",
+        "--- \"a/\\146\"\t2020\n+++ \"b/f\"\n",
+        "@@ -1,3 +1,3 @@\n a\n-b\n+B\n c\n\\ No newline at end of file\n",
+        "@@ -1,3 +0,0 @@\n-a\n-b\n-c\n\\ No newline at end of file\n",
+        "@@ -2,3 +2,4 @@\n two\n three\n+new\n four\n",
+        "@@ -9999999999999999999,3 +2,4 @@\n two\n three\n+new\n four\n",
+        "@@ -1152921504606846976,3 +2,4 @@\n two\n three\n+new\n four\n",
+        "@@ -5 +5,2 @@\n five\n+six\n",
+        "@@ -0,0 +1 @@\n+x\n",
+        "@@ -0,0 +0,0 @@\n",
+        "@@ -1,99999999999 +1 @@\n",
+        "GIT binary patch\nliteral 0\nHcmV?d00001\n\n",
+        "literal 1\nIcmZPo000310RR91\n\n",
+        "GIT binary patch\ndelta 3\nKcmZ?d\n\n",
+        "-- \n2.47\n",
+        "words\n",
+        "\n",
+    ];
+    let nearly =
+        prop::collection::vec(prop::sample::select(pieces.to_vec()), 0..9).prop_map(|all| all.concat().into_bytes());
+    prop_oneof![9 => nearly, 1 => prop::collection::vec(any::<u8>(), 0..300)]
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(500))]
+
+    #[test]
+    fn b38_any_bytes_are_applied_whole_or_not_at_all_and_nowhere_else(bytes in patchwork()) {
+        invariants::patch_text(&bytes);
+    }
 
     #[test]
     fn any_bytes_are_unpacked_whole_or_not_at_all_and_nowhere_else(bytes in hostile()) {

@@ -23,6 +23,7 @@ pub(crate) fn messages() -> Vec<String> {
         crate::golden_files::messages(),
         crate::golden_kernels::messages(),
         crate::golden_process::messages(),
+        crate::golden_history::messages(),
         crate::golden_secrets::messages(),
         crate::golden_services::messages(),
         crate::golden_shell::messages(),

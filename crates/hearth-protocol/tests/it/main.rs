@@ -3,6 +3,7 @@
 
 mod golden;
 mod golden_files;
+mod golden_history;
 mod golden_kernels;
 mod golden_process;
 mod golden_secrets;

@@ -39,7 +39,7 @@ async fn it_ends_when_told_with_followers_there() {
 
 #[tokio::test]
 async fn it_ends_by_itself_once_nobody_is_there() {
-    let daemon = Daemon::with(FleetLimits { sandboxes: 1, memory_mib: 512 }, Some(Duration::from_millis(50)));
+    let daemon = Daemon::with(FleetLimits { sandboxes: 1, memory_mib: 512, cpus: 8 }, Some(Duration::from_millis(50)));
     daemon.client.health().await.unwrap();
     assert!(matches!(daemon.ended().await, Ended::Idle));
 }

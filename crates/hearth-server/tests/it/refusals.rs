@@ -123,7 +123,7 @@ async fn bodies_that_are_too_large_or_of_another_type_are_refused() {
 
 #[tokio::test]
 async fn limits_refuse_before_anything_is_made() {
-    let daemon = Daemon::with(FleetLimits { sandboxes: 0, memory_mib: 2048 }, None);
+    let daemon = Daemon::with(FleetLimits { sandboxes: 0, memory_mib: 2048, cpus: 8 }, None);
     let error = body(daemon.client.create(&CreateSandbox::default()).await);
     assert_eq!(error.code.name(), "limit_reached");
     assert!(error.hint.is_some());
@@ -142,7 +142,7 @@ async fn the_client_gets_the_same_codes() {
 
 #[tokio::test]
 async fn what_cannot_be_made_frees_its_name_and_its_place() {
-    let daemon = Daemon::with(FleetLimits { sandboxes: 1, memory_mib: 512 }, None);
+    let daemon = Daemon::with(FleetLimits { sandboxes: 1, memory_mib: 512, cpus: 8 }, None);
     let request = CreateSandbox { name: Some("a".into()), ..CreateSandbox::default() };
     for _ in 0..2 {
         assert_eq!(body(daemon.client.create(&request).await).code.name(), "unknown_image");

@@ -26,7 +26,7 @@ pub(crate) struct Daemon {
 
 impl Daemon {
     pub(crate) fn start() -> Self {
-        Self::with(FleetLimits { sandboxes: 4, memory_mib: 2048 }, None)
+        Self::with(FleetLimits { sandboxes: 4, memory_mib: 2048, cpus: 8 }, None)
     }
 
     pub(crate) fn with(limits: FleetLimits, idle: Option<Duration>) -> Self {

@@ -1,6 +1,6 @@
 //! What this crate's tests start as other processes: without arguments the jail launcher, whose place in an
 //! installation the `hearth` binary takes; with `own KIND CONFINEMENT DIRECTORY KERNEL`, the owner of a machine, who
-//! prints what came of it and then waits to be killed.
+//! saves and restores it, prints what came of it and then waits to be killed.
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -34,7 +34,7 @@ fn say(line: &str) -> ExitCode {
 
 #[tokio::main(flavor = "current_thread")]
 async fn own_machine(pc: bool, landlock: bool, directory: PathBuf, kernel: PathBuf) -> Result<(), OwnerError> {
-    let machine = Machine::start(MachineSpec {
+    let spec = MachineSpec {
         directory,
         qemu: Qemu::find(None)?,
         kind: if pc { MachineKind::Pc } else { MachineKind::Microvm },
@@ -49,16 +49,28 @@ async fn own_machine(pc: bool, landlock: bool, directory: PathBuf, kernel: PathB
         lifetime: Lifetime::WithOwner,
         confinement: if landlock { Confinement::WithoutNamespaces } else { Confinement::Strongest },
         launcher: Launcher { program: std::env::current_exe()?, arguments: Vec::new() },
-    })
-    .await?;
+    };
+    let machine = Machine::start(spec.clone()).await?;
     let mut progress = machine.console().progress();
     // The tests' guests say one line at most; the first byte shows that they run.
     drop(progress.wait_for(|seen| *seen > 0).await);
+    let machine = saved_twice(spec, machine).await?;
     let mut out = std::io::stdout();
     writeln!(out, "pid={}\nlevel={:?}\nuid={}", machine.pid(), machine.jail().level, machine.jail().uid)?;
     out.flush()?;
     machine.exited().await;
     Ok(())
+}
+
+/// Takes a machine through all that is done to its memory from outside, which not every owner might be allowed: it becomes a template, is
+/// restored, saved, and restored once more.
+async fn saved_twice(spec: MachineSpec, machine: Machine) -> Result<Machine, MachineError> {
+    let template = machine.into_template().await?;
+    let restored = Machine::restore(spec.clone(), template).await?;
+    restored.suspend().await?;
+    let saved = restored.capture().await?;
+    restored.kill().await;
+    Machine::restore(spec, saved).await
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -11,9 +11,10 @@ mod start;
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::net::UnixStream;
 use tokio::sync::{OnceCell, watch};
 
 pub use error::MachineError;
@@ -41,6 +42,8 @@ pub struct Machine {
     qmp: OnceCell<Qmp>,
     console: Console,
     sockets: Sockets,
+    /// The owner's ends of the ports that were connected before QEMU was there, until they are taken.
+    clients: Mutex<Vec<(PortName, UnixStream)>>,
     cgroups: Vec<PathBuf>,
     ram: Ram,
     killer: Killer,
@@ -116,6 +119,14 @@ impl Machine {
     /// this very process's user (`SO_PEERCRED`), whatever user QEMU runs as.
     pub fn port_path(&self, name: &PortName) -> Option<&Path> {
         self.sockets.ports.iter().find(|(known, _)| known == name).map(|(_, file)| file.path())
+    }
+
+    /// Takes the connection to a port of a restored machine, which was made before QEMU was there: its guest finds the host where it was
+    /// when it was saved. None of a booted machine, and none the second time: connect to [`Self::port_path`] then, when this one is dropped.
+    pub fn take_port(&self, name: &PortName) -> Option<UnixStream> {
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = clients.iter().position(|(known, _)| known == name)?;
+        Some(clients.swap_remove(at).1)
     }
 
     /// Returns the control groups that were made for QEMU. They go with it, unless the owner is killed at the same moment: then

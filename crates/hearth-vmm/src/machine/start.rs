@@ -3,11 +3,12 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::geteuid;
 use tokio::io::AsyncWriteExt;
+use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 use tokio::sync::{OnceCell, watch};
 
@@ -82,6 +83,14 @@ struct Running {
     sockets: Sockets,
     stderr: Followed,
     user: Option<u32>,
+    clients: Clients,
+}
+
+/// Connections that were made before QEMU was there to take them up.
+#[derive(Default)]
+struct Clients {
+    console: Option<UnixStream>,
+    ports: Vec<(PortName, UnixStream)>,
 }
 
 async fn launch_with(spec: &MachineSpec, guest: GuestSource<()>, files: Files) -> Result<Running, MachineError> {
@@ -90,12 +99,16 @@ async fn launch_with(spec: &MachineSpec, guest: GuestSource<()>, files: Files) -
     let arguments = command_line::arguments(spec, &numbers, &Host::this())?;
     let plan = plan(spec, user, &numbers, &files, arguments);
     let listeners = Listeners::bind(spec)?;
+    let clients = match guest {
+        GuestSource::Boot { .. } => Clients::default(),
+        GuestSource::Saved { .. } => listeners.connect().await?,
+    };
     let (stderr, output) = output_pipe()?;
     let descriptors = listeners.with_files(files)?;
     let (launcher, confinement) = (&spec.launcher, spec.confinement);
     let launched = launch(Launch { launcher, confinement, plan, output, descriptors }).await?;
     let (stream, task) = Console::follow(stderr, STDERR_TAIL);
-    Ok(Running { launched, sockets: listeners.handed_over(), stderr: Followed { stream, task }, user })
+    Ok(Running { launched, sockets: listeners.handed_over(), stderr: Followed { stream, task }, user, clients })
 }
 
 /// The state of devices on its way into a QEMU.
@@ -172,6 +185,15 @@ impl Listeners {
         })
     }
 
+    /// Connects to all but the control socket. The connections wait with the listeners.
+    async fn connect(&self) -> Result<Clients, SocketError> {
+        let mut clients = Clients { console: Some(connect_checked(self.console.path()).await?), ports: Vec::new() };
+        for (name, port) in self.names.iter().zip(&self.ports) {
+            clients.ports.push((name.clone(), connect_checked(port.path()).await?));
+        }
+        Ok(clients)
+    }
+
     /// QEMU's descriptors in the order of [`Descriptors`].
     fn with_files(&self, files: Files) -> Result<Vec<OwnedFd>, MachineError> {
         let listeners = [&self.control, &self.console].into_iter().chain(&self.ports);
@@ -206,10 +228,13 @@ async fn hold(
     ram: Ram,
     set_going: impl AsyncFnOnce(&Sockets) -> Result<Option<Qmp>, MachineError>,
 ) -> Result<Machine, MachineError> {
-    let Running { launched: Launched { child, level, prepared }, sockets, stderr, user } = running;
+    let Running { launched: Launched { child, level, prepared }, sockets, stderr, user, clients } = running;
     let killer = child.killer().map_err(|source| MachineError::System { doing: "duplicate a descriptor", source })?;
     let pid = child.pid();
-    let connection = connect_checked(sockets.console.path()).await;
+    let connection = match clients.console {
+        Some(stream) => Ok(stream),
+        None => connect_checked(sockets.console.path()).await,
+    };
     let (console, followed) = match connection {
         Ok(stream) => {
             let (stream, task) = Console::follow(stream, CONSOLE_TAIL);
@@ -240,6 +265,7 @@ async fn hold(
         qmp,
         console,
         sockets,
+        clients: Mutex::new(clients.ports),
         cgroups,
         ram,
         killer,

@@ -89,7 +89,7 @@ fn machine_of_root_runs_as_a_user_of_its_own_and_without_any_privilege() {
 }
 
 #[test]
-fn unprivileged_owner_boots_every_board_in_every_jail() {
+fn unprivileged_owner_boots_saves_and_restores_every_board_in_every_jail() {
     if !is_root() {
         println!("skipped: only root can become another user; the other tests run as this one");
         return;

@@ -242,6 +242,21 @@ pub(crate) struct DaemonOptions {
     /// The most memory of all guests together, in MiB or with a unit [default: four times this machine's]
     #[arg(long, value_name = "SIZE")]
     pub(crate) max_memory: Option<Memory>,
+    /// The most processors of all guests together [default: 128 for each of this machine's]
+    #[arg(long, value_name = "N")]
+    pub(crate) max_cpus: Option<u64>,
+    /// Machines to keep ready of each kind that was asked for last; 0 for none [default: HEARTH_POOL, else 1]
+    #[arg(long, value_name = "N")]
+    pub(crate) pool: Option<usize>,
+    /// Memory of this machine's that is to stay free: below it the pool is let go, and then unused sandboxes are paused [default: a 16th]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) memory_floor: Option<Memory>,
+    /// Requests that may wait for room within the limits; more are refused at once
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    pub(crate) queue: usize,
+    /// How long they wait before they are refused
+    #[arg(long, value_name = "TIME", default_value = "30s")]
+    pub(crate) queue_timeout: Seconds,
     /// Standard input is the lock of starting, standard output tells when it is ready, standard error is the log
     #[arg(long, hide = true)]
     pub(crate) started: bool,

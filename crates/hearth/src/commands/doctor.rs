@@ -4,11 +4,12 @@ use hearth_engine::{Check, Need};
 
 use crate::arguments::DoctorOptions;
 use crate::failure::Failure;
-use crate::{home, output};
+use crate::{commands, home, output};
 
 /// Checks, prints, and returns 1 if a run cannot work.
 pub(crate) async fn run(options: &DoctorOptions) -> Result<i32, Failure> {
-    let report = home::open()?.doctor().await;
+    let mut report = home::open()?.doctor().await;
+    report.checks.push(pool().await);
     if options.json {
         output::print_json(&report)?;
     } else {
@@ -16,6 +17,12 @@ pub(crate) async fn run(options: &DoctorOptions) -> Result<i32, Failure> {
         output::print(if report.can_run { "A run can work here." } else { "A run cannot work here." })?;
     }
     Ok(if report.can_run { 0 } else { 1 })
+}
+
+async fn pool() -> Check {
+    let looked = commands::pool::look().await.map_err(|failure| failure.message().to_owned());
+    let (ok, found) = (looked.is_ok(), looked.unwrap_or_else(|failure| failure));
+    Check { name: "pool", need: Need::Advice, ok, found, needed: "a daemon that answers, or none", fix: None }
 }
 
 fn tell(check: &Check) -> Result<(), Failure> {

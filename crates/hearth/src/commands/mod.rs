@@ -9,6 +9,8 @@ pub(crate) mod exec;
 pub(crate) mod guest;
 pub(crate) mod image;
 pub(crate) mod lifecycle;
+pub(crate) mod pool;
 pub(crate) mod run;
 pub(crate) mod sandbox;
 pub(crate) mod service;
+pub(crate) mod template;

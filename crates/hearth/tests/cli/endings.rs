@@ -187,12 +187,14 @@ fn b50_a_host_disk_that_fills_up_is_an_error_in_the_guest_and_no_hang() {
     if !rustix::process::geteuid().is_root() {
         return eprintln!("skipped: only root can mount a small file system");
     }
-    let store = std::fs::read_link(home.path().join("store")).unwrap();
+    let (store, templates) = (home.path().join("store"), home.path().join("templates"));
+    let (store, templates) = (std::fs::read_link(store).unwrap(), std::fs::read_link(templates).unwrap());
     let script = format!(
-        "mount -t tmpfs -o size=90m small {home} && ln -s {store} {home}/store && \
-         exec {hearth} run --no-daemon --boot --accel tcg --disk 1G -- dd if=/dev/zero of=/workspace/f bs=1M count=300 conv=fsync",
+        "mount -t tmpfs -o size=90m small {home} && ln -s {store} {home}/store && ln -s {templates} {home}/templates && \
+         exec {hearth} run --no-daemon --accel tcg --disk 1G -- dd if=/dev/zero of=/workspace/f bs=1M count=300 conv=fsync",
         home = home.path().display(),
         store = store.display(),
+        templates = templates.display(),
         hearth = env!("CARGO_BIN_EXE_hearth"),
     );
     let mut command = std::process::Command::new("unshare");

@@ -55,7 +55,7 @@ fn a_boot_that_fails_shows_the_end_of_the_console() {
     let store = fs::read_link(home.path().join("store")).unwrap();
     fs::remove_file(home.path().join("store")).unwrap();
     copy_store(&store, &home.path().join("store"));
-    let output = home.hearth(&["run", "--accel", "tcg", "--json", "--", "true"]);
+    let output = home.hearth(&["run", "--boot", "--accel", "tcg", "--json", "--", "true"]);
     assert_code(&output, 125);
     let error: Value = serde_json::from_slice(&output.stdout).unwrap();
     let console = error["error"]["detail"].as_str().unwrap();

@@ -12,6 +12,8 @@ mod guest;
 mod held;
 mod lasting;
 mod machines;
+mod pool;
 mod refusals;
 mod running;
 mod support;
+mod templates;

@@ -23,9 +23,12 @@ pub(crate) struct Home {
 }
 
 impl Home {
-    /// Makes one with images; `None`, and says so, when there is no store to share.
+    /// Makes one with images and templates; `None`, and says so, when there is no store to share.
     pub(crate) fn with_images() -> Option<Self> {
         let home = Self::fresh_with_images()?;
+        let templates = prepared()?.join("templates");
+        fs::create_dir_all(&templates).unwrap();
+        symlink(templates.canonicalize().unwrap(), home.path().join("templates")).unwrap();
         // What the preparing run has found out, so that not every test finds it out again.
         let findings = prepared().map(|prepared| prepared.join("findings.json"));
         findings.filter(|path| path.exists()).map(|path| fs::copy(path, home.path().join("findings.json")).unwrap());
@@ -56,6 +59,8 @@ impl Home {
         command
             .args(arguments)
             .env("HEARTH_HOME", self.path())
+            // What a pool has ready would be taken for something left.
+            .env("HEARTH_POOL", "0")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
@@ -178,7 +183,7 @@ impl Running {
 }
 
 /// The processes that one has started and that are alive.
-fn children_of(parent: u32) -> Vec<Pid> {
+pub(crate) fn children_of(parent: u32) -> Vec<Pid> {
     let parent = parent.to_string();
     let parent_of = |pid: &str| {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;

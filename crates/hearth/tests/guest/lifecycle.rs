@@ -155,7 +155,7 @@ async fn a_snapshot_starts_any_number_of_sandboxes_and_travels_as_a_file() {
     source.say("echo saved > /workspace/file; sync").await;
     let counter = source.channel().start(Start::new(Command::Shell(COUNTER.into()))).await.unwrap().id();
     let taken = engine.snapshot(source.sandbox(), &name("one")).await.unwrap();
-    assert_eq!(engine.snapshots(), [taken.record.clone()]);
+    assert_eq!(engine.snapshots(), std::slice::from_ref(&taken.record));
     let error = engine.snapshot(source.sandbox(), &name("one")).await.unwrap_err();
     assert!(matches!(error, EngineError::SnapshotExists { .. }), "{error}");
     source.say("echo later > /workspace/file").await;

@@ -7,6 +7,7 @@
 
 mod dialects;
 mod files;
+mod history;
 mod lifecycle;
 mod ports;
 mod processes;

@@ -7,8 +7,8 @@ use std::io::{Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
 
-use hearth_engine::Directories;
-use hearth_engine::fleet::{Fleet, FleetLimits, Happening};
+use hearth_engine::fleet::{Fleet, FleetLimits, Happening, QueueLimits};
+use hearth_engine::{Directories, PoolLimits};
 use hearth_server::{App, Ended, Socket, serve};
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -87,7 +87,12 @@ async fn hold(options: &DaemonOptions, directories: &Directories) -> Result<i32,
     let mut limits = FleetLimits::of_host();
     limits.sandboxes = options.max_sandboxes.unwrap_or(limits.sandboxes);
     limits.memory_mib = options.max_memory.map_or(limits.memory_mib, |memory| u64::from(memory.0));
-    let app = App::new(Fleet::new(home::open()?, limits), env!("CARGO_PKG_VERSION"));
+    limits.cpus = options.max_cpus.unwrap_or(limits.cpus);
+    let queue = QueueLimits { places: options.queue, patience: options.queue_timeout.0 };
+    let mut pool = PoolLimits::of_host();
+    pool.ready = options.pool.or(home::pool()?).unwrap_or(pool.ready);
+    pool.floor_mib = options.memory_floor.map_or(pool.floor_mib, |memory| u64::from(memory.0));
+    let app = App::new(Fleet::with_pool(home::open()?, limits, queue, pool), env!("CARGO_PKG_VERSION"));
     let socket =
         Socket::bind(&daemon::socket(directories)).map_err(|error| Failure::host(hearth_engine::chain(&error)))?;
     let log = Log::open(options.started.then(|| daemon::log(directories)));

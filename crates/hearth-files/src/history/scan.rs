@@ -1,0 +1,261 @@
+//! A walk through the workspace beside a checkpoint's entries, which come in the same order.
+
+use std::cmp::Ordering;
+use std::fs::File;
+use std::io;
+
+use hearth_protocol::files::FileKind;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxAttributes, StatxFlags};
+use rustix::io::Errno;
+
+use super::error::HistoryError;
+use super::order::{is_beneath, order};
+use super::packs::Fetching;
+use super::record::{Content, Entry, Moment, Stamp};
+use super::store::Entries;
+use crate::archive::is_staging;
+use crate::entry::kind_of;
+use crate::error::{FileError, Reason};
+use crate::remove::Wanted;
+use crate::root::Root;
+use crate::walk::{DIRECTORY, Step, Walk};
+
+/// What is in the workspace now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Found {
+    pub(super) kind: FileKind,
+    pub(super) mode: u32,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    pub(super) links: u32,
+    /// With the inode's number it tells a file from all others; alone it says nothing, since an overlay has several.
+    pub(super) device: u64,
+    pub(super) stamp: Stamp,
+}
+
+impl Found {
+    /// What it has in common with its other names alone.
+    pub(super) fn identity(&self) -> (u64, u64) {
+        (self.device, self.stamp.inode)
+    }
+}
+
+/// What there is, or was, at a path.
+#[derive(Debug)]
+pub(super) enum Met {
+    Gone(Entry),
+    New(Found),
+    Both(Entry, Found),
+}
+
+/// The walk. A directory is entered by the step behind the one that met it, unless [`Scan::pass`] says otherwise.
+pub(super) struct Scan {
+    walk: Walk,
+    entries: Option<Entries>,
+    ahead: Option<Entry>,
+    /// Where the last entry that was read is.
+    place: u64,
+    /// What was found and not yet met.
+    found: Option<Found>,
+    is_to_enter: bool,
+    /// What is in here is no part of the workspace, or cannot be seen.
+    hidden: Option<Vec<u8>>,
+    /// What was left out.
+    pub(super) skipped: u64,
+    steps: u64,
+}
+
+impl Scan {
+    /// Begins. Without entries everything is new.
+    pub(super) fn begin(root: &Root, entries: Option<Entries>) -> Result<Self, HistoryError> {
+        let top = rustix::fs::openat(root.directory(), c".", DIRECTORY, Mode::empty());
+        let top = top.map_err(|error| FileError::new("look through", root.name().as_bytes(), error))?;
+        Ok(Self {
+            walk: Walk::new(top),
+            entries,
+            ahead: None,
+            place: 0,
+            found: None,
+            is_to_enter: false,
+            hidden: None,
+            skipped: 0,
+            steps: 0,
+        })
+    }
+
+    /// Goes to the next path at which something is or was; `None` at the end.
+    pub(super) fn next(&mut self, wanted: Wanted<'_>) -> Result<Option<Met>, HistoryError> {
+        self.enter()?;
+        self.look(wanted)?;
+        self.read_ahead()?;
+        let order = match (&self.ahead, &self.found) {
+            (None, None) => return Ok(None),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some(entry), Some(_)) => order(&entry.path, self.walk.path()),
+        };
+        let entry = if order.is_le() { self.ahead.take() } else { None };
+        let found = if order.is_ge() { self.found.take() } else { None };
+        self.is_to_enter = found.is_some_and(|found| found.kind == FileKind::Directory);
+        Ok(match (entry, found) {
+            (Some(entry), Some(found)) => Some(Met::Both(entry, found)),
+            (Some(entry), None) => Some(Met::Gone(entry)),
+            (None, found) => found.map(Met::New),
+        })
+    }
+
+    /// Leaves out what is in the directory that was just met.
+    pub(super) fn pass(&mut self) {
+        self.is_to_enter = false;
+    }
+
+    /// The path of what was just met, unless it is gone.
+    pub(super) fn path(&self) -> &[u8] {
+        self.walk.path()
+    }
+
+    /// Where the entry that was just met is in the checkpoint.
+    pub(super) fn place(&self) -> u64 {
+        self.place
+    }
+
+    /// Opens the file that was just met; `None` when it is gone, is none by now, or may not be read.
+    pub(super) fn open(&mut self) -> Result<Option<(File, Stamp)>, HistoryError> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let file = match rustix::fs::openat(self.walk.directory(), self.walk.name(), flags, Mode::empty()) {
+            Err(Errno::NOENT | Errno::LOOP | Errno::NXIO | Errno::ACCESS | Errno::PERM) => {
+                self.skipped += 1;
+                return Ok(None);
+            }
+            opened => opened.map_err(|error| self.failed(error))?,
+        };
+        let stat = rustix::fs::statx(&file, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS);
+        let stat = stat.map_err(|error| self.failed(error))?;
+        let is_file = FileType::from_raw_mode(stat.stx_mode.into()).is_file();
+        Ok(is_file.then(|| (File::from(file), Stamp::of(&stat))))
+    }
+
+    /// What the link says that was just met; `None` when it is gone.
+    pub(super) fn target(&self) -> Option<Vec<u8>> {
+        let target = rustix::fs::readlinkat(self.walk.directory(), self.walk.name(), Vec::new());
+        target.ok().map(std::ffi::CString::into_bytes)
+    }
+
+    pub(super) fn failed(&self, error: impl Into<Reason>) -> HistoryError {
+        FileError::new("read", self.walk.path(), error).into()
+    }
+
+    fn enter(&mut self) -> Result<(), HistoryError> {
+        if std::mem::take(&mut self.is_to_enter) {
+            match self.walk.enter() {
+                // Gone, or something else by now: then nothing is in it.
+                Ok(()) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
+                Err(Errno::ACCESS | Errno::PERM) => self.hide(),
+                Err(error) => return Err(self.failed(error)),
+            }
+        }
+        Ok(())
+    }
+
+    fn hide(&mut self) {
+        self.skipped += 1;
+        self.hidden = Some(self.walk.path().to_vec());
+    }
+
+    /// Walks to the next thing that counts.
+    fn look(&mut self, wanted: Wanted<'_>) -> Result<(), HistoryError> {
+        while self.found.is_none() {
+            self.steps += 1;
+            if self.steps.is_multiple_of(256) && !wanted() {
+                return Err(HistoryError::Cancelled);
+            }
+            match self.walk.step() {
+                Ok(Step::Found(_)) => self.found = self.stat()?,
+                Ok(Step::Reading | Step::Left) => {}
+                Ok(Step::Lost) => {
+                    let message = "a directory was moved away meanwhile: ask again".to_owned();
+                    let code = hearth_protocol::ErrorCode::Io;
+                    return Err(self.failed(Reason::Rule { code, message }));
+                }
+                Ok(Step::End) => return Ok(()),
+                Err(error) => return Err(self.failed(error)),
+            }
+        }
+        Ok(())
+    }
+
+    fn stat(&mut self) -> Result<Option<Found>, HistoryError> {
+        let (directory, name) = (self.walk.directory(), self.walk.name());
+        if self.walk.depth() == 1 && is_staging(name.to_bytes()) {
+            return Ok(None);
+        }
+        let stat = match rustix::fs::statx(directory, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS) {
+            Err(Errno::NOENT) => return Ok(None),
+            stat => stat.map_err(|error| self.failed(error))?,
+        };
+        if stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) {
+            self.hide();
+            return Ok(None);
+        }
+        Ok(Some(Found {
+            kind: kind_of(FileType::from_raw_mode(stat.stx_mode.into())),
+            mode: u32::from(stat.stx_mode) & 0o7777,
+            uid: stat.stx_uid,
+            gid: stat.stx_gid,
+            links: stat.stx_nlink,
+            device: rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor),
+            stamp: Stamp::of(&stat),
+        }))
+    }
+
+    fn read_ahead(&mut self) -> Result<(), HistoryError> {
+        let Some(entries) = &mut self.entries else { return Ok(()) };
+        while self.ahead.is_none() {
+            let Some(entry) = entries.next().map_err(HistoryError::store("read the checkpoint"))? else {
+                self.entries = None;
+                return Ok(());
+            };
+            self.place = entries.place();
+            let hidden = self.hidden.as_deref();
+            if !hidden.is_some_and(|hidden| entry.path == hidden || is_beneath(&entry.path, hidden)) {
+                self.ahead = Some(entry);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a file still is what it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Compared {
+    Same,
+    /// It is, as reading it has shown: this is what `stat` says now, if that may be relied on.
+    Read(Option<Stamp>),
+    Different,
+}
+
+/// Compares the contents of what is and was one kind of thing.
+pub(super) fn compare(
+    scan: &mut Scan,
+    fetching: &mut Fetching<'_>,
+    entry: &Entry,
+    found: &Found,
+) -> Result<Compared, HistoryError> {
+    if entry.stamp == Some(found.stamp) || !matches!(entry.kind, FileKind::File | FileKind::Symlink) {
+        return Ok(Compared::Same);
+    }
+    let tick = Moment::tick();
+    let settled = |stamp: Stamp| Some(stamp).filter(|stamp| stamp.is_settled(tick));
+    if entry.kind == FileKind::Symlink {
+        let same = scan.target().is_none_or(|target| entry.content == Content::Target(target));
+        return Ok(if same { Compared::Read(settled(found.stamp)) } else { Compared::Different });
+    }
+    if entry.size != found.stamp.size {
+        return Ok(Compared::Different);
+    }
+    // What cannot be read, or was not when the checkpoint was taken, is held to be the same.
+    let is_kept = entry.size == 0 || entry.content != Content::None;
+    let Some((file, stamp)) = (if is_kept { scan.open()? } else { None }) else { return Ok(Compared::Same) };
+    let same = fetching.is_same(entry, &file).map_err(|error: io::Error| scan.failed(error))?;
+    Ok(if same { Compared::Read(settled(stamp)) } else { Compared::Different })
+}
