@@ -14,7 +14,7 @@ use crate::dialects::{DialectAddresses, Dialects};
 use crate::guest::{describe, printable};
 use crate::identity::SandboxId;
 use crate::template::Template;
-use crate::{EngineError, SandboxSpec};
+use crate::{EngineError, Given, SandboxSpec};
 
 /// A sandbox. Dropping it ends its machine and removes its directory at once; [`Self::remove`] also waits until all is gone.
 #[derive(Debug)]
@@ -57,13 +57,13 @@ impl Sandbox {
     }
 
     /// Makes one that was made ahead its caller's, who has asked for it at `begun`. Its name and all that goes with it are its own since it was
-    /// made, and nobody's before, so what it lacks is the time and entropy of its own, and what its programs are given.
-    pub(crate) async fn claim(&mut self, begun: Instant, given: Given) -> Result<(), EngineError> {
+    /// made, and nobody's before, so what it lacks is the time, entropy of its own, and what its programs are given.
+    pub(crate) async fn claim(&mut self, begun: Instant, given: &Given) -> Result<(), EngineError> {
         let mut phases = Phases::since(begun);
         phases.note(Phase::Claimed);
-        let renewal = if given == Given::default() { Renewal::Same } else { Renewal::Anew };
-        boot::renew(&self.channel, &self.id, renewal, &given).await?;
-        self.spec.given = given;
+        let renewal = if *given == Given::default() { Renewal::Same } else { Renewal::Anew };
+        boot::renew(&self.channel, &self.id, renewal, given).await?;
+        self.spec.given = given.clone();
         phases.note(Phase::Ready);
         self.phases = phases;
         Ok(())

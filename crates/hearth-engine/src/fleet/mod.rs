@@ -356,6 +356,7 @@ impl Fleet {
         }
         // Nothing is taken from the pool for what is refused anyway.
         self.shared.registry().check_free(new.name.as_ref(), |_| false)?;
+        new.spec.given.check()?;
         let ready = self.shared.claim(&new.spec).await;
         // What is ready keeps the id that its directory and its guest have.
         let id = ready.as_ref().map_or_else(SandboxId::random, |ready| ready.id().clone());

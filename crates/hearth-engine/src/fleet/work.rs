@@ -128,7 +128,7 @@ pub(super) fn create(member: &Member, origin: Origin) -> Job {
     match origin {
         Origin::Specification => Box::pin(async move { Done::Created(Box::new(make(&shared, &entry).await)) }),
         Origin::Ready(ready, begun) => Box::pin(async move {
-            let sandbox = match ready.take(begun, entry.spec.given.clone()).await {
+            let sandbox = match ready.take(begun, &entry.spec.given).await {
                 Ok(sandbox) => Ok(sandbox),
                 // It has died meanwhile, nothing of it is left, and its id is free for another.
                 Err(_) => make(&shared, &entry).await,

@@ -21,9 +21,8 @@ use std::time::{Duration, Instant};
 use hearth_vmm::{CpuCount, MemoryMib};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::create::Given;
 use crate::fleet::Gate;
-use crate::{AcceleratorChoice, DiskMib, Engine, EngineError, Sandbox, SandboxSpec, StartFrom};
+use crate::{AcceleratorChoice, DiskMib, Engine, EngineError, Given, Sandbox, SandboxSpec, StartFrom};
 use keeper::Stamp;
 
 /// The messages that wait for the pool's task.
@@ -192,12 +191,12 @@ impl Claimed {
         sandbox.id()
     }
 
-    /// Makes it the caller's, who has asked for it at `begun`: brings it the time, fresh entropy, and what its programs are given. One that
+    /// Makes it the caller's, who has asked for it at `begun`: brings it the time, fresh entropy and what its programs are given. One that
     /// does not answer is removed.
     ///
     /// # Errors
     /// [`EngineError::Channel`].
-    pub(crate) async fn take(mut self, begun: Instant, given: Given) -> Result<Sandbox, EngineError> {
+    pub(crate) async fn take(mut self, begun: Instant, given: &Given) -> Result<Sandbox, EngineError> {
         let (_, mut sandbox, _) = self.ready.take().expect("only taking it and dropping it leave nothing");
         match sandbox.claim(begun, given).await {
             Ok(()) => Ok(*sandbox),
