@@ -14,7 +14,7 @@ use crate::dialects::{DialectAddresses, Dialects};
 use crate::guest::{describe, printable};
 use crate::identity::SandboxId;
 use crate::template::Template;
-use crate::{EngineError, Given, SandboxSpec};
+use crate::{EngineError, SandboxSpec};
 
 /// A sandbox. Dropping it ends its machine and removes its directory at once; [`Self::remove`] also waits until all is gone.
 #[derive(Debug)]

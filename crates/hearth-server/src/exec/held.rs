@@ -106,7 +106,7 @@ pub(crate) async fn run(State(app): State<App>, upgrade: Upgrade) -> Result<Resp
 
 async fn make(app: &App, socket: &mut WebSocket) -> Result<(Leash, Member, Start), Over> {
     let request = first::<RunRequest>(socket).await?;
-    let (start, new) = (request.exec.held()?, new_sandbox(&app, request.sandbox)?);
+    let (start, new) = (request.exec.held()?, new_sandbox(app, request.sandbox)?);
     let member = tokio::select! {
         created = app.fleet().create(new) => created?,
         over = until_gone(socket) => return Err(over),
