@@ -13,6 +13,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// How long the host's memory must have been free again before anything is made.
 const CALM: Duration = Duration::from_secs(30);
 
+/// How long the processors are left to whoever has just been given a machine, for its first command. Requests in between do not extend it.
+const COURTESY: Duration = Duration::from_millis(300);
+
 /// A machine of the pool's.
 pub(super) type Number = u64;
 
@@ -57,11 +60,13 @@ pub(super) struct Policy<K> {
     calm_since: Option<Duration>,
     /// What is being made for a shelf that is gone.
     astray: usize,
+    /// Nothing is made before.
+    quiet_until: Duration,
 }
 
 impl<K: Clone + PartialEq> Policy<K> {
     pub(super) fn new(limits: PoolLimits) -> Self {
-        Self { limits, shelves: Vec::new(), calm_since: Some(Duration::ZERO), astray: 0 }
+        Self { limits, shelves: Vec::new(), calm_since: Some(Duration::ZERO), astray: 0, quiet_until: Duration::ZERO }
     }
 
     pub(super) fn shelves(&self) -> &[Shelf<K>] {
@@ -78,6 +83,9 @@ impl<K: Clone + PartialEq> Policy<K> {
         let mut shelf = place.map_or_else(|| Shelf::empty(kind.clone()), |place| self.shelves.remove(place));
         shelf.used = now;
         self.shelves.push(shelf);
+        if now >= self.quiet_until {
+            self.quiet_until = now + COURTESY;
+        }
     }
 
     /// Hands one out.
@@ -130,7 +138,7 @@ impl<K: Clone + PartialEq> Policy<K> {
         }
         // Nothing has ever been short at the beginning.
         let is_calm = self.calm_since.is_some_and(|since| since.is_zero() || now >= since + CALM);
-        if is_calm {
+        if is_calm && now >= self.quiet_until {
             orders.extend(self.fill(now, host));
         }
         orders
@@ -166,7 +174,8 @@ impl<K: Clone + PartialEq> Policy<K> {
         let idle = self.shelves.first().map(|shelf| shelf.used + self.limits.idle);
         let paused = self.shelves.iter().map(|shelf| shelf.paused_until).filter(|until| *until > now).min();
         let calm = self.calm_since.filter(|since| !since.is_zero()).map(|since| since + CALM).filter(|at| *at > now);
-        [idle, paused, calm].into_iter().flatten().min()
+        let quiet = Some(self.quiet_until).filter(|at| *at > now);
+        [idle, paused, calm, quiet].into_iter().flatten().min()
     }
 }
 
@@ -314,6 +323,7 @@ mod tests {
                 // Past every pause, and the kind still wanted.
                 world.now += LONGEST_PAUSE + CALM;
                 world.policy.used(&7, world.now);
+                world.now += COURTESY;
                 world.obey(ROOMY);
                 while !world.making.is_empty() {
                     world.take(Step::Made(true));
@@ -337,6 +347,8 @@ mod tests {
         let mut now = Duration::from_secs(1);
         for pause in [1, 2, 4, 8] {
             policy.used(&1, now);
+            assert!(policy.orders(now, ROOMY).is_empty(), "the caller comes first");
+            now += COURTESY;
             let begun = policy.orders(now, ROOMY).len();
             assert_eq!(begun, 2);
             (0..begun).for_each(|_| policy.made(&1, false, now));

@@ -20,6 +20,8 @@ const LOOK: Duration = Duration::from_secs(5);
 
 /// What a machine runs before it is ready, so that the caller's command is not the one for which QEMU translates the code of starting one.
 const THROWAWAY: &str = "true";
+/// How often: the second still finds code that was not translated, such as what tidies up behind the first.
+const THROWAWAYS: usize = 6;
 
 /// A bound on it: what hangs then does not answer either.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -255,12 +257,14 @@ impl Task {
 /// Makes a machine ready.
 async fn make(engine: &Engine, kind: &PoolKind) -> Result<Box<Sandbox>, EngineError> {
     let sandbox = engine.create_as(SandboxId::random(), &kind.spec()).await?;
-    let mut start = Start::new(Command::Argv(vec![THROWAWAY.into()]));
-    start.attach = Some(Delivery::Lossless);
     let ran = async {
-        // An image may lack the program, which is no fault of the machine's.
-        let Ok(process) = sandbox.channel().start(start).await else { return };
-        while let Ok(Some(_)) = process.next_event().await {}
+        for _ in 0..THROWAWAYS {
+            let mut start = Start::new(Command::Argv(vec![THROWAWAY.into()]));
+            start.attach = Some(Delivery::Lossless);
+            // An image may lack the program, which is no fault of the machine's.
+            let Ok(process) = sandbox.channel().start(start).await else { return };
+            while let Ok(Some(_)) = process.next_event().await {}
+        }
     };
     let _ = timeout(PATIENCE, ran).await;
     let answered = sandbox.channel().ping().await;

@@ -50,6 +50,16 @@ impl Daemon {
     }
 }
 
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // A test that has failed leaves no daemon behind.
+        if let Some(running) = self.running.take() {
+            running.signal(Signal::TERM);
+            running.finish();
+        }
+    }
+}
+
 fn phases(info: &hearth_client::api::SandboxInfo) -> Vec<&str> {
     info.phases.iter().map(|phase| phase.name.as_str()).collect()
 }
