@@ -96,7 +96,10 @@ fn act(
             HistoryResult::Patched(patch::patch(root, path.as_bytes(), upload, options, &wanted)?)
         }
         HistoryRequest::Reset(named) => {
-            HistoryResult::Reset(history::reset(history, root, named.name.as_str(), &wanted)?)
+            let (done, leftovers) = history::reset(history, root, named.name.as_str(), &wanted)?;
+            // Nobody has to wait for these.
+            tokio::task::spawn_blocking(move || drop(leftovers));
+            HistoryResult::Reset(done)
         }
     })
 }

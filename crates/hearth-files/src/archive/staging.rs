@@ -27,6 +27,7 @@ pub fn is_staging(name: &[u8]) -> bool {
 }
 
 /// A directory of the agent's own, removed when it is dropped.
+#[derive(Debug)]
 pub(crate) struct Staging {
     home: OwnedFd,
     name: CString,
@@ -80,6 +81,13 @@ impl Staging {
         }
     }
 
+    /// Moves it to another directory of the same file system, where it is still removed when it is dropped.
+    pub(crate) fn move_to(&mut self, home: OwnedFd) -> Result<(), Errno> {
+        rustix::fs::renameat(&self.home, &self.name, &home, &self.name)?;
+        self.home = home;
+        Ok(())
+    }
+
     pub(crate) fn directory(&self) -> BorrowedFd<'_> {
         self.directory.as_fd()
     }
@@ -108,7 +116,7 @@ impl Drop for Staging {
 }
 
 /// Removes what killed agents left in a directory. What cannot be removed stays: it is in nobody's way.
-pub(super) fn sweep(home: BorrowedFd<'_>) {
+pub(crate) fn sweep(home: BorrowedFd<'_>) {
     let mut names = Vec::new();
     // What is not seen now is seen the next time.
     let _ = walk::each(home, |name, _| names.extend(is_staging(name.to_bytes()).then(|| name.to_owned())));

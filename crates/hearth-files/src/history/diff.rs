@@ -143,7 +143,10 @@ impl Differing<'_> {
                 match compared {
                     Compared::Different => difference(ChangeKind::Modified, Some(entry), Some(found)),
                     _ if !is_dressed => difference(ChangeKind::Mode, Some(entry), Some(found)),
-                    _ => Ok(None),
+                    _ => {
+                        self.scan.take_back(entry);
+                        Ok(None)
+                    }
                 }
             }
         }

@@ -40,6 +40,7 @@ mod take;
 
 pub use diff::{changes, diff};
 pub use error::HistoryError;
+pub use plan::Leftovers;
 pub use reset::reset;
 pub use store::History;
 pub use take::take;

@@ -9,6 +9,7 @@ use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, RenameFlags, Stat, Timestamps, UTIME_OMIT, Uid};
 use rustix::io::Errno;
@@ -30,6 +31,19 @@ pub(super) struct Dress {
     pub(super) modified: Option<Moment>,
 }
 
+/// What is no part of the workspace any more. Dropping it removes it, which may take longer than all the rest.
+#[derive(Debug)]
+pub struct Leftovers(Staging);
+
+impl Leftovers {
+    /// Moves it out of the workspace, if that is possible; else removes it.
+    pub(super) fn move_to(mut self, home: &Path) -> Option<Self> {
+        let flags = DIRECTORY | OFlags::NOFOLLOW;
+        let home = rustix::fs::open(home, flags, Mode::empty()).ok()?;
+        self.0.move_to(home).ok().map(|()| self)
+    }
+}
+
 /// Something that is ready to be put in place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Ready {
@@ -45,6 +59,7 @@ pub(super) struct Plan<'a> {
     top: OwnedFd,
     staging: Staging,
     spots: Places,
+    is_root: bool,
     next: u64,
     /// Files, or directories with all that is in them.
     pub(super) removals: Vec<Vec<u8>>,
@@ -80,6 +95,7 @@ impl<'a> Plan<'a> {
             top,
             staging,
             spots: Places::default(),
+            is_root: rustix::process::geteuid().is_root(),
             next: 0,
             removals: Vec::new(),
             prunes: false,
@@ -153,24 +169,36 @@ impl<'a> Plan<'a> {
         set(self.staging.directory(), &staged(number), dress)
     }
 
+    /// As [`Self::dress`], of a file that is open.
+    pub(super) fn dress_file(&self, file: &File, dress: &Dress) -> Result<(), Errno> {
+        if let Some(Owner { uid, gid }) = dress.owner.filter(|_| self.is_root) {
+            rustix::fs::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+        }
+        if let Some(mode) = dress.mode {
+            rustix::fs::fchmod(file, Mode::from_raw_mode(mode))?;
+        }
+        dress.modified.map_or(Ok(()), |modified| rustix::fs::futimens(file, &times(modified)))
+    }
+
     /// As [`Self::dress`], of what is at a path from the staging directory.
     pub(super) fn dress_at(&mut self, path: &[u8], dress: &Dress) -> Result<(), Errno> {
         let (directory, name) = self.spot(path)?;
         set(directory, &name, dress)
     }
 
-    /// Does all of it.
-    pub(super) fn carry_out(mut self) -> Result<(), HistoryError> {
+    /// Does all of it. What was in the way is left over.
+    pub(super) fn carry_out(mut self) -> Result<Leftovers, HistoryError> {
         let mut done = Vec::new();
         let carried = self.steps(&mut done);
-        carried.map_err(|(path, error)| {
+        let carried = carried.map_err(|(path, error)| {
             let error = FileError::new("change", &path, error);
             let undone = done.iter().rev().map(|step| self.take_back(step));
             match undone.filter_map(Result::err).reduce(|first, _| first) {
                 None => error.into(),
                 Some(undo) => HistoryError::Unsettled { error: Box::new(error), undo: undo.into() },
             }
-        })
+        });
+        carried.map(|()| Leftovers(self.staging))
     }
 
     fn steps(&mut self, done: &mut Vec<Done>) -> Step<()> {
@@ -400,9 +428,12 @@ fn set(directory: BorrowedFd<'_>, name: &CStr, dress: &Dress) -> Result<(), Errn
         crate::change::set_mode(&place, mode)?;
     }
     let Some(modified) = dress.modified else { return Ok(()) };
+    rustix::fs::utimensat(directory, name, &times(modified), AtFlags::SYMLINK_NOFOLLOW)
+}
+
+fn times(modified: Moment) -> Timestamps {
     let last_access = rustix::fs::Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
-    let times = Timestamps { last_access, last_modification: modified.timespec() };
-    rustix::fs::utimensat(directory, name, &times, AtFlags::SYMLINK_NOFOLLOW)
+    Timestamps { last_access, last_modification: modified.timespec() }
 }
 
 /// Moves something to where nothing is.

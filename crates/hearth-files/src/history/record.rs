@@ -151,7 +151,7 @@ impl Entry {
         bytes.extend_from_slice(target);
     }
 
-    fn decode(fixed: &[u8; FIXED], before: &[u8], rest: &mut impl Read) -> io::Result<(Self, u64)> {
+    fn decode(fixed: &[u8; FIXED], before: &[u8], mut path: Vec<u8>, rest: &mut impl Read) -> io::Result<(Self, u64)> {
         let short = |at: usize| u32::from_le_bytes(fixed[at..at + 4].try_into().expect("four bytes"));
         let long = |at: usize| u64::from_le_bytes(fixed[at..at + 8].try_into().expect("eight bytes"));
         let kind = *KINDS.get(usize::from(fixed[0])).ok_or_else(damaged)?;
@@ -159,7 +159,7 @@ impl Entry {
         if same > before.len() || own > LONGEST || target > LONGEST {
             return Err(damaged());
         }
-        let mut path = Vec::with_capacity(same + own);
+        path.clear();
         path.extend_from_slice(&before[..same]);
         path.resize(same + own, 0);
         rest.read_exact(&mut path[same..])?;
@@ -265,13 +265,18 @@ impl<R: Read> Reader<R> {
 
     /// The next; `None` behind the last.
     pub(super) fn next(&mut self) -> io::Result<Option<Entry>> {
+        self.next_in(Vec::new())
+    }
+
+    /// As [`Self::next`]. Its path is put into `room`.
+    pub(super) fn next_in(&mut self, room: Vec<u8>) -> io::Result<Option<Entry>> {
         if self.left == 0 {
             return Ok(None);
         }
         self.left -= 1;
         let mut fixed = [0; FIXED];
         self.from.read_exact(&mut fixed)?;
-        let (entry, length) = Entry::decode(&fixed, &self.before, &mut self.from)?;
+        let (entry, length) = Entry::decode(&fixed, &self.before, room, &mut self.from)?;
         (self.place, self.next) = (self.next, self.next + length);
         self.before.clear();
         self.before.extend_from_slice(&entry.path);

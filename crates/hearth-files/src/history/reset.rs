@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use super::error::HistoryError;
 use super::order::{is_beneath, split};
 use super::packs::Fetching;
-use super::plan::{Dress, Places, Plan, Ready};
+use super::plan::{Dress, Leftovers, Places, Plan, Ready};
 use super::record::{Content, Entry, Moment, Stamp};
 use super::scan::{Compared, Found, Met, Scan, compare};
 use super::store::History;
@@ -21,11 +21,16 @@ use crate::remove::Wanted;
 use crate::root::{Owner, Root};
 
 /// Makes a workspace what it was at a checkpoint: contents, permissions, owners, times, links. What was not there then goes. What has not
-/// changed is not touched.
+/// changed is not touched. What is left over, where anything is, is out of the workspace and goes when it is dropped.
 ///
 /// # Errors
 /// [`HistoryError`]; all is as it was before, but for [`HistoryError::Unsettled`].
-pub fn reset(history: &History, root: &Root, name: &str, wanted: Wanted<'_>) -> Result<ResetDone, HistoryError> {
+pub fn reset(
+    history: &History,
+    root: &Root,
+    name: &str,
+    wanted: Wanted<'_>,
+) -> Result<(ResetDone, Option<Leftovers>), HistoryError> {
     let (_, entries) = history.entries(name)?;
     let mut resetting = Resetting {
         plan: Plan::new(root)?,
@@ -47,13 +52,13 @@ pub fn reset(history: &History, root: &Root, name: &str, wanted: Wanted<'_>) -> 
     dress_directories(&mut plan, directories);
     let top = rustix::io::fcntl_dupfd_cloexec(plan.top(), 0);
     let top = top.map_err(|error| FileError::new("change", root.name().as_bytes(), error))?;
-    plan.carry_out()?;
+    let leftovers = plan.carry_out()?.move_to(&history.leftovers());
     let mut places = Places::default();
     for restored in restored {
         stamps.push((restored.place, restored.look(&mut places, &top)));
     }
     history.refresh(name, &stamps)?;
-    Ok(done)
+    Ok((done, leftovers))
 }
 
 /// A directory of the checkpoint.
@@ -167,6 +172,7 @@ impl Resetting<'_> {
             {
                 self.stamps.push((self.scan.place(), stamp));
             }
+            self.scan.take_back(entry);
             return Ok(());
         }
         self.done.adjusted += 1;
@@ -263,20 +269,21 @@ impl Resetting<'_> {
             (_, FileKind::Fifo) => self.plan.fifo_at(spot).map_err(fail)?,
             _ => {
                 let file = self.plan.file_at(spot).map_err(fail)?;
-                self.fill(entry, file)?;
+                self.fill(entry, &file)?;
+                return self.plan.dress_file(&file, dress).map_err(fail);
             }
         }
         self.plan.dress_at(spot, dress).map_err(fail)
     }
 
-    fn fill(&mut self, entry: &Entry, mut file: std::fs::File) -> Result<(), HistoryError> {
+    fn fill(&mut self, entry: &Entry, mut file: &std::fs::File) -> Result<(), HistoryError> {
         if !(self.wanted)() {
             return Err(HistoryError::Cancelled);
         }
         let fetch = HistoryError::store("read what was kept");
         if let Content::Large(number) = entry.content {
             let from = self.fetching.large(number).map_err(fetch)?;
-            let copied = data::copy(&from, &file, entry.size, self.wanted);
+            let copied = data::copy(&from, file, entry.size, self.wanted);
             let copied = copied.map_err(|error| FileError::new("make", &entry.path, error))?;
             return copied.map(drop).ok_or(HistoryError::Cancelled);
         }

@@ -53,6 +53,8 @@ pub(super) struct Scan {
     walk: Walk,
     entries: Option<Entries>,
     ahead: Option<Entry>,
+    /// For the path of the next.
+    room: Vec<u8>,
     /// Where the last entry that was read is.
     place: u64,
     /// What was found and not yet met.
@@ -74,6 +76,7 @@ impl Scan {
             walk: Walk::new(top),
             entries,
             ahead: None,
+            room: Vec::new(),
             place: 0,
             found: None,
             is_to_enter: false,
@@ -102,6 +105,11 @@ impl Scan {
             (Some(entry), None) => Some(Met::Gone(entry)),
             (None, found) => found.map(Met::New),
         })
+    }
+
+    /// Takes back an entry that nobody needs, for the next to use its room.
+    pub(super) fn take_back(&mut self, entry: Entry) {
+        self.room = entry.path;
     }
 
     /// Leaves out what is in the directory that was just met.
@@ -211,7 +219,9 @@ impl Scan {
     fn read_ahead(&mut self) -> Result<(), HistoryError> {
         let Some(entries) = &mut self.entries else { return Ok(()) };
         while self.ahead.is_none() {
-            let Some(entry) = entries.next().map_err(HistoryError::store("read the checkpoint"))? else {
+            let Some(entry) =
+                entries.next_in(std::mem::take(&mut self.room)).map_err(HistoryError::store("read the checkpoint"))?
+            else {
                 self.entries = None;
                 return Ok(());
             };

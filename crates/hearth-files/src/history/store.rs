@@ -3,6 +3,7 @@
 //! ```text
 //! checkpoints/NAME     a header and the entries ([`record`](super::record))
 //! packs/N              small contents, one behind the other, of the N-th that was taken
+//! leftovers            what a reset has moved out of the workspace, until it is removed
 //! large/NUMBER         one large content: a clone of the file where the file system can, else a copy with its holes
 //! ```
 //!
@@ -12,6 +13,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,6 +23,7 @@ use rustix::fs::FallocateFlags;
 
 use super::error::HistoryError;
 use super::record::{Content, Entry, FIXED, Reader, Stamp, Writer, damaged, restamp};
+use crate::archive::staging;
 
 /// What a list of entries begins with: the format's name and version.
 const MAGIC: &[u8; 8] = b"hearth\0\x01";
@@ -86,7 +89,7 @@ impl History {
     /// [`HistoryError::Store`].
     pub fn open(place: &Path) -> Result<Self, HistoryError> {
         let make = |path: &Path| DirBuilder::new().recursive(true).mode(0o700).create(path);
-        for name in ["checkpoints", "packs", "large"] {
+        for name in ["checkpoints", "packs", "large", "leftovers"] {
             make(&place.join(name)).map_err(HistoryError::store("make the place for history"))?;
         }
         Ok(Self { place: place.to_owned() })
@@ -98,6 +101,11 @@ impl History {
 
     pub(super) fn large(&self, number: u64) -> PathBuf {
         self.place.join("large").join(number.to_string())
+    }
+
+    /// Where what a reset has replaced is until it is removed.
+    pub(super) fn leftovers(&self) -> PathBuf {
+        self.place.join("leftovers")
     }
 
     /// Where large contents are.
@@ -238,6 +246,7 @@ impl History {
     }
 
     fn sweep(&self, needed: &Needed) -> io::Result<()> {
+        staging::sweep(File::open(self.leftovers())?.as_fd());
         for entry in fs::read_dir(self.place.join("large"))? {
             let entry = entry?;
             let number = entry.file_name().to_str().and_then(|name| name.parse().ok());

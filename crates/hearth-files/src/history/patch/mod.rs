@@ -55,7 +55,7 @@ pub fn patch(
     }
     let (plan, patched) = applying.finish(root)?;
     if !options.check {
-        plan.carry_out().map_err(PatchError::History)?;
+        plan.carry_out().map(drop).map_err(PatchError::History)?;
     }
     Ok(patched)
 }

@@ -58,7 +58,7 @@ impl Room {
     }
 
     pub(super) fn reset(&self, name: &str) -> Result<ResetDone, HistoryError> {
-        history::reset(&self.history, &self.root, name, &|| true)
+        history::reset(&self.history, &self.root, name, &|| true).map(|(done, _)| done)
     }
 }
 

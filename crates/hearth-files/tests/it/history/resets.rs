@@ -76,7 +76,7 @@ fn b39_named_checkpoints_come_and_go_and_share_what_they_have_in_common() {
     assert_eq!(room.reset(BASELINE).unwrap_err().code(), ErrorCode::UnknownName);
     assert_eq!(room.history.remove("third").unwrap_err().code(), ErrorCode::UnknownName);
     room.history.remove("second").unwrap();
-    for directory in ["packs", "large", "checkpoints"] {
+    for directory in ["packs", "large", "checkpoints", "leftovers"] {
         assert_eq!(fs::read_dir(room.beside("history").join(directory)).unwrap().count(), 0, "{directory}");
     }
 }
