@@ -97,7 +97,7 @@ impl Directories {
 
     /// What each QEMU has said of its version.
     pub(crate) fn versions(&self) -> PathBuf {
-        self.home.join("qemu.json")
+        self.cache().join("qemu.json")
     }
 
     /// The home, or the nearest directory above it that is there: where the home will be made.

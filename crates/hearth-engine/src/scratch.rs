@@ -50,6 +50,14 @@ impl Scratch {
         self.directory.join(BASE)
     }
 
+    /// Moves the raw image away. Onto another file system it is copied.
+    pub(crate) fn move_base(&self, to: &Path) -> io::Result<()> {
+        match fs::rename(self.base(), to) {
+            Err(error) if error.kind() == io::ErrorKind::CrossesDevices => copy_file(&self.base(), to),
+            moved => moved,
+        }
+    }
+
     /// An overlay, counted from 1.
     pub(crate) fn overlay(&self, number: usize) -> PathBuf {
         self.directory.join(format!("{BASE}.{number}"))

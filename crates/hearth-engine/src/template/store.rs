@@ -119,7 +119,7 @@ pub(super) fn write(directory: &Path, made: Made, about: About) -> Result<Templa
     let disk = made.scratch.as_ref().map(|scratch| {
         // Only its QEMU had it open, which has ended.
         let path = Scratch::bare(filled.path()).base();
-        fs::rename(scratch.base(), &path).map_err(SavedFault::file(&path))?;
+        scratch.move_base(&path).map_err(SavedFault::file(&path))?;
         saved::sum_up_disk(&path)
     });
     let record = TemplateRecord {
