@@ -5,7 +5,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -16,6 +16,8 @@ use crate::{DiskMib, EngineError};
 
 /// The raw image's name in a directory; an overlay's is this with its number.
 pub(crate) const BASE: &str = "disk";
+/// What is copied at once, in bytes.
+const PIECE: usize = 1 << 20;
 /// The number of the scratch disk among a machine's.
 pub(crate) const NUMBER: usize = 1;
 
@@ -170,24 +172,22 @@ impl Scratch {
 
 /// Copies a file for this user alone: by sharing its blocks where the file system can, else without its holes.
 fn copy_file(from: &Path, to: &Path) -> io::Result<()> {
-    use rustix::fs::{SeekFrom, copy_file_range, ioctl_ficlone, seek};
+    use rustix::fs::{SeekFrom, ioctl_ficlone, seek};
     let source = File::open(from)?;
     let copy = File::options().write(true).create_new(true).mode(0o600).open(to)?;
     if ioctl_ficlone(&copy, &source).is_ok() {
         return Ok(());
     }
     copy.set_len(source.metadata()?.len())?;
-    let mut at = 0;
+    let (mut at, mut piece) = (0, vec![0; PIECE]);
     while let Ok(data) = seek(&source, SeekFrom::Data(at)) {
         let end = seek(&source, SeekFrom::Hole(data))?;
         at = data;
         while at < end {
-            let (mut from, mut to) = (at, at);
-            let count = copy_file_range(&source, Some(&mut from), &copy, Some(&mut to), (end - at) as usize)?;
-            if count == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            at += count as u64;
+            let length = usize::try_from(end - at).map_or(PIECE, |left| left.min(PIECE));
+            source.read_exact_at(&mut piece[..length], at)?;
+            copy.write_all_at(&piece[..length], at)?;
+            at += length as u64;
         }
     }
     Ok(())

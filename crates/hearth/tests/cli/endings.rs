@@ -167,7 +167,8 @@ fn b51_sigquit_leaves_nothing_and_an_ignored_sighup_stays_ignored() {
     let mut command = home.command(&[]);
     let script = "trap '' HUP; exec \"$0\" run -- sh -c 'echo ready; read line; echo $line'";
     let mut shell = std::process::Command::new("sh");
-    shell.args(["-c", script, hearth]).env("HEARTH_HOME", home.path()).stdin(Stdio::piped()).stdout(Stdio::piped());
+    shell.args(["-c", script, hearth]).env("HEARTH_HOME", home.path()).env("HEARTH_POOL", "0");
+    shell.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut ignoring = Running::start(&mut shell);
     ignoring.read_until("ready\n");
     ignoring.signal(Signal::HUP);

@@ -147,3 +147,33 @@ fn a_sandbox_is_paused_or_removed_when_nobody_uses_it_and_nothing_runs() {
     home.ok(&["update", "a", "--idle", "none"]);
     assert_eq!(home.json(&["inspect", "a"])["idle"], Value::Null);
 }
+
+#[test]
+fn a_snapshot_is_taken_started_from_carried_to_a_file_and_removed() {
+    let Some(home) = Daemon::with_images() else { return };
+    home.ok(&["create", "--name", "a"]);
+    home.ok(&["exec", "a", "sh", "-c", "echo saved > note"]);
+    let saved = home.json(&["snapshot", "create", "a", "base", "--json"]);
+    assert!(saved["bytes"].as_u64() > Some(100_000) && saved["stopped_us"].as_u64() > Some(0), "{saved}");
+    home.ok(&["exec", "a", "sh", "-c", "echo later > note"]);
+    let refused = |arguments: &[&str], code: i32, words: &str| {
+        let output = home.0.hearth(arguments);
+        assert_code(&output, code);
+        assert!(text(&output.stderr).contains(words), "{arguments:?}: {}", said(&output));
+    };
+    refused(&["snapshot", "create", "a", "base"], 125, "already");
+    refused(&["create", "--snapshot", "none"], 125, "no snapshot");
+    refused(&["create", "--snapshot", "base", "--memory", "1G"], 125, "cannot be used with");
+    home.ok(&["create", "--name", "b", "--snapshot", "base", "-e", "GIVEN=yes"]);
+    assert_eq!(home.ok(&["exec", "b", "sh", "-c", "cat note; echo $GIVEN"]), "saved\nyes");
+    let file = home.0.path().join("base.hearth");
+    home.ok(&["snapshot", "export", "base", file.to_str().unwrap()]);
+    home.ok(&["snapshot", "rm", "base"]);
+    refused(&["snapshot", "rm", "base"], 125, "no snapshot");
+    home.ok(&["snapshot", "import", file.to_str().unwrap(), "again"]);
+    assert_eq!(home.json(&["snapshot", "ls", "--json"])[0]["name"], "again");
+    home.ok(&["create", "--name", "c", "--snapshot", "again"]);
+    assert_eq!(home.ok(&["exec", "c", "cat", "note"]), "saved");
+    home.ok(&["rm", "a", "b", "c"]);
+    home.0.assert_nothing_left();
+}
