@@ -43,7 +43,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("imara-diff", &["hearth-files"]),
     ("sha1", &["hearth-files"]),
     ("bzip2", &["hearth-files"]),
-    ("zstd", &["hearth-files"]),
+    ("zstd", &["hearth-files", "hearth-engine"]),
     ("ruzstd", &["hearth-image"]),
     ("lzma-rust2", &["hearth-image", "hearth-files"]),
     ("vte", &["hearth-agent"]),
