@@ -31,7 +31,7 @@ lint:
 test-image: setup-test
 	$(CARGO) build --locked --package hearth
 	HEARTH_HOME=$(TEST_HOME) target/debug/hearth image build --if-missing
-	HEARTH_HOME=$(TEST_HOME) target/debug/hearth run -- true
+	HEARTH_HOME=$(TEST_HOME) target/debug/hearth run --no-daemon -- true
 
 bench: setup-demo
 	$(CARGO) build --release --locked --package hearth --package xtask
