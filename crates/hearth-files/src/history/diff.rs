@@ -105,6 +105,7 @@ fn differences(
         }
     }
     sums.skipped = differing.scan.skipped;
+    touched.append(&mut differing.scan.unchanged);
     history.refresh(name, &touched)?;
     Ok(sums)
 }

@@ -48,7 +48,8 @@ pub fn reset(
     while let Some(met) = resetting.scan.next(wanted)? {
         resetting.meet(met)?;
     }
-    let Resetting { mut plan, done, mut stamps, restored, directories, .. } = resetting;
+    let Resetting { mut plan, done, mut stamps, restored, directories, mut scan, .. } = resetting;
+    stamps.append(&mut scan.unchanged);
     dress_directories(&mut plan, directories);
     let top = rustix::io::fcntl_dupfd_cloexec(plan.top(), 0);
     let top = top.map_err(|error| FileError::new("change", root.name().as_bytes(), error))?;

@@ -1,4 +1,7 @@
 //! A walk through the workspace beside a checkpoint's entries, which come in the same order.
+//!
+//! A directory of which `stat` says what it said when the checkpoint was taken holds the names that it held then: it is not read, and what the
+//! checkpoint has in it is looked for one by one. One that has changed is read; if it turns out to hold the same names, that is remembered.
 
 use std::cmp::Ordering;
 use std::fs::File;
@@ -31,6 +34,8 @@ pub(super) struct Found {
     /// With the inode's number it tells a file from all others; alone it says nothing, since an overlay has several.
     pub(super) device: u64,
     pub(super) stamp: Stamp,
+    /// Something is mounted here, which is no part of the workspace.
+    is_mount: bool,
 }
 
 impl Found {
@@ -59,7 +64,13 @@ pub(super) struct Scan {
     place: u64,
     /// What was found and not yet met.
     found: Option<Found>,
-    is_to_enter: bool,
+    to_enter: Option<Open>,
+    /// The directories that the walk is in, but for the first.
+    open: Vec<Open>,
+    /// Directories that hold the names that they held, with what `stat` says of them now.
+    pub(super) unchanged: Vec<(u64, Option<Stamp>)>,
+    /// Whether mount points are met, as directories with nothing in them.
+    meets_mounts: bool,
     /// What is in here is no part of the workspace, or cannot be seen.
     hidden: Option<Vec<u8>>,
     /// What was left out.
@@ -79,11 +90,19 @@ impl Scan {
             room: Vec::new(),
             place: 0,
             found: None,
-            is_to_enter: false,
+            to_enter: None,
+            open: Vec::new(),
+            unchanged: Vec::new(),
+            meets_mounts: false,
             hidden: None,
             skipped: 0,
             steps: 0,
         })
+    }
+
+    /// Has mount points met, too.
+    pub(super) fn with_mounts(self) -> Self {
+        Self { meets_mounts: true, ..self }
     }
 
     /// Goes to the next path at which something is or was; `None` at the end.
@@ -99,7 +118,7 @@ impl Scan {
         };
         let entry = if order.is_le() { self.ahead.take() } else { None };
         let found = if order.is_ge() { self.found.take() } else { None };
-        self.is_to_enter = found.is_some_and(|found| found.kind == FileKind::Directory);
+        self.note(entry.as_ref(), found.as_ref());
         Ok(match (entry, found) {
             (Some(entry), Some(found)) => Some(Met::Both(entry, found)),
             (Some(entry), None) => Some(Met::Gone(entry)),
@@ -107,14 +126,41 @@ impl Scan {
         })
     }
 
+    /// Prepares to enter what was met, and remembers whether the directory it is in still holds what it held.
+    fn note(&mut self, entry: Option<&Entry>, found: Option<&Found>) {
+        let kinds = (entry.map(|entry| entry.kind), found.map(|found| found.kind));
+        if kinds.0 != kinds.1
+            && let Some(open) = self.open.last_mut()
+        {
+            open.holds_the_same = false;
+        }
+        self.to_enter = found.filter(|found| found.kind == FileKind::Directory && !found.is_mount).map(|found| {
+            let entry = entry.filter(|entry| entry.kind == FileKind::Directory);
+            Open {
+                path: self.walk.path().len(),
+                place: entry.map(|_| self.place),
+                stamp: Some(found.stamp).filter(|stamp| stamp.is_settled(Moment::tick())),
+                is_known: entry.is_some_and(|entry| entry.stamp == Some(found.stamp)),
+                holds_the_same: true,
+            }
+        });
+    }
+
     /// Takes back an entry that nobody needs, for the next to use its room.
     pub(super) fn take_back(&mut self, entry: Entry) {
         self.room = entry.path;
     }
 
+    /// What `stat` says of a directory that was just met, if from now on a change of the names in it shows there.
+    pub(super) fn stamp(&self, found: &Found) -> Option<Stamp> {
+        let is_known = self.to_enter.as_ref().is_some_and(|open| open.is_known);
+        let settled = self.to_enter.as_ref().and_then(|open| open.stamp);
+        if is_known { Some(found.stamp) } else { settled }
+    }
+
     /// Leaves out what is in the directory that was just met.
     pub(super) fn pass(&mut self) {
-        self.is_to_enter = false;
+        self.to_enter = None;
     }
 
     /// The path of what was just met, unless it is gone.
@@ -154,10 +200,12 @@ impl Scan {
     }
 
     fn enter(&mut self) -> Result<(), HistoryError> {
-        if std::mem::take(&mut self.is_to_enter) {
-            match self.walk.enter() {
+        if let Some(open) = self.to_enter.take() {
+            let entered = if open.is_known { self.walk.enter_known() } else { self.walk.enter() };
+            match entered {
+                Ok(()) => self.open.push(open),
                 // Gone, or something else by now: then nothing is in it.
-                Ok(()) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
                 Err(Errno::ACCESS | Errno::PERM) => self.hide(),
                 Err(error) => return Err(self.failed(error)),
             }
@@ -167,19 +215,31 @@ impl Scan {
 
     fn hide(&mut self) {
         self.skipped += 1;
-        self.hidden = Some(self.walk.path().to_vec());
+        let path = self.walk.path();
+        if self.ahead.as_ref().is_some_and(|entry| is_hidden(&entry.path, path)) {
+            self.ahead = None;
+        }
+        self.hidden = Some(path.to_vec());
     }
 
     /// Walks to the next thing that counts.
     fn look(&mut self, wanted: Wanted<'_>) -> Result<(), HistoryError> {
         while self.found.is_none() {
+            if self.open.last().is_some_and(|open| open.is_known) && self.look_for_known()? {
+                // Where nothing was found its entry tells so, unless that is hidden.
+                match self.ahead {
+                    Some(_) => return Ok(()),
+                    None => continue,
+                }
+            }
             self.steps += 1;
             if self.steps.is_multiple_of(256) && !wanted() {
                 return Err(HistoryError::Cancelled);
             }
             match self.walk.step() {
                 Ok(Step::Found(_)) => self.found = self.stat()?,
-                Ok(Step::Reading | Step::Left) => {}
+                Ok(Step::Left) => self.leave()?,
+                Ok(Step::Reading) => {}
                 Ok(Step::Lost) => {
                     let message = "a directory was moved away meanwhile: ask again".to_owned();
                     let code = hearth_protocol::ErrorCode::Io;
@@ -188,6 +248,40 @@ impl Scan {
                 Ok(Step::End) => return Ok(()),
                 Err(error) => return Err(self.failed(error)),
             }
+        }
+        Ok(())
+    }
+
+    /// Looks for what the checkpoint has next in a directory that holds what it held; false when that was all.
+    fn look_for_known(&mut self) -> Result<bool, HistoryError> {
+        self.read_ahead()?;
+        let (Some(open), Some(entry)) = (self.open.last(), &self.ahead) else { return Ok(false) };
+        let directory = &self.walk.path()[..open.path];
+        if !is_beneath(&entry.path, directory) {
+            return Ok(false);
+        }
+        let name = &entry.path[open.path + 1..];
+        // What was in a directory that could not be entered is gone with it.
+        if memchr::memchr(b'/', name).is_none() {
+            self.walk.step_to(name);
+            self.found = self.stat()?;
+        }
+        Ok(true)
+    }
+
+    /// A directory was left. Unless it holds other names than it held it need not be read the next time.
+    fn leave(&mut self) -> Result<(), HistoryError> {
+        self.read_ahead()?;
+        let Some(Open { path, place, stamp, is_known, holds_the_same }) = self.open.pop() else { return Ok(()) };
+        let directory = &self.walk.path()[..path.min(self.walk.path().len())];
+        let is_missing_some = self.ahead.as_ref().is_some_and(|entry| is_beneath(&entry.path, directory));
+        if let Some(place) = place
+            && !is_known
+            && holds_the_same
+            && !is_missing_some
+            && stamp.is_some()
+        {
+            self.unchanged.push((place, stamp));
         }
         Ok(())
     }
@@ -201,9 +295,12 @@ impl Scan {
             Err(Errno::NOENT) => return Ok(None),
             stat => stat.map_err(|error| self.failed(error))?,
         };
-        if stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) {
+        let is_mount = stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT);
+        if is_mount {
             self.hide();
-            return Ok(None);
+            if !self.meets_mounts {
+                return Ok(None);
+            }
         }
         Ok(Some(Found {
             kind: kind_of(FileType::from_raw_mode(stat.stx_mode.into())),
@@ -213,6 +310,7 @@ impl Scan {
             links: stat.stx_nlink,
             device: rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor),
             stamp: Stamp::of(&stat),
+            is_mount,
         }))
     }
 
@@ -227,12 +325,30 @@ impl Scan {
             };
             self.place = entries.place();
             let hidden = self.hidden.as_deref();
-            if !hidden.is_some_and(|hidden| entry.path == hidden || is_beneath(&entry.path, hidden)) {
+            if !hidden.is_some_and(|hidden| is_hidden(&entry.path, hidden)) {
                 self.ahead = Some(entry);
             }
         }
         Ok(())
     }
+}
+
+fn is_hidden(path: &[u8], hidden: &[u8]) -> bool {
+    path == hidden || is_beneath(path, hidden)
+}
+
+/// A directory that the walk is in.
+#[derive(Debug, Clone, Copy)]
+struct Open {
+    /// The length of its path.
+    path: usize,
+    /// Where its entry is, if it has one.
+    place: Option<u64>,
+    /// What `stat` said before it was read, if that may be relied on.
+    stamp: Option<Stamp>,
+    /// Whether it is not read.
+    is_known: bool,
+    holds_the_same: bool,
 }
 
 /// Whether a file still is what it was.

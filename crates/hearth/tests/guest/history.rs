@@ -7,7 +7,7 @@ use hearth_engine::protocol::history::{CheckpointName, Patch};
 use crate::support::{Guest, code};
 
 /// What tells one state of the workspace from another.
-const STATE: &str = "find . -printf '%p %y %m %u %l\\n' | sort; find . -type f | sort | xargs sha256sum";
+const STATE: &str = "find . -printf '%p %y %m %u %l\\n' | sort; find . -type f -print0 | sort -z | xargs -0 sha256sum";
 
 #[tokio::test]
 async fn b36_b39_a_workspace_is_diffed_patched_and_brought_back_and_its_history_is_out_of_reach() {
