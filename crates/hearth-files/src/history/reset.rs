@@ -31,11 +31,10 @@ pub fn reset(
     name: &str,
     wanted: Wanted<'_>,
 ) -> Result<(ResetDone, Option<Leftovers>), HistoryError> {
-    let (_, entries) = history.entries(name)?;
     let mut resetting = Resetting {
+        scan: Scan::beside(root, history, name)?,
         plan: Plan::new(root)?,
         fetching: Fetching::new(history).map_err(HistoryError::store("read the checkpoint"))?,
-        scan: Scan::begin(root, Some(entries))?,
         wanted,
         done: ResetDone::default(),
         tree: None,

@@ -4,18 +4,21 @@
 //! checkpoint has in it is looked for one by one. One that has changed is read; if it turns out to hold the same names, that is remembered.
 
 use std::cmp::Ordering;
+use std::ffi::CStr;
 use std::fs::File;
 use std::io;
+use std::os::fd::BorrowedFd;
 
 use hearth_protocol::files::FileKind;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 
 use super::error::HistoryError;
+use super::foresight::Foresight;
 use super::order::{is_beneath, order};
 use super::packs::Fetching;
 use super::record::{Content, Entry, Moment, Stamp};
-use super::store::Entries;
+use super::store::{Entries, History};
 use crate::archive::is_staging;
 use crate::entry::kind_of;
 use crate::error::{FileError, Reason};
@@ -60,8 +63,10 @@ pub(super) struct Scan {
     ahead: Option<Entry>,
     /// For the path of the next.
     room: Vec<u8>,
-    /// Where the last entry that was read is.
+    /// Where the last entry that was read is, and how many were read with it.
     place: u64,
+    number: u64,
+    foresight: Option<Foresight>,
     /// What was found and not yet met.
     found: Option<Found>,
     to_enter: Option<Open>,
@@ -79,8 +84,20 @@ pub(super) struct Scan {
 }
 
 impl Scan {
-    /// Begins. Without entries everything is new.
-    pub(super) fn begin(root: &Root, entries: Option<Entries>) -> Result<Self, HistoryError> {
+    /// Begins beside the entries of a checkpoint.
+    pub(super) fn beside(root: &Root, history: &History, name: &str) -> Result<Self, HistoryError> {
+        let (header, entries) = history.entries(name)?;
+        let (_, others) = history.entries(name)?;
+        let foresight = Foresight::begin(root.directory(), others, header.entries);
+        Self::begin(root, Some(entries), foresight)
+    }
+
+    /// Begins beside nothing: everything is new.
+    pub(super) fn alone(root: &Root) -> Result<Self, HistoryError> {
+        Self::begin(root, None, None)
+    }
+
+    fn begin(root: &Root, entries: Option<Entries>, foresight: Option<Foresight>) -> Result<Self, HistoryError> {
         let top = rustix::fs::openat(root.directory(), c".", DIRECTORY, Mode::empty());
         let top = top.map_err(|error| FileError::new("look through", root.name().as_bytes(), error))?;
         Ok(Self {
@@ -89,6 +106,8 @@ impl Scan {
             ahead: None,
             room: Vec::new(),
             place: 0,
+            number: 0,
+            foresight,
             found: None,
             to_enter: None,
             open: Vec::new(),
@@ -264,7 +283,11 @@ impl Scan {
         // What was in a directory that could not be entered is gone with it.
         if memchr::memchr(b'/', name).is_none() {
             self.walk.step_to(name);
-            self.found = self.stat()?;
+            let seen = self.foresight.as_mut().and_then(|foresight| foresight.at(self.number - 1));
+            self.found = match seen.filter(|found| !found.is_mount) {
+                Some(found) => Some(found),
+                None => self.stat()?,
+            };
         }
         Ok(true)
     }
@@ -291,27 +314,17 @@ impl Scan {
         if self.walk.depth() == 1 && is_staging(name.to_bytes()) {
             return Ok(None);
         }
-        let stat = match rustix::fs::statx(directory, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS) {
+        let found = match look_at(directory, name) {
             Err(Errno::NOENT) => return Ok(None),
-            stat => stat.map_err(|error| self.failed(error))?,
+            found => found.map_err(|error| self.failed(error))?,
         };
-        let is_mount = stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT);
-        if is_mount {
+        if found.is_mount {
             self.hide();
             if !self.meets_mounts {
                 return Ok(None);
             }
         }
-        Ok(Some(Found {
-            kind: kind_of(FileType::from_raw_mode(stat.stx_mode.into())),
-            mode: u32::from(stat.stx_mode) & 0o7777,
-            uid: stat.stx_uid,
-            gid: stat.stx_gid,
-            links: stat.stx_nlink,
-            device: rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor),
-            stamp: Stamp::of(&stat),
-            is_mount,
-        }))
+        Ok(Some(found))
     }
 
     fn read_ahead(&mut self) -> Result<(), HistoryError> {
@@ -324,6 +337,7 @@ impl Scan {
                 return Ok(());
             };
             self.place = entries.place();
+            self.number += 1;
             let hidden = self.hidden.as_deref();
             if !hidden.is_some_and(|hidden| is_hidden(&entry.path, hidden)) {
                 self.ahead = Some(entry);
@@ -331,6 +345,21 @@ impl Scan {
         }
         Ok(())
     }
+}
+
+/// Looks at what is at a name.
+pub(super) fn look_at(directory: BorrowedFd<'_>, name: &CStr) -> Result<Found, Errno> {
+    let stat = rustix::fs::statx(directory, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS)?;
+    Ok(Found {
+        kind: kind_of(FileType::from_raw_mode(stat.stx_mode.into())),
+        mode: u32::from(stat.stx_mode) & 0o7777,
+        uid: stat.stx_uid,
+        gid: stat.stx_gid,
+        links: stat.stx_nlink,
+        device: rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor),
+        stamp: Stamp::of(&stat),
+        is_mount: stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT),
+    })
 }
 
 fn is_hidden(path: &[u8], hidden: &[u8]) -> bool {

@@ -39,9 +39,8 @@ pub fn take(
         return Err(HistoryError::TooManyCheckpoints { limit: limits::CHECKPOINTS });
     }
     let base = history.freshest().map_err(&fail)?;
-    let entries = base.map(|base| history.entries(&base)).transpose()?.map(|(_, entries)| entries);
     let mut taking = Taking {
-        scan: Scan::begin(root, entries)?.with_mounts(),
+        scan: base.map_or_else(|| Scan::alone(root), |base| Scan::beside(root, history, &base))?.with_mounts(),
         adding: Adding::begin(history).map_err(&fail)?,
         fetching: Fetching::new(history).map_err(&fail)?,
         links: HashMap::new(),
