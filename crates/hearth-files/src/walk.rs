@@ -171,6 +171,27 @@ impl Walk {
         Ok(())
     }
 
+    /// As [`Self::enter`], but without reading what is in it: [`Self::step_to`] goes to what is known to be there.
+    ///
+    /// # Errors
+    /// As [`Self::enter`].
+    pub(crate) fn enter_known(&mut self) -> Result<(), Errno> {
+        self.enter()?;
+        self.levels.last_mut().expect("it was just entered").names.finish(0);
+        Ok(())
+    }
+
+    /// Goes to something in a directory that was entered as known.
+    pub(crate) fn step_to(&mut self, name: &[u8]) {
+        let start = self.levels.last().map_or(0, |level| level.path);
+        self.path.truncate(start);
+        if start > 0 {
+            self.path.push(b'/');
+        }
+        self.path.extend_from_slice(name);
+        self.name = CString::new(name).expect("a name that was the system's once holds no NUL");
+    }
+
     /// Goes to where an earlier walk was: behind `path`, and into it if it is a directory and not deeper than `depth`. What is gone
     /// meanwhile is passed over.
     pub(crate) fn resume(&mut self, path: &[u8], depth: usize) {

@@ -89,9 +89,8 @@ fn differences(
     wanted: Wanted<'_>,
     mut each: impl FnMut(&mut Differing<'_>, &Difference) -> Result<bool, HistoryError>,
 ) -> Result<Diffed, HistoryError> {
-    let (_, entries) = history.entries(name)?;
     let fetching = Fetching::new(history).map_err(HistoryError::store("read the checkpoint"))?;
-    let mut differing = Differing { history, scan: Scan::begin(root, Some(entries))?, fetching, wanted };
+    let mut differing = Differing { history, scan: Scan::beside(root, history, name)?, fetching, wanted };
     let (mut sums, mut touched) = (Diffed::default(), Vec::new());
     while let Some(met) = differing.scan.next(wanted)? {
         let Some(difference) = differing.look(met, &mut touched)? else { continue };
@@ -105,6 +104,7 @@ fn differences(
         }
     }
     sums.skipped = differing.scan.skipped;
+    touched.append(&mut differing.scan.unchanged);
     history.refresh(name, &touched)?;
     Ok(sums)
 }

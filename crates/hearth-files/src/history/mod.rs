@@ -27,6 +27,7 @@
 mod bodies;
 mod diff;
 mod error;
+mod foresight;
 mod order;
 mod packs;
 pub mod patch;

@@ -31,11 +31,10 @@ pub fn reset(
     name: &str,
     wanted: Wanted<'_>,
 ) -> Result<(ResetDone, Option<Leftovers>), HistoryError> {
-    let (_, entries) = history.entries(name)?;
     let mut resetting = Resetting {
+        scan: Scan::beside(root, history, name)?,
         plan: Plan::new(root)?,
         fetching: Fetching::new(history).map_err(HistoryError::store("read the checkpoint"))?,
-        scan: Scan::begin(root, Some(entries))?,
         wanted,
         done: ResetDone::default(),
         tree: None,
@@ -48,7 +47,8 @@ pub fn reset(
     while let Some(met) = resetting.scan.next(wanted)? {
         resetting.meet(met)?;
     }
-    let Resetting { mut plan, done, mut stamps, restored, directories, .. } = resetting;
+    let Resetting { mut plan, done, mut stamps, restored, directories, mut scan, .. } = resetting;
+    stamps.append(&mut scan.unchanged);
     dress_directories(&mut plan, directories);
     let top = rustix::io::fcntl_dupfd_cloexec(plan.top(), 0);
     let top = top.map_err(|error| FileError::new("change", root.name().as_bytes(), error))?;

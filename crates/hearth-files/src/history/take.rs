@@ -39,9 +39,8 @@ pub fn take(
         return Err(HistoryError::TooManyCheckpoints { limit: limits::CHECKPOINTS });
     }
     let base = history.freshest().map_err(&fail)?;
-    let entries = base.map(|base| history.entries(&base)).transpose()?.map(|(_, entries)| entries);
     let mut taking = Taking {
-        scan: Scan::begin(root, entries)?,
+        scan: base.map_or_else(|| Scan::alone(root), |base| Scan::beside(root, history, &base))?.with_mounts(),
         adding: Adding::begin(history).map_err(&fail)?,
         fetching: Fetching::new(history).map_err(&fail)?,
         links: HashMap::new(),
@@ -103,6 +102,7 @@ impl Taking<'_> {
     fn content(&mut self, old: Option<Entry>, found: &Found) -> Result<Kept, HistoryError> {
         match found.kind {
             FileKind::File | FileKind::Symlink => {}
+            FileKind::Directory => return Ok((Content::None, 0, self.scan.stamp(found))),
             _ => return Ok((Content::None, 0, None)),
         }
         if let Some(old) = old {

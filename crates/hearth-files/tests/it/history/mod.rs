@@ -3,6 +3,7 @@
 mod diffs;
 mod patches;
 mod resets;
+mod sequences;
 
 use std::path::Path;
 

@@ -100,6 +100,36 @@ fn b30_sockets_pipes_and_what_is_not_theirs_stop_no_history() {
 }
 
 #[test]
+fn b39_changes_anywhere_in_a_large_workspace_are_told_and_brought_back() {
+    let room = Room::new();
+    let name = |number: usize| format!("{:02}/{:02}/{number}", number / 250, number / 50);
+    (0..5000).for_each(|number| tree::file(room.path().join(name(number)), format!("{number}"), 0o644));
+    let before = tree::read(room.path());
+    room.take(BASELINE);
+    for round in 0..4 {
+        assert!(room.changes().is_empty(), "round {round}");
+        let mut expected = Vec::new();
+        for number in (round * 7..5000).step_by(97) {
+            let path = room.path().join(name(number));
+            match number % 4 {
+                0 => fs::write(&path, "other").unwrap(),
+                1 => fs::remove_file(&path).unwrap(),
+                2 => fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap(),
+                _ => fs::rename(&path, path.with_extension("new")).unwrap(),
+            }
+            expected.push(name(number));
+            expected.extend((number % 4 == 3).then(|| format!("{}.new", name(number))));
+        }
+        expected.sort();
+        let mut told: Vec<_> = room.changes().iter().map(|change| change.path.to_string_lossy().into_owned()).collect();
+        told.sort();
+        assert_eq!(told, expected, "round {round}");
+        room.reset(BASELINE).unwrap();
+        tree::assert_same(&tree::read(room.path()), &before, &format!("round {round}"));
+    }
+}
+
+#[test]
 fn b32_a_sparse_file_of_100_gb_is_kept_and_brought_back_as_one() {
     let room = Room::new();
     let path = room.path().join("disk");
