@@ -229,13 +229,15 @@ impl ExecRequest {
 }
 
 fn checked(start: Start) -> Result<Start, ErrorBody> {
-    start.validate().map(|()| start).map_err(|fault| {
-        // Its first word is the field: `timeout_ms must be …`, `command.argv has …`.
-        let first = fault.message.split([' ', '.']).next().unwrap_or_default().to_owned();
-        let known = ["command", "env", "secrets", "timeout_ms", "grace_ms", "limits", "pty"];
-        let field = known.contains(&first.as_str()).then_some(first);
-        ErrorBody { field, ..ErrorBody::from(Fault { ..fault }) }
-    })
+    let fields = ["command", "env", "secrets", "timeout_ms", "grace_ms", "limits", "pty"];
+    start.validate().map(|()| start).map_err(|fault| naming_field(fault, &fields))
+}
+
+/// Makes a refusal of one of the wire's, whose first word may be a field: `timeout_ms must be …`, `command.argv has …`.
+pub(crate) fn naming_field(fault: Fault, fields: &[&str]) -> ErrorBody {
+    let first = fault.message.split([' ', '.', ':']).next().unwrap_or_default().to_owned();
+    let field = fields.contains(&first.as_str()).then_some(first);
+    ErrorBody { field, ..ErrorBody::from(fault) }
 }
 
 /// How a program has ended, and what it wrote.

@@ -29,6 +29,9 @@
 //! | `GET {sandbox}/processes/{process}/attach`, upgraded | [`process::AttachProcess`] | see [`exec`] |
 //! | `POST {sandbox}/files/{op}`: `stat`, `list`, `mkdir`, `move`, `copy`, `remove`, `symlink`, `chmod`, `edit`, `search` | the wire's own request, see [`files`] | its result |
 //! | `GET`, `PUT {sandbox}/files/content` | [`files::ReadFile`]; [`files::WriteFile`], bytes | bytes; the file |
+//! | `GET`, `POST {sandbox}/kernels` | nothing, the wire's own start | [`kernels::KernelList`], [`kernels::KernelReady`] |
+//! | `POST {sandbox}/kernels/{name}/exec` | the wire's own exec | [`kernels::KernelLine`]s, as they come |
+//! | `POST {sandbox}/kernels/{name}/interrupt`, `…/restart`, `DELETE …/{name}` | nothing | nothing, [`kernels::KernelReady`], nothing |
 //! | `GET`, `PUT {sandbox}/archive` | [`files::ExportTree`]; [`files::ImportTree`], tar | tar; what was unpacked |
 //! | `GET /pool` | nothing | [`PoolInfo`] |
 //! | `GET /events` | [`FollowEvents`] | [`Event`]s, as server-sent events |
@@ -41,6 +44,7 @@
 
 pub mod exec;
 pub mod files;
+pub mod kernels;
 pub mod process;
 pub mod services;
 

@@ -52,12 +52,21 @@ impl Client {
     }
 
     async fn download(&self, path: &str) -> Result<Download, ClientError> {
+        self.download_by(Method::GET, path, None).await
+    }
+
+    pub(crate) async fn download_by(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Bytes>,
+    ) -> Result<Download, ClientError> {
         let mut connection = self.connect().await?;
-        let body = connection.send(Method::GET, path, None).await?.into_body();
+        let body = connection.send(method, path, body).await?.into_body();
         Ok(Download { body, _connection: connection })
     }
 
-    async fn delete(&self, path: &str) -> Result<(), ClientError> {
+    pub(crate) async fn delete(&self, path: &str) -> Result<(), ClientError> {
         self.connect().await?.bytes(Method::DELETE, path).await.map(drop)
     }
 

@@ -11,6 +11,7 @@ mod error;
 mod events;
 mod guest;
 mod held;
+mod kernels;
 
 use std::path::{Path, PathBuf};
 
@@ -31,6 +32,7 @@ pub use events::{Followed, Item};
 pub use guest::Download;
 pub use hearth_api as api;
 pub use held::{Held, HeldEvent, HeldInput};
+pub use kernels::KernelRun;
 
 /// A daemon, found by its socket. Each call has a connection of its own.
 #[derive(Debug, Clone)]

@@ -14,6 +14,7 @@ mod exec;
 mod files;
 mod health;
 mod input;
+mod kernels;
 mod pool;
 mod processes;
 mod routes;

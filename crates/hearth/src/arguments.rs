@@ -1,6 +1,7 @@
 //! What can be typed. Help texts are for a person in a hurry.
 
 mod guest;
+mod kernel;
 mod sandbox;
 
 use std::ffi::OsString;
@@ -15,6 +16,7 @@ pub(crate) use guest::{
     AttachOptions, ExportOptions, FileCommand, KillOptions, PortOptions, SandboxOptions, ServiceCommand,
     ServiceOptions, ServiceStartOptions,
 };
+pub(crate) use kernel::{KernelCommand, KernelOptions, KernelRunOptions};
 pub(crate) use sandbox::{
     CreateOptions, DaemonOptions, EventOptions, ExecOptions, ForkOptions, ListOptions, PauseOptions, RemoveOptions,
     UpdateOptions,
@@ -66,6 +68,9 @@ pub(crate) enum Command {
     /// Programs of a sandbox with a name, a readiness and a log
     #[command(subcommand)]
     Service(ServiceCommand),
+    /// Code with state: interpreters of a sandbox that remember what they ran
+    #[command(subcommand)]
+    Kernel(KernelCommand),
     /// Ports of this host that lead into a sandbox
     Ports(PortOptions),
     /// Change a sandbox's name, labels or lifetime
@@ -127,6 +132,7 @@ impl Command {
             Self::Service(ServiceCommand::Start(options)) => options.json,
             Self::Service(ServiceCommand::Ls(options)) => options.json,
             Self::Service(command) => matches!(command, ServiceCommand::Inspect(_)),
+            Self::Kernel(command) => command.wants_json(),
             Self::Ports(options) => options.json,
             Self::Update(options) => options.json,
             Self::Pause(options) | Self::Resume(options) => options.json,

@@ -57,6 +57,7 @@ fn run(command: Command) -> Result<i32, Failure> {
             Command::File(command) => commands::guest::file(command).await,
             Command::Export(options) => commands::guest::export(options).await,
             Command::Service(command) => commands::service::run(command).await,
+            Command::Kernel(command) => commands::kernel::run(command).await,
             Command::Ports(options) => commands::guest::ports(options).await,
             Command::Update(options) => commands::sandbox::update(options).await,
             Command::Pause(options) => commands::lifecycle::pause(options).await,

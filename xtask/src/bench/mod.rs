@@ -16,6 +16,7 @@ mod floor;
 mod fork;
 mod history;
 mod host;
+mod kernel;
 mod list;
 mod live;
 mod memory;
@@ -43,6 +44,7 @@ use host::Host;
 const GROUPS: &[Group] = &[
     boot::GROUP,
     restore::GROUP,
+    kernel::GROUP,
     pool::GROUP,
     burst::GROUP,
     restored_memory::GROUP,

@@ -8,6 +8,7 @@ pub(crate) mod events;
 pub(crate) mod exec;
 pub(crate) mod guest;
 pub(crate) mod image;
+pub(crate) mod kernel;
 pub(crate) mod lifecycle;
 pub(crate) mod pool;
 pub(crate) mod run;
