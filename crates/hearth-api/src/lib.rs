@@ -30,6 +30,10 @@
 //! | `POST {sandbox}/files/{op}`: `stat`, `list`, `mkdir`, `move`, `copy`, `remove`, `symlink`, `chmod`, `edit`, `search` | the wire's own request, see [`files`] | its result |
 //! | `GET`, `PUT {sandbox}/files/content` | [`files::ReadFile`]; [`files::WriteFile`], bytes | bytes; the file |
 //! | `GET`, `PUT {sandbox}/archive` | [`files::ExportTree`]; [`files::ImportTree`], tar | tar; what was unpacked |
+//! | `GET {sandbox}/diff`, `/changes` | [`history::Since`] | a patch as text; [`history::ChangeList`] |
+//! | `POST {sandbox}/patch` | [`history::ApplyPatch`], the patch | the wire's `Patched` |
+//! | `POST {sandbox}/reset` | the wire's `Named` | the wire's `ResetDone` |
+//! | `GET`, `POST {sandbox}/checkpoints`, `DELETE …/{name}` | nothing, the wire's `Named` | [`history::CheckpointList`], the checkpoint |
 //! | `GET /pool` | nothing | [`PoolInfo`] |
 //! | `GET /events` | [`FollowEvents`] | [`Event`]s, as server-sent events |
 //! | `GET /metrics` (without `/v1`) | figures | Prometheus' text |
@@ -41,6 +45,7 @@
 
 pub mod exec;
 pub mod files;
+pub mod history;
 pub mod process;
 pub mod services;
 

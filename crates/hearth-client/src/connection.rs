@@ -81,11 +81,12 @@ impl Connection {
     /// Sends bytes as they come, and reads a JSON answer. One that fails ends the request, and is not its end.
     pub(crate) async fn upload<T: DeserializeOwned>(
         &mut self,
+        method: Method,
         path: &str,
         bytes: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
     ) -> Result<T, ClientError> {
         let body = StreamBody::new(bytes.map(|piece| piece.map(Frame::data))).boxed_unsync();
-        let answer = self.send_body(Method::PUT, path, Some("application/octet-stream"), body).await?;
+        let answer = self.send_body(method, path, Some("application/octet-stream"), body).await?;
         let answer = whole(answer).await?;
         serde_json::from_slice(&answer).map_err(|error| ClientError::BadAnswer { what: error.to_string() })
     }

@@ -11,6 +11,7 @@ mod error;
 mod events;
 mod guest;
 mod held;
+mod history;
 
 use std::path::{Path, PathBuf};
 

@@ -192,8 +192,7 @@ pub(crate) async fn import(
 ) -> Answer<Imported> {
     let (root, path) = query.place()?;
     let import = Import { root, path, limit_bytes: query.limit_bytes };
-    let archive = Reader { stream: request.into_body().into_data_stream(), piece: Bytes::new() };
-    Ok(Json(app.member(&sandbox)?.channel().await?.import(import, archive).await?))
+    Ok(Json(app.member(&sandbox)?.channel().await?.import(import, Reader::of(request)).await?))
 }
 
 /// What sends bytes, and then says that they are all.
@@ -268,9 +267,15 @@ pub(crate) async fn stream<P: Pieces>(pieces: P, kind: &'static str) -> Result<R
 }
 
 /// A request's body, as something to read from.
-struct Reader {
+pub(crate) struct Reader {
     stream: BodyDataStream,
     piece: Bytes,
+}
+
+impl Reader {
+    pub(crate) fn of(request: Request) -> Self {
+        Self { stream: request.into_body().into_data_stream(), piece: Bytes::new() }
+    }
 }
 
 impl AsyncRead for Reader {

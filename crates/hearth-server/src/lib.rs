@@ -13,6 +13,7 @@ mod events;
 mod exec;
 mod files;
 mod health;
+mod history;
 mod input;
 mod pool;
 mod processes;

@@ -11,7 +11,7 @@ use hearth_engine::fleet::{Fleet, Member};
 use tokio::sync::watch;
 
 use crate::answer::Refusal;
-use crate::{events, exec, files, health, pool, processes, sandboxes, services};
+use crate::{events, exec, files, health, history, pool, processes, sandboxes, services};
 
 /// The largest body of a request that is read whole, in bytes.
 const BODY: usize = 4 * 1024 * 1024;
@@ -118,6 +118,7 @@ pub(crate) fn router(app: App) -> Router {
             "/sandboxes/{sandbox}/archive",
             get(files::export).put(files::import).layer(DefaultBodyLimit::disable()),
         );
+    let v1 = v1.merge(of_history());
     Router::new()
         .nest("/v1", v1)
         .route("/metrics", get(health::metrics))
@@ -158,6 +159,16 @@ fn of_files() -> Router<App> {
         .route("/edit", post(files::edit))
         .route("/search", post(files::search))
         .route("/content", get(files::read).put(files::write).layer(DefaultBodyLimit::disable()))
+}
+
+fn of_history() -> Router<App> {
+    Router::new()
+        .route("/sandboxes/{sandbox}/diff", get(history::diff))
+        .route("/sandboxes/{sandbox}/changes", get(history::changes))
+        .route("/sandboxes/{sandbox}/patch", post(history::patch).layer(DefaultBodyLimit::disable()))
+        .route("/sandboxes/{sandbox}/reset", post(history::reset))
+        .route("/sandboxes/{sandbox}/checkpoints", get(history::checkpoints).post(history::checkpoint))
+        .route("/sandboxes/{sandbox}/checkpoints/{name}", axum::routing::delete(history::remove_checkpoint))
 }
 
 async fn unknown(uri: axum::http::Uri) -> Refusal {

@@ -1,6 +1,7 @@
 //! What can be typed. Help texts are for a person in a hurry.
 
 mod guest;
+mod history;
 mod sandbox;
 
 use std::ffi::OsString;
@@ -15,6 +16,7 @@ pub(crate) use guest::{
     AttachOptions, ExportOptions, FileCommand, KillOptions, PortOptions, SandboxOptions, ServiceCommand,
     ServiceOptions, ServiceStartOptions,
 };
+pub(crate) use history::{CheckpointCommand, DiffOptions, PatchOptions, ResetOptions};
 pub(crate) use sandbox::{
     CreateOptions, DaemonOptions, EventOptions, ExecOptions, ForkOptions, ListOptions, PauseOptions, RemoveOptions,
     UpdateOptions,
@@ -63,6 +65,15 @@ pub(crate) enum Command {
     File(FileCommand),
     /// Fetch a directory of a sandbox as a tar archive
     Export(ExportOptions),
+    /// Show what has changed in a sandbox's workspace, as a patch
+    Diff(DiffOptions),
+    /// Apply a patch to a sandbox's workspace, all of it or nothing
+    Patch(PatchOptions),
+    /// Make a sandbox's workspace what it was
+    Reset(ResetOptions),
+    /// States of a sandbox's workspace to compare with, and to go back to
+    #[command(subcommand)]
+    Checkpoint(CheckpointCommand),
     /// Programs of a sandbox with a name, a readiness and a log
     #[command(subcommand)]
     Service(ServiceCommand),
@@ -124,6 +135,10 @@ impl Command {
             Self::Ps(options) => options.json,
             Self::Attach(_) | Self::Kill(_) | Self::Export(_) => false,
             Self::File(command) => matches!(command, FileCommand::Ls { json: true, .. }),
+            Self::Diff(options) => options.json,
+            Self::Patch(options) => options.json,
+            Self::Reset(options) => options.json,
+            Self::Checkpoint(command) => command.wants_json(),
             Self::Service(ServiceCommand::Start(options)) => options.json,
             Self::Service(ServiceCommand::Ls(options)) => options.json,
             Self::Service(command) => matches!(command, ServiceCommand::Inspect(_)),

@@ -5,3 +5,4 @@
 mod endings;
 mod refusals;
 mod support;
+mod workspace;

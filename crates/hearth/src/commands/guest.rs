@@ -6,8 +6,6 @@ use std::io::Write;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::OpenOptionsExt;
 
-use futures_util::Stream;
-use futures_util::stream::unfold;
 use hearth_client::api::files::{ExportTree, ReadFile, WriteFile};
 use hearth_client::api::process::{AttachProcess, SignalProcess};
 use hearth_client::api::protocol::archive::Compression;
@@ -94,7 +92,7 @@ pub(crate) async fn file(command: FileCommand) -> Result<i32, Failure> {
         FileCommand::Write { mode, append, sandbox, path } => {
             let (root, path) = place(path);
             let write = WriteFile { mode, append: append.then_some(true), ..WriteFile::at(root, &path) };
-            existing(&sandbox).await?.write_file(&sandbox, &write, stdin()).await?;
+            existing(&sandbox).await?.write_file(&sandbox, &write, pipes::stdin()).await?;
             Ok(0)
         }
         FileCommand::Rm { recursive, sandbox, path } => {
@@ -150,16 +148,6 @@ fn line(entry: &FileEntry) -> String {
     };
     let target = entry.target.as_ref().map(|target| format!(" -> {}", text(target))).unwrap_or_default();
     format!("{kind} {:04o} {:>12} {}{target}", entry.mode, entry.size, text(&entry.path))
-}
-
-/// Standard input as it comes.
-fn stdin() -> impl Stream<Item = std::io::Result<bytes::Bytes>> + Send + 'static {
-    unfold((), |()| async {
-        match pipes::read_stdin().await {
-            Ok(bytes) if bytes.is_empty() => None,
-            read => Some((read.map(Into::into), ())),
-        }
-    })
 }
 
 /// Passes bytes on to standard output.

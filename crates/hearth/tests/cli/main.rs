@@ -17,3 +17,4 @@ mod refusals;
 mod running;
 mod support;
 mod templates;
+mod workspace;
