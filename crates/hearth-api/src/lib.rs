@@ -27,6 +27,10 @@
 //! | `POST {sandbox}/processes/{process}/input` | [`process::WriteProcess`], bytes | how many were taken |
 //! | `POST {sandbox}/processes/{process}/signal` | [`process::SignalProcess`] | nothing |
 //! | `GET {sandbox}/processes/{process}/attach`, upgraded | [`process::AttachProcess`] | see [`exec`] |
+//! | `GET`, `POST {sandbox}/shells`, `DELETE …/{name}` | nothing, [`shells::OpenShell`], [`shells::CloseShell`] | [`shells::ShellList`], the wire's `Opened`, how it ended |
+//! | `GET {sandbox}/shells/{name}/output`, `…/screen` | [`shells::ReadShell`], [`shells::ReadScreen`] | bytes; [`shells::Screen`] |
+//! | `POST {sandbox}/shells/{name}/input` | [`shells::WriteShell`], bytes | how many were taken |
+//! | `POST {sandbox}/shells/{name}/wait`, `…/signal`, `…/resize` | [`shells::WaitShell`], [`shells::SignalShell`], the size | the wire's `IdleEnd`; nothing |
 //! | `POST {sandbox}/files/{op}`: `stat`, `list`, `mkdir`, `move`, `copy`, `remove`, `symlink`, `chmod`, `edit`, `search` | the wire's own request, see [`files`] | its result |
 //! | `GET`, `PUT {sandbox}/files/content` | [`files::ReadFile`]; [`files::WriteFile`], bytes | bytes; the file |
 //! | `GET`, `PUT {sandbox}/archive` | [`files::ExportTree`]; [`files::ImportTree`], tar | tar; what was unpacked |
@@ -48,6 +52,7 @@ pub mod files;
 pub mod history;
 pub mod process;
 pub mod services;
+pub mod shells;
 
 mod error;
 mod events;

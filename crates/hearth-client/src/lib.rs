@@ -12,6 +12,7 @@ mod events;
 mod guest;
 mod held;
 mod history;
+mod shells;
 
 use std::path::{Path, PathBuf};
 

@@ -20,6 +20,7 @@ mod processes;
 mod routes;
 mod sandboxes;
 mod services;
+mod shells;
 mod socket;
 
 pub use connection::{Ended, serve};

@@ -19,7 +19,7 @@ pub(crate) use guest::{
 pub(crate) use history::{CheckpointCommand, DiffOptions, PatchOptions, ResetOptions};
 pub(crate) use sandbox::{
     CreateOptions, DaemonOptions, EventOptions, ExecOptions, ForkOptions, ListOptions, PauseOptions, RemoveOptions,
-    UpdateOptions,
+    ShellOptions, UpdateOptions,
 };
 
 /// Disposable computers for code you do not trust: a microVM that does what it is told and is thrown away.
@@ -54,6 +54,8 @@ pub(crate) enum Command {
     },
     /// Run a command in a sandbox
     Exec(ExecOptions),
+    /// Open a shell in a sandbox, on a terminal
+    Shell(ShellOptions),
     /// List the programs of a sandbox
     Ps(SandboxOptions),
     /// Follow a program that runs in a sandbox, from its first byte on
@@ -133,7 +135,7 @@ impl Command {
             Self::Inspect { .. } => true,
             Self::Exec(options) => options.json,
             Self::Ps(options) => options.json,
-            Self::Attach(_) | Self::Kill(_) | Self::Export(_) => false,
+            Self::Shell(_) | Self::Attach(_) | Self::Kill(_) | Self::Export(_) => false,
             Self::File(command) => matches!(command, FileCommand::Ls { json: true, .. }),
             Self::Diff(options) => options.json,
             Self::Patch(options) => options.json,

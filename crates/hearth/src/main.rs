@@ -51,6 +51,7 @@ fn run(command: Command) -> Result<i32, Failure> {
             Command::Ls(options) => commands::sandbox::list(options).await,
             Command::Inspect { sandbox } => commands::sandbox::inspect(&sandbox).await,
             Command::Exec(options) => commands::exec::run(options).await,
+            Command::Shell(options) => commands::exec::run(options.into()).await,
             Command::Ps(options) => commands::guest::processes(options).await,
             Command::Attach(options) => commands::guest::attach(options).await,
             Command::Kill(options) => commands::guest::kill(options).await,

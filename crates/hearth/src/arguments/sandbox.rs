@@ -125,6 +125,34 @@ pub(crate) struct ExecOptions {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+As hearth exec -it SANDBOX bash -l: Ctrl-D or exit ends it, and what it has started in the background goes on.")]
+pub(crate) struct ShellOptions {
+    /// Set a variable; NAME alone takes its value from here
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = OsStringValueParser::new().try_map(EnvVar::parse))]
+    pub(crate) env: Vec<EnvVar>,
+    /// Set the variable to a secret of the sandbox's, by default to the one of its name
+    #[arg(long, value_name = "VARIABLE[=SECRET]")]
+    pub(crate) secret: Vec<String>,
+    /// Directory to start in [default: /workspace]
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) workdir: Option<OsString>,
+    /// User to run as, a name or number [default: user]
+    #[arg(short, long, value_name = "USER")]
+    pub(crate) user: Option<String>,
+    /// Sandbox: an id, a name, or the beginning of an id
+    pub(crate) sandbox: String,
+}
+
+impl From<ShellOptions> for ExecOptions {
+    fn from(ShellOptions { env, secret, workdir, user, sandbox }: ShellOptions) -> Self {
+        let command = ["bash", "-l"].map(OsString::from).to_vec();
+        let (interactive, tty, detach, json, timeout) = (true, true, false, false, None);
+        Self { interactive, tty, detach, env, secret, workdir, user, timeout, json, sandbox, command }
+    }
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct UpdateOptions {
     /// Sandbox: an id, a name, or the beginning of an id
     pub(crate) sandbox: String,

@@ -15,6 +15,8 @@ mod machines;
 mod pool;
 mod refusals;
 mod running;
+mod screen;
+mod shells;
 mod support;
 mod templates;
 mod workspace;
