@@ -34,6 +34,7 @@
 //! | `POST {sandbox}/files/{op}`: `stat`, `list`, `mkdir`, `move`, `copy`, `remove`, `symlink`, `chmod`, `edit`, `search` | the wire's own request, see [`files`] | its result |
 //! | `GET`, `PUT {sandbox}/files/content` | [`files::ReadFile`]; [`files::WriteFile`], bytes | bytes; the file |
 //! | `GET`, `PUT {sandbox}/archive` | [`files::ExportTree`]; [`files::ImportTree`], tar | tar; what was unpacked |
+//! | `POST {sandbox}/archive` | [`files::ExportTree`], the names of what is wanted of it, a NUL behind each | tar |
 //! | `GET {sandbox}/diff`, `/changes` | [`history::Since`] | a patch as text; [`history::ChangeList`] |
 //! | `POST {sandbox}/patch` | [`history::ApplyPatch`], the patch | the wire's `Patched` |
 //! | `POST {sandbox}/reset` | the wire's `Named` | the wire's `ResetDone` |

@@ -114,6 +114,17 @@ impl Client {
         self.download(&with_query(&path(sandbox, "/archive"), export)).await
     }
 
+    /// Fetches a part of a tree as a tar archive: what `names` has, paths from there with a NUL behind each.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn export_only(&self, sandbox: &str, tree: &ExportTree, names: Bytes) -> Result<Download, ClientError> {
+        let mut connection = self.connect().await?;
+        let path = with_query(&path(sandbox, "/archive"), tree);
+        let body = connection.send(Method::POST, &path, Some(names)).await?.into_body();
+        Ok(Download { body, _connection: connection })
+    }
+
     /// Unpacks a tar archive, plain or compressed, all of it or nothing.
     ///
     /// # Errors

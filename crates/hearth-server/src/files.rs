@@ -183,6 +183,20 @@ pub(crate) async fn export(
     stream((exporting, guest), "application/x-tar").await
 }
 
+/// Sends a part of a tree as an archive: what the body names, a NUL behind each.
+pub(crate) async fn export_only(
+    State(app): State<App>,
+    Path(sandbox): Path<String>,
+    Asked(query): Asked<ExportTree>,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let (root, path) = query.place()?;
+    let export = Export { root, path, compression: query.compression.unwrap_or_default() };
+    let guest = app.member(&sandbox)?.channel().await?;
+    let exporting = guest.export_only(export, Reader::of(request)).await?;
+    stream((exporting, guest), "application/x-tar").await
+}
+
 /// Unpacks an archive, all of it or nothing.
 pub(crate) async fn import(
     State(app): State<App>,

@@ -117,7 +117,7 @@ pub(crate) fn router(app: App) -> Router {
         .nest("/sandboxes/{sandbox}/files", of_files())
         .route(
             "/sandboxes/{sandbox}/archive",
-            get(files::export).put(files::import).layer(DefaultBodyLimit::disable()),
+            get(files::export).post(files::export_only).put(files::import).layer(DefaultBodyLimit::disable()),
         );
     let v1 = v1.merge(of_history());
     Router::new()

@@ -104,3 +104,12 @@ async fn what_is_wrong_with_a_request_about_shells_is_told_by_its_field() {
         assert_eq!((status, error.code.name().as_str()), (413, "body_too_large"), "{below}");
     }
 }
+
+#[tokio::test]
+async fn what_is_wrong_with_a_request_for_a_part_of_a_tree_is_told_by_its_field() {
+    let daemon = Daemon::start();
+    check(&daemon, "POST", "/archive", "a\0", "invalid_request", Some("path")).await;
+    check(&daemon, "POST", "/archive?path=a&compression=lz", "", "invalid_request", Some("compression")).await;
+    check(&daemon, "POST", "/archive?path=a&only=b", "", "invalid_request", Some("only")).await;
+    check(&daemon, "POST", "/archive?path=a", "a\0", "unknown_sandbox", None).await;
+}
