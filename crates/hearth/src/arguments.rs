@@ -3,6 +3,7 @@
 mod guest;
 mod history;
 mod sandbox;
+mod transfer;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -21,6 +22,7 @@ pub(crate) use sandbox::{
     CreateOptions, DaemonOptions, EventOptions, ExecOptions, ForkOptions, ListOptions, PauseOptions, RemoveOptions,
     ShellOptions, UpdateOptions,
 };
+pub(crate) use transfer::{CopyOptions, SyncOptions};
 
 /// Disposable computers for code you do not trust: a microVM that does what it is told and is thrown away.
 #[derive(Debug, Parser)]
@@ -67,6 +69,10 @@ pub(crate) enum Command {
     File(FileCommand),
     /// Fetch a directory of a sandbox as a tar archive
     Export(ExportOptions),
+    /// Copy files and directories between here and a sandbox
+    Cp(CopyOptions),
+    /// Make a directory in a sandbox like one here, or one here like it: only what is other is sent
+    Sync(SyncOptions),
     /// Show what has changed in a sandbox's workspace, as a patch
     Diff(DiffOptions),
     /// Apply a patch to a sandbox's workspace, all of it or nothing
@@ -137,6 +143,8 @@ impl Command {
             Self::Ps(options) => options.json,
             Self::Shell(_) | Self::Attach(_) | Self::Kill(_) | Self::Export(_) => false,
             Self::File(command) => matches!(command, FileCommand::Ls { json: true, .. }),
+            Self::Cp(options) => options.json,
+            Self::Sync(options) => options.json,
             Self::Diff(options) => options.json,
             Self::Patch(options) => options.json,
             Self::Reset(options) => options.json,

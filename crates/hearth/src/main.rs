@@ -57,6 +57,8 @@ fn run(command: Command) -> Result<i32, Failure> {
             Command::Kill(options) => commands::guest::kill(options).await,
             Command::File(command) => commands::guest::file(command).await,
             Command::Export(options) => commands::guest::export(options).await,
+            Command::Cp(options) => commands::transfer::copy(options).await,
+            Command::Sync(options) => commands::transfer::sync(options).await,
             Command::Diff(options) => commands::history::diff(options).await,
             Command::Patch(options) => commands::history::patch(options).await,
             Command::Reset(options) => commands::history::reset(options).await,

@@ -16,3 +16,4 @@ pub(crate) mod sandbox;
 pub(crate) mod service;
 pub(crate) mod snapshot;
 pub(crate) mod template;
+pub(crate) mod transfer;

@@ -19,4 +19,5 @@ mod screen;
 mod shells;
 mod support;
 mod templates;
+mod transfer;
 mod workspace;

@@ -103,4 +103,15 @@ fn b36_b38_b39_a_workspace_is_diffed_patched_reset_and_kept_at_checkpoints() {
     home.ok(&["checkpoint", "rm", "a", "changed"]);
     let gone = home.0.hearth(&["checkpoint", "rm", "--json", "a", "changed"]);
     assert_eq!(error_of(&gone)["code"], "unknown_name");
+    // What is copied and synced into it is a change like any other.
+    home.ok(&["reset", "a"]);
+    let here = tempfile::tempdir().unwrap();
+    std::fs::write(here.path().join("copied"), "copied").unwrap();
+    home.ok(&["cp", here.path().join("copied").to_str().unwrap(), "a:d"]);
+    home.ok(&["sync", "--delete", "a:.", here.path().join("all").to_str().unwrap()]);
+    std::fs::remove_file(here.path().join("all/a")).unwrap();
+    home.ok(&["sync", "--delete", here.path().join("all").to_str().unwrap(), "a:."]);
+    let stat = home.ok(&["diff", "a", "--stat"]);
+    assert!(stat.contains("deleted   a") && stat.contains("created   d/copied"), "{stat}");
+    assert!(stat.ends_with("1 created, 0 modified, 1 deleted"), "{stat}");
 }
