@@ -1,6 +1,7 @@
 //! What can be typed about sandboxes that the daemon holds.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
@@ -13,6 +14,7 @@ use crate::values::{Disk, EnvVar, Idle, Label, Memory, Publish, Seconds, SecretS
 The sandbox lives until it is removed, its --ttl is over, or the daemon ends. Prints its id.
 
   hearth create --name web --memory 1G --ttl 2h
+  hearth create --name fix --seed . --tracked
   hearth exec web -- python3 -c 'print(6 * 7)'")]
 pub(crate) struct CreateOptions {
     /// Name for it, unique among the sandboxes there are
@@ -33,6 +35,12 @@ pub(crate) struct CreateOptions {
     /// Go on from where a saved sandbox was, with its image and sizes
     #[arg(long, value_name = "SNAPSHOT", conflicts_with_all = ["image", "cpus", "memory", "disk", "accel", "boot"])]
     pub(crate) snapshot: Option<String>,
+    /// Fill its workspace from a directory, or an archive (tar, plain or compressed; - is standard input), and take the baseline of hearth diff
+    #[arg(long, value_name = "PATH")]
+    pub(crate) seed: Option<PathBuf>,
+    /// Of the directory to seed from, only the files that Git knows
+    #[arg(long, requires = "seed")]
+    pub(crate) tracked: bool,
     /// Set a variable of all its programs; NAME alone takes its value from here
     #[arg(short, long, value_name = "NAME=VALUE", value_parser = OsStringValueParser::new().try_map(EnvVar::parse))]
     pub(crate) env: Vec<EnvVar>,

@@ -16,6 +16,7 @@ mod pool;
 mod refusals;
 mod running;
 mod screen;
+mod seeds;
 mod shells;
 mod support;
 mod templates;

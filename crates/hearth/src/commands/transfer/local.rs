@@ -36,7 +36,7 @@ pub(super) fn failed(operation: &str, path: &Path, error: &io::Error) -> Failure
 
 /// Something on this host: a directory that paths cannot leave, and a name in it, or nothing for the directory itself.
 #[derive(Debug)]
-pub(super) struct Local {
+pub(crate) struct Local {
     pub(super) root: Root,
     pub(super) name: Vec<u8>,
 }

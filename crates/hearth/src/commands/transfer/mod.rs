@@ -7,6 +7,7 @@
 mod copy;
 mod local;
 mod plan;
+mod seed;
 mod stream;
 mod sync;
 
@@ -21,6 +22,7 @@ use super::guest::place;
 use crate::failure::Failure;
 
 pub(crate) use copy::{copy, save};
+pub(crate) use seed::Seed;
 pub(crate) use sync::sync;
 
 /// A side of a transfer.

@@ -1,6 +1,7 @@
 //! Bytes between a thread that works on files and a connection that waits for the network.
 
 use std::io::{self, Read};
+use std::pin::Pin;
 
 use bytes::{Buf, Bytes};
 use futures_util::stream::unfold;
@@ -63,12 +64,14 @@ impl From<FileError> for Failure {
 
 /// Takes pieces of an archive.
 pub(crate) type Output<'a> = &'a mut dyn FnMut(Vec<u8>) -> io::Result<()>;
+/// An archive as it comes.
+pub(crate) type Pieces = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
 type Made = JoinHandle<Result<Exported, ArchiveError>>;
 
 /// An archive that is made on a thread, and comes as it is made. One that fails ends in an error.
 pub(crate) fn outgoing(
     make: impl FnOnce(Output<'_>) -> Result<Exported, ArchiveError> + Send + 'static,
-) -> (impl Stream<Item = io::Result<Bytes>> + Send + 'static, Made) {
+) -> (Pieces, Made) {
     let (sender, receiver) = mpsc::channel(PIECES);
     let making = tokio::task::spawn_blocking(move || {
         let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
@@ -78,18 +81,16 @@ pub(crate) fn outgoing(
         }
         made
     });
-    (pieces(receiver), making)
-}
-
-fn pieces<T: Send + 'static>(receiver: mpsc::Receiver<T>) -> impl Stream<Item = T> + Send + 'static {
-    unfold(receiver, async |mut receiver| receiver.recv().await.map(|piece| (piece, receiver)))
+    let pieces =
+        unfold(receiver, async |mut receiver: mpsc::Receiver<_>| receiver.recv().await.map(|piece| (piece, receiver)));
+    (Box::pin(pieces), making)
 }
 
 /// Sends an archive that is made meanwhile, and returns what came of both. What is wrong here is told before what that led to there.
 pub(crate) async fn send<T, F: Future<Output = Result<T, ClientError>>>(
-    (pieces, making): (impl Stream<Item = io::Result<Bytes>> + Send + 'static, Made),
+    (pieces, making): (Pieces, Made),
     progress: Progress,
-    upload: impl FnOnce(std::pin::Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>) -> F,
+    upload: impl FnOnce(Pieces) -> F,
 ) -> Result<(T, Exported), Failure> {
     let counted = pieces.inspect(move |piece| progress.pass(piece.as_ref().map_or(0, Bytes::len)));
     let sent = upload(Box::pin(counted)).await;
