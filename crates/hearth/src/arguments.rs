@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::values::{Disk, EnvVar, Memory, Seconds};
+use crate::values::{Disk, EnvVar, Memory, Seconds, SecretSource};
 
 pub(crate) use guest::{
     AttachOptions, ExportOptions, FileCommand, KillOptions, PortOptions, SandboxOptions, ServiceCommand,
@@ -151,6 +151,7 @@ impl Command {
             Self::Checkpoint(command) => command.wants_json(),
             Self::Service(ServiceCommand::Start(options)) => options.json,
             Self::Service(ServiceCommand::Ls(options)) => options.json,
+            Self::Service(ServiceCommand::Stop { json, .. } | ServiceCommand::Restart { json, .. }) => *json,
             Self::Service(command) => matches!(command, ServiceCommand::Inspect(_)),
             Self::Ports(options) => options.json,
             Self::Update(options) => options.json,
@@ -163,8 +164,8 @@ impl Command {
             Self::Daemon(_) => false,
             Self::Pool(options) => options.json,
             Self::Image(ImageCommand::Build(options)) => options.json,
-            Self::Image(ImageCommand::List { json }) => *json,
-            Self::Image(ImageCommand::Inspect { .. } | ImageCommand::Rm { .. }) => false,
+            Self::Image(ImageCommand::List { json } | ImageCommand::Rm { json, .. }) => *json,
+            Self::Image(ImageCommand::Inspect { .. }) => true,
             Self::Template(TemplateCommand::List { json } | TemplateCommand::Rm { json, .. }) => *json,
             Self::Template(TemplateCommand::Build(options)) => options.json,
             Self::Agent { .. } => false,
@@ -203,6 +204,9 @@ pub(crate) struct RunOptions {
     /// Set a variable; NAME alone takes its value from here
     #[arg(short, long, value_name = "NAME=VALUE", value_parser = OsStringValueParser::new().try_map(EnvVar::parse))]
     pub(crate) env: Vec<EnvVar>,
+    /// Give the program a secret, as a variable and a file, the value of the variable NAME here or of a file; nothing shows it
+    #[arg(long, value_name = "NAME[=FILE]")]
+    pub(crate) secret: Vec<SecretSource>,
     /// Directory to start in [default: /workspace]
     #[arg(short, long, value_name = "DIR")]
     pub(crate) workdir: Option<OsString>,
@@ -271,6 +275,9 @@ pub(crate) enum ImageCommand {
         /// Names, or the beginnings of digests
         #[arg(required = true)]
         images: Vec<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
 }
 

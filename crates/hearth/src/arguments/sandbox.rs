@@ -105,7 +105,7 @@ pub(crate) struct ExecOptions {
     #[arg(short, long)]
     pub(crate) tty: bool,
     /// Start the program, print its number, and do not wait for it
-    #[arg(short, long, conflicts_with_all = ["interactive", "tty", "json"])]
+    #[arg(short, long, conflicts_with_all = ["interactive", "tty"])]
     pub(crate) detach: bool,
     /// Set a variable; NAME alone takes its value from here
     #[arg(short, long, value_name = "NAME=VALUE", value_parser = OsStringValueParser::new().try_map(EnvVar::parse))]

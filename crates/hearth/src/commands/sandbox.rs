@@ -80,7 +80,7 @@ fn request(options: CreateOptions) -> Result<CreateSandbox, Failure> {
         accelerator: accelerator(options.accel),
         start: if options.boot { StartFrom::Boot } else { StartFrom::Template },
         env: options.env.iter().filter_map(EnvVar::get).map(|(name, value)| (name, value.into())).collect(),
-        secrets: options.secret.iter().map(secret).collect::<Result<_, _>>()?,
+        secrets: secrets(&options.secret)?,
         ports: options.publish.into_iter().map(port).collect(),
         labels: options.label.into_iter().map(|Label { key, value }| (key, value)).collect(),
         ttl_seconds: options.ttl.map(whole_seconds).transpose()?,
@@ -91,6 +91,11 @@ fn request(options: CreateOptions) -> Result<CreateSandbox, Failure> {
 
 fn port(port: values::Publish) -> PublishPort {
     PublishPort { listen: port.listen, guest_port: port.guest_port, guest_host: None, service: None }
+}
+
+/// Reads the values of secrets.
+pub(super) fn secrets(sources: &[SecretSource]) -> Result<Vec<Secret>, Failure> {
+    sources.iter().map(secret).collect()
 }
 
 /// Reads a secret's value. A file's last newline belongs to the file, not to the value.

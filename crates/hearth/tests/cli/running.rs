@@ -182,3 +182,25 @@ fn the_agent_serves_outside_a_machine_from_the_one_binary() {
     assert!(!socket.exists());
     assert_code(&home.hearth(&["agent", "dance"]), 2);
 }
+
+#[test]
+fn b43_a_run_is_given_secrets_and_shows_none() {
+    let Some(home) = Home::with_images() else { return };
+    let value = "s3cr3t-of-the-run";
+    let show = "echo ${#TOKEN}; echo $TOKEN; cat $HEARTH_SECRETS/TOKEN";
+    for options in [&["run", "--json"][..], &["run", "--json", "--no-daemon"]] {
+        let mut command = home.command(&[options, &["--secret", "TOKEN", "--", "sh", "-c", show]].concat());
+        let output = Running::start(command.env("TOKEN", value)).finish();
+        assert_code(&output, 0);
+        let shown = text(&output.stdout);
+        assert!(shown.contains(&format!("{}\\n", value.len())) && !shown.contains(value), "{shown}");
+    }
+    for (secret, named) in
+        [("HEARTH_SURELY_UNSET", "is not set"), ("A B=/dev/null", "secret"), ("A=/no/such", "/no/such")]
+    {
+        let refused = home.hearth(&["run", "--secret", secret, "--", "true"]);
+        assert_code(&refused, 125);
+        assert!(text(&refused.stderr).contains(named), "{}", said(&refused));
+    }
+    home.assert_nothing_left();
+}
