@@ -13,8 +13,8 @@
 use std::collections::BTreeMap;
 
 use hearth_protocol::{
-    Command, Delivery, ExitStatus, Fault, OutputTotals, ProcessId, PtySize, RawString, ResourceLimits, Signal,
-    SignalScope, Start, StreamName, Tag,
+    Command, Delivery, ExitStatus, OutputTotals, ProcessId, PtySize, RawString, ResourceLimits, Signal, SignalScope,
+    Start, StreamName, Tag,
 };
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
 
@@ -229,15 +229,8 @@ impl ExecRequest {
 }
 
 fn checked(start: Start) -> Result<Start, ErrorBody> {
-    let fields = ["command", "env", "secrets", "timeout_ms", "grace_ms", "limits", "pty"];
-    start.validate().map(|()| start).map_err(|fault| naming_field(fault, &fields))
-}
-
-/// Makes a refusal of one of the wire's, whose first word may be a field: `timeout_ms must be …`, `command.argv has …`.
-pub(crate) fn naming_field(fault: Fault, fields: &[&str]) -> ErrorBody {
-    let first = fault.message.split([' ', '.', ':']).next().unwrap_or_default().to_owned();
-    let field = fields.contains(&first.as_str()).then_some(first);
-    ErrorBody { field, ..ErrorBody::from(fault) }
+    let known = ["command", "env", "secrets", "timeout_ms", "grace_ms", "limits", "pty"];
+    start.validate().map(|()| start).map_err(|fault| ErrorBody::of_field(fault, &known))
 }
 
 /// How a program has ended, and what it wrote.

@@ -14,7 +14,6 @@ use hearth_protocol::kernel::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::exec::naming_field;
 use crate::output::{decode, encode};
 use crate::{Encoding, ErrorBody, OwnCode};
 
@@ -138,7 +137,7 @@ pub fn checked_start(start: KernelStart) -> Result<KernelStart, ErrorBody> {
 
 fn check(request: &KernelRequest) -> Result<(), ErrorBody> {
     let fields = ["name", "env", "secrets", "timeout_ms", "grace_ms", "code", "imports"];
-    request.validate().map_err(|fault| naming_field(fault, &fields))
+    request.validate().map_err(|fault| ErrorBody::of_field(fault, &fields))
 }
 
 #[cfg(test)]

@@ -183,6 +183,20 @@ pub(crate) async fn export(
     stream((exporting, guest), "application/x-tar").await
 }
 
+/// Sends a part of a tree as an archive: what the body names, a NUL behind each.
+pub(crate) async fn export_only(
+    State(app): State<App>,
+    Path(sandbox): Path<String>,
+    Asked(query): Asked<ExportTree>,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let (root, path) = query.place()?;
+    let export = Export { root, path, compression: query.compression.unwrap_or_default() };
+    let guest = app.member(&sandbox)?.channel().await?;
+    let exporting = guest.export_only(export, Reader::of(request)).await?;
+    stream((exporting, guest), "application/x-tar").await
+}
+
 /// Unpacks an archive, all of it or nothing.
 pub(crate) async fn import(
     State(app): State<App>,
@@ -192,8 +206,7 @@ pub(crate) async fn import(
 ) -> Answer<Imported> {
     let (root, path) = query.place()?;
     let import = Import { root, path, limit_bytes: query.limit_bytes };
-    let archive = Reader { stream: request.into_body().into_data_stream(), piece: Bytes::new() };
-    Ok(Json(app.member(&sandbox)?.channel().await?.import(import, archive).await?))
+    Ok(Json(app.member(&sandbox)?.channel().await?.import(import, Reader::of(request)).await?))
 }
 
 /// What sends bytes, and then says that they are all.
@@ -260,9 +273,15 @@ pub(crate) async fn stream<P: Pieces>(mut pieces: P, kind: &'static str) -> Resu
 }
 
 /// A request's body, as something to read from.
-struct Reader {
+pub(crate) struct Reader {
     stream: BodyDataStream,
     piece: Bytes,
+}
+
+impl Reader {
+    pub(crate) fn of(request: Request) -> Self {
+        Self { stream: request.into_body().into_data_stream(), piece: Bytes::new() }
+    }
 }
 
 impl AsyncRead for Reader {

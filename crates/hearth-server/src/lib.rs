@@ -13,6 +13,7 @@ mod events;
 mod exec;
 mod files;
 mod health;
+mod history;
 mod input;
 mod kernels;
 mod pool;
@@ -20,6 +21,7 @@ mod processes;
 mod routes;
 mod sandboxes;
 mod services;
+mod shells;
 mod socket;
 
 pub use connection::{Ended, serve};

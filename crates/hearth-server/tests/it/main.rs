@@ -6,3 +6,4 @@ mod endings;
 mod kernels;
 mod refusals;
 mod support;
+mod workspace;
