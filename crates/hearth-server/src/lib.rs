@@ -22,6 +22,7 @@ mod sandboxes;
 mod services;
 mod shells;
 mod socket;
+mod usage;
 
 pub use connection::{Ended, serve};
 pub use routes::App;

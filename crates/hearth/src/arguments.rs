@@ -20,7 +20,7 @@ pub(crate) use guest::{
 pub(crate) use history::{CheckpointCommand, DiffOptions, PatchOptions, ResetOptions};
 pub(crate) use sandbox::{
     CreateOptions, DaemonOptions, EventOptions, ExecOptions, ForkOptions, ListOptions, PauseOptions, RemoveOptions,
-    ShellOptions, UpdateOptions,
+    ShellOptions, TopOptions, UpdateOptions,
 };
 pub(crate) use transfer::{CopyOptions, SyncOptions};
 
@@ -108,6 +108,8 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Watch what sandboxes take of this machine
+    Top(TopOptions),
     /// Follow what happens to sandboxes
     Events(EventOptions),
     /// Hold sandboxes: the process behind create, exec and the others
@@ -160,6 +162,7 @@ impl Command {
             Self::Snapshot(command) => command.wants_json(),
             Self::Rm(options) => options.json,
             Self::Logs { json, .. } => *json,
+            Self::Top(options) => options.json,
             Self::Events(options) => options.json,
             Self::Daemon(_) => false,
             Self::Pool(options) => options.json,

@@ -72,6 +72,7 @@ fn run(command: Command) -> Result<i32, Failure> {
             Command::Snapshot(command) => commands::snapshot::run(command).await,
             Command::Rm(options) => commands::sandbox::remove(options).await,
             Command::Logs { sandbox, json } => commands::sandbox::logs(&sandbox, json).await,
+            Command::Top(options) => commands::top::run(options).await,
             Command::Events(options) => commands::events::run(options).await,
             // It has a runtime of its own.
             Command::Daemon(_) => Ok(0),

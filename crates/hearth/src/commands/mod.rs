@@ -16,4 +16,5 @@ pub(crate) mod sandbox;
 pub(crate) mod service;
 pub(crate) mod snapshot;
 pub(crate) mod template;
+pub(crate) mod top;
 pub(crate) mod transfer;

@@ -20,5 +20,6 @@ mod seeds;
 mod shells;
 mod support;
 mod templates;
+mod top;
 mod transfer;
 mod workspace;
