@@ -131,6 +131,18 @@ pub(crate) enum Command {
     },
     /// Check what this machine has and lacks
     Doctor(DoctorOptions),
+    /// Print what makes a shell complete these commands
+    #[command(after_help = "  source <(hearth completions bash)")]
+    Completions {
+        /// Shell
+        shell: clap_complete::Shell,
+    },
+    /// Write man pages of these commands into a directory
+    #[command(after_help = "  hearth man ~/.local/share/man/man1 && man hearth-run")]
+    Man {
+        /// Directory, made where it is missing
+        directory: PathBuf,
+    },
 }
 
 impl Command {
@@ -171,7 +183,7 @@ impl Command {
             Self::Image(ImageCommand::Inspect { .. }) => true,
             Self::Template(TemplateCommand::List { json } | TemplateCommand::Rm { json, .. }) => *json,
             Self::Template(TemplateCommand::Build(options)) => options.json,
-            Self::Agent { .. } => false,
+            Self::Agent { .. } | Self::Completions { .. } | Self::Man { .. } => false,
             Self::Doctor(options) => options.json,
         }
     }

@@ -81,6 +81,8 @@ fn run(command: Command) -> Result<i32, Failure> {
             Command::Agent { arguments } => Err(commands::agent::run(&arguments)),
             Command::Pool(options) => commands::pool::run(&options).await,
             Command::Doctor(options) => commands::doctor::run(&options).await,
+            Command::Completions { shell } => commands::help::completions(shell),
+            Command::Man { directory } => commands::help::man(&directory),
         }
     });
     // A thread may still sit in a read of the terminal that nobody waits for.

@@ -7,6 +7,7 @@ pub(crate) mod doctor;
 pub(crate) mod events;
 pub(crate) mod exec;
 pub(crate) mod guest;
+pub(crate) mod help;
 pub(crate) mod history;
 pub(crate) mod image;
 pub(crate) mod lifecycle;

@@ -10,6 +10,7 @@ mod daemon;
 mod endings;
 mod guest;
 mod held;
+mod help;
 mod lasting;
 mod machines;
 mod pool;
