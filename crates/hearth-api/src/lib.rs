@@ -42,7 +42,7 @@
 //! | `POST {sandbox}/patch` | [`history::ApplyPatch`], the patch | the wire's `Patched` |
 //! | `POST {sandbox}/reset` | the wire's `Named` | the wire's `ResetDone` |
 //! | `GET`, `POST {sandbox}/checkpoints`, `DELETE …/{name}` | nothing, the wire's `Named` | [`history::CheckpointList`], the checkpoint |
-//! | `GET /pool` | nothing | [`PoolInfo`] |
+//! | `GET /pool`, `GET /usage` | nothing | [`PoolInfo`]; [`usage::UsageList`] |
 //! | `GET /events` | [`FollowEvents`] | [`Event`]s, as server-sent events |
 //! | `GET /metrics` (without `/v1`) | figures | Prometheus' text |
 //!
@@ -58,6 +58,7 @@ pub mod kernels;
 pub mod process;
 pub mod services;
 pub mod shells;
+pub mod usage;
 
 mod error;
 mod events;

@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use hearth_api::exec::RunRequest;
 use hearth_api::process::{AttachProcess, ProcessList, ProcessStarted, SignalProcess};
+use hearth_api::usage::UsageList;
 use hearth_api::{
     ChangeSandbox, CreateSandbox, ExecRequest, ExecResult, FollowEvents, ForkSandbox, ForkedSandboxes, Health,
     ListSandboxes, PausedSandbox, PoolInfo, SandboxInfo, SandboxList, SaveSandbox, SavedSandbox, Version,
@@ -120,6 +121,14 @@ impl Client {
     /// As [`Self::health`].
     pub async fn pool(&self) -> Result<PoolInfo, ClientError> {
         self.get("/v1/pool").await
+    }
+
+    /// Measures what sandboxes cost the host.
+    ///
+    /// # Errors
+    /// As [`Self::health`].
+    pub async fn usage(&self) -> Result<UsageList, ClientError> {
+        self.get("/v1/usage").await
     }
 
     /// Makes a sandbox, and returns once it takes requests. Dropping the call removes it.

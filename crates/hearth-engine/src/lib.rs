@@ -49,6 +49,7 @@ pub use fork::{ForkSpec, Forked, MAX_COPIES};
 pub use identity::SandboxId;
 pub use pause::{Paused, Refused};
 pub use pool::{PoolCounts, PoolKind, PoolLimits, PoolShelf, PoolStatus};
+pub use preflight::host_memory;
 pub use sandbox::Sandbox;
 pub use saved::SavedFault;
 pub use snapshot::{SnapshotFileError, SnapshotRecord, Taken};

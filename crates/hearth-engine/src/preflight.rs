@@ -81,6 +81,11 @@ pub(crate) fn total_memory_mib() -> Option<u64> {
     meminfo("MemTotal:").map(|kib| kib / 1024)
 }
 
+/// All the host's memory, and what of it programs could still have, in bytes, where the host tells.
+pub fn host_memory() -> (Option<u64>, Option<u64>) {
+    (meminfo("MemTotal:").map(|kib| kib * 1024), available_memory())
+}
+
 /// A field of the host's memory figures, in KiB.
 fn meminfo(field: &str) -> Option<u64> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;

@@ -23,6 +23,7 @@ mod sandboxes;
 mod services;
 mod shells;
 mod socket;
+mod usage;
 
 pub use connection::{Ended, serve};
 pub use routes::App;

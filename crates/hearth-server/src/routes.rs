@@ -11,7 +11,11 @@ use hearth_engine::fleet::{Fleet, Member};
 use tokio::sync::watch;
 
 use crate::answer::Refusal;
+<<<<<<< HEAD
 use crate::{events, exec, files, health, history, kernels, pool, processes, sandboxes, services, shells};
+=======
+use crate::{events, exec, files, health, history, pool, processes, sandboxes, services, shells, usage};
+>>>>>>> surface
 
 /// The largest body of a request that is read whole, in bytes.
 const BODY: usize = 4 * 1024 * 1024;
@@ -97,6 +101,7 @@ pub(crate) fn router(app: App) -> Router {
         .route("/health", get(health::health))
         .route("/version", get(health::version))
         .route("/pool", get(pool::pool))
+        .route("/usage", get(usage::usage))
         .route("/events", get(events::follow))
         .route("/run", get(exec::run))
         .route("/sandboxes", get(sandboxes::list).post(sandboxes::create))

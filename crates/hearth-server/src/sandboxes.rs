@@ -150,7 +150,7 @@ pub(crate) async fn fork(
 #[serde(deny_unknown_fields)]
 pub(crate) struct Nothing {}
 
-fn microseconds(time: Duration) -> u64 {
+pub(crate) fn microseconds(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 

@@ -17,6 +17,7 @@ mod console;
 pub mod jail;
 mod kvm;
 mod launch;
+mod load;
 mod machine;
 mod memory;
 mod overlay;
@@ -32,7 +33,12 @@ mod tsc;
 pub use console::{CONSOLE_TAIL, Console, Stall};
 pub use kvm::{KvmStatus, kvm_status};
 pub use launch::LaunchError;
+<<<<<<< HEAD
 pub use machine::{Exit, Machine, MachineError, PreparedCapture, PreparedOverlay, STDERR_TAIL};
+=======
+pub use load::Load;
+pub use machine::{Exit, Machine, MachineError, STDERR_TAIL};
+>>>>>>> surface
 pub use memory::HostMemory;
 pub use overlay::create_overlay;
 pub use qemu::{Qemu, QemuError, QemuProgram, QemuVersion};

@@ -22,7 +22,7 @@ pub(crate) use history::{CheckpointCommand, DiffOptions, PatchOptions, ResetOpti
 pub(crate) use kernel::{KernelCommand, KernelOptions, KernelRunOptions};
 pub(crate) use sandbox::{
     CreateOptions, DaemonOptions, EventOptions, ExecOptions, ForkOptions, ListOptions, PauseOptions, RemoveOptions,
-    ShellOptions, UpdateOptions,
+    ShellOptions, TopOptions, UpdateOptions,
 };
 pub(crate) use transfer::{CopyOptions, SyncOptions};
 
@@ -113,6 +113,8 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Watch what sandboxes take of this machine
+    Top(TopOptions),
     /// Follow what happens to sandboxes
     Events(EventOptions),
     /// Hold sandboxes: the process behind create, exec and the others
@@ -134,6 +136,18 @@ pub(crate) enum Command {
     },
     /// Check what this machine has and lacks
     Doctor(DoctorOptions),
+    /// Print what makes a shell complete these commands
+    #[command(after_help = "  source <(hearth completions bash)")]
+    Completions {
+        /// Shell
+        shell: clap_complete::Shell,
+    },
+    /// Write man pages of these commands into a directory
+    #[command(after_help = "  hearth man ~/.local/share/man/man1 && man hearth-run")]
+    Man {
+        /// Directory, made where it is missing
+        directory: PathBuf,
+    },
 }
 
 impl Command {
@@ -166,6 +180,7 @@ impl Command {
             Self::Snapshot(command) => command.wants_json(),
             Self::Rm(options) => options.json,
             Self::Logs { json, .. } => *json,
+            Self::Top(options) => options.json,
             Self::Events(options) => options.json,
             Self::Daemon(_) => false,
             Self::Pool(options) => options.json,
@@ -174,7 +189,7 @@ impl Command {
             Self::Image(ImageCommand::Inspect { .. }) => true,
             Self::Template(TemplateCommand::List { json } | TemplateCommand::Rm { json, .. }) => *json,
             Self::Template(TemplateCommand::Build(options)) => options.json,
-            Self::Agent { .. } => false,
+            Self::Agent { .. } | Self::Completions { .. } | Self::Man { .. } => false,
             Self::Doctor(options) => options.json,
         }
     }

@@ -73,6 +73,7 @@ fn run(command: Command) -> Result<i32, Failure> {
             Command::Snapshot(command) => commands::snapshot::run(command).await,
             Command::Rm(options) => commands::sandbox::remove(options).await,
             Command::Logs { sandbox, json } => commands::sandbox::logs(&sandbox, json).await,
+            Command::Top(options) => commands::top::run(options).await,
             Command::Events(options) => commands::events::run(options).await,
             // It has a runtime of its own.
             Command::Daemon(_) => Ok(0),
@@ -81,6 +82,8 @@ fn run(command: Command) -> Result<i32, Failure> {
             Command::Agent { arguments } => Err(commands::agent::run(&arguments)),
             Command::Pool(options) => commands::pool::run(&options).await,
             Command::Doctor(options) => commands::doctor::run(&options).await,
+            Command::Completions { shell } => commands::help::completions(shell),
+            Command::Man { directory } => commands::help::man(&directory),
         }
     });
     // A thread may still sit in a read of the terminal that nobody waits for.

@@ -28,6 +28,8 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
 /// The one or two crates that may use a technology.
 const OWNERS: &[(&str, &[&str])] = &[
     ("clap", &["hearth", "xtask"]),
+    ("clap_complete", &["hearth"]),
+    ("clap_mangen", &["hearth"]),
     ("indicatif", &["hearth"]),
     ("ignore", &["hearth-files"]),
     ("regex", &["hearth-files"]),

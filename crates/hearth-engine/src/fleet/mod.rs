@@ -18,6 +18,7 @@ mod error;
 mod events;
 mod fork;
 mod idle;
+mod load;
 mod member;
 mod name;
 mod ports;

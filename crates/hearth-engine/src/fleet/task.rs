@@ -18,6 +18,8 @@ use crate::{EngineError, Paused, Sandbox, chain};
 pub(super) enum Message {
     /// What its console last said.
     Console(oneshot::Sender<String>),
+    /// The number of its machine's process, if it has one.
+    Machine(oneshot::Sender<Option<u32>>),
     /// The host's memory is short, and it is not used.
     GiveWay,
     /// To do something with the whole of the sandbox.
@@ -82,6 +84,9 @@ impl Task {
                     let tail = self.running().map(|sandbox| sandbox.console_tail());
                     // Whoever no longer waits needs no answer.
                     let _ = reply.send(tail.unwrap_or_default());
+                }
+                Next::Message(Message::Machine(reply)) => {
+                    let _ = reply.send(self.running().map(|sandbox| sandbox.machine().pid()));
                 }
                 Next::Message(Message::Order(order)) => self.take(order, None),
                 Next::Message(Message::GiveWay) => self.give_way(),

@@ -113,3 +113,12 @@ async fn what_is_wrong_with_a_request_for_a_part_of_a_tree_is_told_by_its_field(
     check(&daemon, "POST", "/archive?path=a&only=b", "", "invalid_request", Some("only")).await;
     check(&daemon, "POST", "/archive?path=a", "a\0", "unknown_sandbox", None).await;
 }
+
+#[tokio::test]
+async fn usage_is_told_where_there_is_none() {
+    let daemon = Daemon::start();
+    let (status, error) = daemon.refused("POST", "/v1/usage", "").await;
+    assert_eq!((status, error.code.name().as_str()), (405, "method_not_allowed"));
+    let (first, second) = (daemon.client.usage().await.unwrap(), daemon.client.usage().await.unwrap());
+    assert!(first.sandboxes.is_empty() && first.host.cpus > 0 && first.at_us < second.at_us, "{first:?} {second:?}");
+}

@@ -255,6 +255,22 @@ pub(crate) struct ForkOptions {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+CPU is of one processor. MEMORY is what the machine takes, with what it shares divided among those that share it; OWN is what it \
+shares with none; SIZE is what its guest sees. Ctrl-C ends it.")]
+pub(crate) struct TopOptions {
+    /// Show it once
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// Time between two pictures
+    #[arg(long, value_name = "TIME", default_value = "2s", conflicts_with = "once")]
+    pub(crate) interval: Seconds,
+    /// Print JSON: an object, a line each without --once
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct EventOptions {
     /// Begin behind this position; 0 for all that are kept
     #[arg(long, value_name = "POSITION")]
