@@ -11,7 +11,7 @@
 //! ```
 //!
 //! The epilogue tells the exit status, the options and the traps, and takes those out that would show or disturb the plumbing
-//! (`set -x`, `set -e`, DEBUG); the next text puts them back. Code that ends the shell (`exit`, `set -e`) runs into our EXIT trap, which writes the
+//! (`set -x`, `set -e`, DEBUG, aliases, a function called `builtin`); the next text puts them back. Code that ends the shell (`exit`, `set -e`) runs into our EXIT trap, which writes the
 //! shell's state down in a memory file: the next shell begins by reading it. Where the user's own EXIT trap may stand in its place, the state is
 //! also written before the code.
 
@@ -19,8 +19,9 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 
-use hearth_protocol::{ExitStatus, RawString, limits};
+use hearth_protocol::{ExitStatus, RawString, hex, limits};
 use rustix::fs::MemfdFlags;
+use rustix::rand::GetRandomFlags;
 
 use super::driver::{Answer, Job, source};
 
@@ -32,6 +33,8 @@ const COMPLETE: &[u8] = b"# complete\n";
 const LARGEST_STATE: u64 = 64 * 1024 * 1024;
 /// The options of a shell that the plumbing has to be without.
 const OPTIONS: &str = "euxv";
+/// Has the status 2, which says that a text was read to its end.
+const TO_ITS_END: &str = "\\builtin test a b 2>/dev/null";
 
 /// A shell, as far as it has to be known how to speak to it.
 pub(super) struct Bash {
@@ -39,6 +42,8 @@ pub(super) struct Bash {
     first: RawFd,
     /// The variables that it was born with.
     given: String,
+    /// What its variables in subshells are called: nobody has made that read-only.
+    variable: String,
     /// Where the shell's state is written as it ends.
     state: OwnedFd,
     memory: Memory,
@@ -54,6 +59,14 @@ pub(super) struct Bash {
 struct Memory {
     /// Those of [`OPTIONS`] that are on.
     options: String,
+    /// Whether aliases are: they are out while the plumbing is read, since any word of it may be one.
+    aliases: bool,
+    /// The user's function `builtin`, as text that makes it. It is out while the plumbing runs.
+    builtin: Option<Vec<u8>>,
+    /// Whether any code so far may make such a function.
+    may_shadow: bool,
+    /// Whether any code so far names the variable that turns POSIX mode on: it may be read-only.
+    names_posix: bool,
     /// The traps that are out while the plumbing runs, by name.
     traps: Vec<(String, Vec<u8>)>,
     /// The user's EXIT trap.
@@ -77,6 +90,8 @@ impl Memory {
 struct Current {
     /// Whether it is user code.
     is_code: bool,
+    /// Whether aliases were on before it.
+    aliases: bool,
     /// Whether the state was written before it.
     written_before: bool,
     /// Whether the next record is the traps that belong to the status before it.
@@ -92,6 +107,7 @@ enum Awaits {
     Nothing,
     Traps,
     LastTraps,
+    Function,
 }
 
 impl Bash {
@@ -100,7 +116,10 @@ impl Bash {
         let state = rustix::fs::memfd_create("hearth-state", MemfdFlags::CLOEXEC)?;
         let given = GIVEN.iter().copied().chain(variables.map(String::as_str)).collect::<Vec<_>>().join(" ");
         let (memory, current) = (Memory::default(), Current::default());
-        Ok(Self { token: String::new(), first, given, state, memory, current, asked: 0, ready: 0 })
+        let mut random = [0; 8];
+        rustix::rand::getrandom(&mut random, GetRandomFlags::empty())?;
+        let variable = format!("hearth_{}", hex::encode(&random));
+        Ok(Self { token: String::new(), first, given, variable, state, memory, current, asked: 0, ready: 0 })
     }
 
     /// The descriptors it is born with, behind those for requests and answers.
@@ -114,21 +133,24 @@ impl Bash {
     /// one: those are closed on exec, and so is what is made of them.
     pub(super) fn driver(&self) -> String {
         let born = self.first;
-        let [requests, answers, null] = [self.requests(), self.answers(), self.first + 20];
+        let [requests, answers] = [self.requests(), self.answers()];
         let hidden = |from: RawFd, sign: &str| {
             format!("{{ exec {}{sign}&10; }} {from}{sign}&-; exec {from}{sign}&-; ", from + 10)
         };
         let hide: String = [(born, "<"), (born + 1, ">"), (born + 2, "<"), (born + 3, "<")]
             .map(|(fd, sign)| hidden(fd, sign))
             .concat();
-        // The subshell may do what it likes to itself: in POSIX mode no function takes the place of `unset`.
+        // An array takes a text as it is, whatever IFS and TMOUT are. The end of the requests leaves it unset.
+        let variable = &self.variable;
         let next = format!(
-            "POSIXLY_CORRECT=1; \\unset -f builtin read printf; \\builtin printf '\\0READY\\0' >&{answers}; \
-             until IFS= TMOUT=0 \\builtin read -r -d '' -u {requests} hearth; do (( $? > 128 )) || \
-             {{ hearth='\\builtin trap - EXIT; \\builtin exit'; break; }}; done; \\builtin printf %s \"$hearth\""
+            "\\builtin printf '\\0READY\\0' >&{answers}; \\builtin mapfile -t -d '' -n 1 -u {requests} {variable}; \
+             \\builtin printf %s \"${{{variable}-\\builtin trap - EXIT; \\builtin exit}}\""
         );
+        // A text ends with the status 2. Whatever else there is says that it was not read to its end: the shell has no builtins any more, or
+        // executes nothing (`set -n`), when the condition itself has the status 0.
         format!(
-            "{hide}\\builtin unset BASH_EXECUTION_STRING; while {null}</dev/null; do \\builtin eval \"$({next})\"; done"
+            "{hide}\\builtin unset BASH_EXECUTION_STRING; {TO_ITS_END}; \
+             until (( $? != 2 )); do \\builtin eval \"\\\\builtin true; $({next})\"; done"
         )
     }
 
@@ -147,8 +169,12 @@ impl Bash {
     /// function are left out.
     fn write_state(&self) -> String {
         let path = format!("/proc/self/fd/{}", self.first + 12);
-        let some_variables = "( IFS=$'\\n'; hearth=$'\\n'$(\\builtin local -p); for hearth_name in $(\\builtin compgen -v); do \
-             [[ $hearth == *$'\\ndeclare -'+([^ ])\" $hearth_name\"@(=*|$'\\n'*|) ]] || \\builtin declare -p \"$hearth_name\"; done )";
+        let name = &self.variable;
+        let some_variables = format!(
+            "( {name}=$'\\n'$(\\builtin local -p); \\builtin mapfile -t {name}_all < <(\\builtin compgen -v); \
+             for {name}_one in \"${{{name}_all[@]}}\"; do [[ ${name} == *$'\\ndeclare -'+([^ ])\" ${name}_one\"@(=*|$'\\n'*|) ]] || \
+             \\builtin declare -p \"${name}_one\"; done )"
+        );
         format!(
             "{{ \\builtin shopt -p; \\builtin trap -p; \
              if (( ${{#FUNCNAME[@]}} )); then {some_variables}; else \\builtin declare -p; fi; \
@@ -161,9 +187,11 @@ impl Bash {
     /// What the EXIT trap does, behind what the user wants of it.
     fn last_words(&self) -> String {
         let (answers, state) = (self.answers(), self.write_state());
+        // The second line is read when aliases are off.
         format!(
-            "\\builtin printf '\\0LAST %s\\0' \"$-\" >&{answers}; \\builtin trap -p DEBUG ERR RETURN >&{answers}; \
-             \\builtin printf '\\0' >&{answers}; \\builtin trap - DEBUG ERR RETURN EXIT; \\builtin set +{OPTIONS}; {state}"
+            "\\builtin printf '\\0LAST %s %s\\0' \"$-\" \"$BASHOPTS\" >&{answers}; \\builtin trap -p DEBUG ERR RETURN >&{answers}; \
+             \\builtin printf '\\0' >&{answers}; \\builtin trap - DEBUG ERR RETURN EXIT; \\builtin set +{OPTIONS}; \
+             \\builtin shopt -u expand_aliases\n{state}"
         )
     }
 
@@ -177,21 +205,28 @@ impl Bash {
     }
 
     fn own_exit_trap(&self) -> String {
-        format!("{{ \\builtin eval \"$(</proc/self/fd/{})\"; }} >/dev/null 2>&1", self.first + 13)
+        let last_words = format!("\\builtin eval \"$(</proc/self/fd/{})\"", self.first + 13);
+        match self.current.aliases {
+            // A brace may be one.
+            true => format!("{last_words} >/dev/null 2>&1"),
+            false => format!("{{ {last_words}; }} >/dev/null 2>&1"),
+        }
     }
 
     /// Writes the text for a job.
     pub(super) fn request(&mut self, token: String, job: &Job<'_>) -> Vec<u8> {
         self.token = token;
         self.asked += 1;
-        self.current = Current::default();
+        self.current = Current { aliases: self.memory.aliases, ..Current::default() };
         let mut text = match *job {
             Job::Run { code, env } => {
                 self.current.is_code = true;
                 // Old words would be taken for those of this code.
                 let _ = rustix::fs::ftruncate(&self.state, 0);
                 self.memory.may_exit |= code.contains("trap") || code.contains("exit");
-                self.current.written_before = self.memory.may_exit;
+                self.memory.may_shadow |= code.contains("builtin");
+                self.memory.names_posix |= code.contains("POSIXLY_CORRECT");
+                self.current.written_before = self.memory.may_exit || self.memory.may_shadow;
                 self.code_text(code, env)
             }
             Job::Prepare { .. } | Job::Rehearse | Job::Adopt(_) => self.prepare_text(),
@@ -210,30 +245,40 @@ impl Bash {
         text.extend_from_slice(b"\\builtin trap -- ");
         text.extend_from_slice(&on_one_line(&self.exit_trap()));
         text.extend_from_slice(b" EXIT; ");
-        let mut inner = self.restoring();
-        if inner.is_empty() || self.memory.would_show_an_eval() {
-            inner.extend_from_slice(code.as_bytes());
+        let (restoring, code) = (self.restoring(), code.as_bytes());
+        let Memory { aliases, builtin, .. } = &self.memory;
+        let mut eval = b"\\builtin eval ".as_slice();
+        let inner = if builtin.is_some() {
+            // From here on it is the user's.
+            text.extend_from_slice(&restoring);
+            eval = b"\\eval ";
+            code.to_vec()
+        } else if restoring.is_empty() || self.memory.would_show_an_eval() {
+            if *aliases {
+                text.extend_from_slice(b"\\builtin shopt -s expand_aliases; ");
+            }
+            [&restoring, code].concat()
         } else {
             // The shell shows the line of a syntax error, and what stands before the code would be on its first.
-            inner.extend_from_slice(b"\\builtin eval ");
-            inner.extend_from_slice(&on_one_line(code.as_bytes()));
-        }
+            [&restoring, eval, &on_one_line(code)].concat()
+        };
         for (name, value) in env {
             text.extend_from_slice(name.as_bytes());
             text.push(b'=');
             text.extend_from_slice(&on_one_line(value.as_bytes()));
             text.push(b' ');
+            // Variables before `builtin eval` would be for `builtin` alone.
+            eval = b"\\eval ";
         }
-        // Variables before `builtin eval` would be for `builtin` alone.
-        text.extend_from_slice(if env.is_empty() { b"\\builtin eval " } else { b"\\eval " });
+        text.extend_from_slice(eval);
         text.extend_from_slice(&quoted(&inner));
         text.extend_from_slice(b"; ");
         text
     }
 
-    /// What puts the user's options, traps and last status back, without a line of its own.
+    /// What puts the user's options, traps, function `builtin` and last status back, without a line of its own.
     fn restoring(&self) -> Vec<u8> {
-        let Memory { options, traps, status, .. } = &self.memory;
+        let Memory { options, traps, status, aliases, builtin, .. } = &self.memory;
         let mut text = Vec::new();
         for (name, action) in traps {
             text.extend_from_slice(b"\\builtin trap -- ");
@@ -243,9 +288,18 @@ impl Bash {
         if !options.is_empty() {
             text.extend_from_slice(format!("\\builtin set -{options}; ").as_bytes());
         }
+        if *aliases {
+            text.extend_from_slice(b"\\builtin shopt -s expand_aliases; ");
+        }
+        if let Some(function) = builtin {
+            text.extend_from_slice(b"\\builtin eval ");
+            text.extend_from_slice(&on_one_line(function));
+            text.extend_from_slice(b"; ");
+        }
         if *status != 0 {
+            let exit = if builtin.is_some() { "\\exit" } else { "\\builtin exit" };
             // As the first of two it ends no shell that ends at failures.
-            text.extend_from_slice(format!("( \\builtin exit {status} ) && \\builtin true; ").as_bytes());
+            text.extend_from_slice(format!("( {exit} {status} ) && \\true; ").as_bytes());
         }
         match text.is_empty() {
             true => text,
@@ -269,18 +323,52 @@ impl Bash {
 
     fn epilogue(&self) -> String {
         let (token, answers) = (&self.token, self.answers());
+        let (begin, end) = if self.memory.may_shadow && !self.memory.names_posix {
+            self.around_a_shadow()
+        } else {
+            self.around_nothing()
+        };
         format!(
-            "{{ \\builtin printf '\\0%s STATUS %s %s\\0' {token} \"$?\" \"$-\" >&{answers}; \
-             \\builtin trap -p DEBUG ERR RETURN EXIT >&{answers}; \\builtin printf '\\0' >&{answers}; \
-             \\builtin trap - DEBUG ERR RETURN; \\builtin set +{OPTIONS}; \
-             \\builtin printf '\\0%s DONE\\0' {token} >&{answers}; }} >/dev/null 2>&1"
+            "{{ {begin}\\builtin trap -p DEBUG ERR RETURN EXIT >&{answers}; \\builtin printf '\\0' >&{answers}; \
+             \\builtin trap - DEBUG ERR RETURN; \\builtin set +{OPTIONS}; {end}\\builtin shopt -u expand_aliases; \
+             \\builtin printf '\\0%s DONE\\0' {token} >&{answers}; {TO_ITS_END}; }} >/dev/null 2>&1"
         )
+    }
+
+    /// The status and the options, as long as `builtin` is what it is.
+    fn around_nothing(&self) -> (String, String) {
+        let (token, answers) = (&self.token, self.answers());
+        let status = "\"$?\" \"$-\" \"$BASHOPTS\"";
+        (format!("\\builtin printf '\\0%s STATUS %s %s %s\\0' {token} {status} >&{answers}; "), String::new())
+    }
+
+    /// The same where there may be a function called `builtin`: it is told, and taken out.
+    ///
+    /// In POSIX mode no function takes the place of `unset`, and an assignment turns that mode on; its value keeps what is to be told. What the mode
+    /// changes on its way in and out is put back.
+    fn around_a_shadow(&self) -> (String, String) {
+        let (token, answers) = (&self.token, self.answers());
+        let begin = format!(
+            "POSIXLY_CORRECT=\"$? $- $BASHOPTS ${{POSIXLY_CORRECT+posix}}\"; \
+             ( \\set +e; \\trap - DEBUG ERR; \\unset -f command declare printf; \
+             \\command printf '\\0%s FUNCTION\\0' {token} >&{answers}; \\command declare -f builtin >&{answers}; \
+             \\command printf '\\0' >&{answers} ); \\unset -f builtin; \
+             \\builtin printf '\\0%s STATUS %s\\0' {token} \"$POSIXLY_CORRECT\" >&{answers}; "
+        );
+        let end = "case $POSIXLY_CORRECT in *' posix') POSIXLY_CORRECT=y;; *inherit_errexit*) \\builtin set +o posix;; \
+                   *) \\builtin set +o posix; \\builtin shopt -u inherit_errexit;; esac; ";
+        (begin, end.to_owned())
     }
 
     /// Understands one record.
     pub(super) fn answer(&mut self, record: &[u8]) -> Answer {
         match std::mem::take(&mut self.current.awaits) {
             Awaits::Traps => self.note_traps(record),
+            Awaits::Function if self.current.is_code => {
+                let is_there = !record.is_empty() && record.len() <= limits::CODE;
+                self.memory.builtin = is_there.then(|| record.trim_ascii_end().to_vec());
+            }
+            Awaits::Function => {}
             Awaits::LastTraps => {
                 if let Some(last) = &mut self.current.ended {
                     last.traps = read_traps(record).into_iter().filter(|(name, _)| name != "EXIT").collect();
@@ -300,13 +388,16 @@ impl Bash {
             return if self.ready > self.asked { Answer::Broken } else { Answer::Nothing };
         }
         if let Some(options) = record.strip_prefix("LAST ") {
-            let memory = Memory { options: kept(options), exit: None, ..self.memory.clone() };
+            let (options, more) = options.split_once(' ').unwrap_or((options, ""));
+            let (options, aliases) = (kept(options), has_aliases(more));
+            let memory = Memory { options, aliases, exit: None, ..self.memory.clone() };
             (self.current.ended, self.current.awaits) = (Some(memory), Awaits::LastTraps);
             return Answer::Nothing;
         }
         let own = record.strip_prefix(self.token.as_str()).filter(|_| !self.token.is_empty());
         match own.and_then(|rest| rest.strip_prefix(' ')).map(|rest| rest.split(' ').collect::<Vec<_>>()).as_deref() {
-            Some(["STATUS", status, options]) => self.note_status(status, options),
+            Some(["STATUS", status, options, more, ..]) => self.note_status(status, options, more),
+            Some(["FUNCTION"]) => self.current.awaits = Awaits::Function,
             Some(["DONE"]) => {
                 // What has come since was for this request; the next READY is not.
                 let code = self.current.code.unwrap_or(1);
@@ -317,13 +408,14 @@ impl Bash {
         Answer::Nothing
     }
 
-    fn note_status(&mut self, status: &str, options: &str) {
+    fn note_status(&mut self, status: &str, options: &str, more: &str) {
         self.current.awaits = Awaits::Traps;
         let status: u8 = status.parse().unwrap_or(1);
         self.current.code = Some(status.into());
         if self.current.is_code {
             self.memory.status = status;
             self.memory.options = kept(options);
+            self.memory.aliases = has_aliases(more);
         }
     }
 
@@ -372,6 +464,11 @@ fn kept(options: &str) -> String {
     options.chars().filter(|&option| OPTIONS.contains(option)).collect()
 }
 
+/// Whether aliases are on among the options of `shopt` (`$BASHOPTS`).
+fn has_aliases(options: &str) -> bool {
+    options.split(':').any(|option| option == "expand_aliases")
+}
+
 /// Quotes text for a shell.
 fn quoted(text: &[u8]) -> Vec<u8> {
     let mut quoted = Vec::with_capacity(text.len() + 16);
@@ -409,12 +506,19 @@ fn read_traps(printed: &[u8]) -> Vec<(String, Vec<u8>)> {
     let mut traps = Vec::new();
     let mut rest = printed;
     while let Some(quoted) = rest.strip_prefix(b"trap -- ") {
-        let Some((action, after)) = unquoted(quoted) else { break };
+        // In POSIX mode it tells of those that are not set, too.
+        let (action, after) = match quoted.strip_prefix(b"-") {
+            Some(after) => (None, after),
+            None => match unquoted(quoted) {
+                Some((action, after)) => (Some(action), after),
+                None => break,
+            },
+        };
         let Some(name) = after.strip_prefix(b" ") else { break };
         let end = name.iter().position(|&byte| byte == b'\n').unwrap_or(name.len());
         let fits = |name: &&str| name.bytes().all(|byte| byte.is_ascii_alphanumeric());
         let Some(text) = std::str::from_utf8(&name[..end]).ok().filter(fits) else { break };
-        traps.push((text.to_owned(), action));
+        traps.extend(action.map(|action| (text.to_owned(), action)));
         rest = name.get(end + 1..).unwrap_or_default();
     }
     if printed.len() > limits::CODE { Vec::new() } else { traps }
@@ -443,7 +547,7 @@ mod tests {
 
     #[test]
     fn traps_are_read_as_bash_prints_them() {
-        let printed = b"trap -- 'echo it'\\''s\n  two' EXIT\ntrap -- '' SIGINT\ntrap -- 'x' DEBUG\n";
+        let printed = b"trap -- - ERR\ntrap -- 'echo it'\\''s\n  two' EXIT\ntrap -- '' SIGINT\ntrap -- 'x' DEBUG\n";
         let read: Vec<_> =
             read_traps(printed).into_iter().map(|(name, text)| (name, String::from_utf8(text).unwrap())).collect();
         let expected = [("EXIT", "echo it's\n  two"), ("SIGINT", ""), ("DEBUG", "x")];
@@ -470,7 +574,7 @@ mod tests {
         for forged in ["DONE", "guess DONE", " DONE", "secret2 DONE", "STATUS 3 h", "{\"type\":\"done\"}", ""] {
             assert!(matches!(bash.answer(forged.as_bytes()), Answer::Nothing), "{forged}");
         }
-        assert!(matches!(bash.answer(b"secret STATUS 4 ehB"), Answer::Nothing));
+        assert!(matches!(bash.answer(b"secret STATUS 4 ehB a:b"), Answer::Nothing));
         bash.answer(b"trap -- 'x' DEBUG\n");
         assert!(matches!(bash.answer(b"secret DONE"), Answer::Done { code: 4, .. }));
         bash.request("other".into(), &Job::Run { code: "true", env: &env });

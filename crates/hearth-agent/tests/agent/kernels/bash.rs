@@ -209,8 +209,82 @@ async fn mistakes_in_bash_are_reported_where_they_are_and_harm_nothing() {
     assert_eq!((done.out().as_str(), done.code()), ("shown\n", 0));
     let replaced = run(&channel, Bash, "exec sh -c 'echo replaced; exit 9'").await;
     assert_eq!((replaced.out().as_str(), replaced.code()), ("replaced\n", 9));
-    // What takes the place of `builtin` itself cannot be worked around; it is noticed.
-    let broken = run(&channel, Bash, "builtin() { command true; }; echo said").await;
-    assert_eq!((broken.out().as_str(), broken.ran().state_lost), ("said\n", true));
-    assert_eq!(print(&channel, Bash, "echo fresh").await, "fresh\n");
+}
+
+#[tokio::test]
+async fn b20_a_function_builtin_aliases_and_read_only_names_change_nothing_in_bash() {
+    if !is_here(Bash) {
+        return;
+    }
+    let agent = Agent::start();
+    let channel = agent.connect().await;
+    let hostile = [
+        "y=1; builtin() { :; }",
+        "readonly IFS",
+        "readonly TMOUT=1",
+        "readonly hearth hearth_name",
+        "shopt -s expand_aliases; alias while=echo do=echo until=echo if=echo \"{\"=echo ll='echo aliased'",
+        "readonly IFS TMOUT hearth; y=1; shopt -s expand_aliases; alias while=echo do=echo until=echo if=echo \"{\"=echo ll='echo aliased'; unset() { :; }; builtin() { echo mine \"$@\"; }; (exit 5)",
+        "readonly POSIXLY_CORRECT",
+        "set -o posix; builtin() { :; }",
+    ];
+    for code in hostile {
+        let kernel = |code: &str| format!("y=1 z=1; {code}");
+        let first = run(&channel, Bash, &kernel(code)).await;
+        assert_eq!((first.ran().state_lost, first.err().as_str()), (false, ""), "{code}: {first:?}");
+        for _ in 0..2 {
+            let next = run(&channel, Bash, "echo $? $y $z").await;
+            assert_eq!(next.out(), format!("{} 1 1\n", first.code()), "{code}: {next:?}");
+            assert_eq!((next.ran().state_lost, next.ran().fresh, next.err().as_str()), (false, false, ""), "{code}");
+            run(&channel, Bash, &format!("( \\exit {} )", first.code())).await;
+        }
+        // What the user has made is still there.
+        let own = run(
+            &channel,
+            Bash,
+            "type -t builtin; ll; [[ -o posix ]] && echo posix; shopt -q inherit_errexit && echo on",
+        )
+        .await;
+        let expected = [
+            (code.contains("builtin()"), "function"),
+            (code.contains("ll="), "aliased"),
+            (code.contains("posix;"), "posix"),
+            (code.contains("posix;"), "on"),
+        ];
+        for (is_there, line) in expected {
+            assert_eq!(own.out().lines().any(|said| said == line), is_there, "{code}: {line}: {own:?}");
+        }
+        // So is the state of a shell that ends.
+        let ended = run(&channel, Bash, "exit 3").await;
+        assert_eq!((ended.code(), ended.ran().state_lost), (3, false), "{code}: {ended:?}");
+        let next = run(&channel, Bash, "echo $y $z").await;
+        assert_eq!((next.out().as_str(), next.ran().fresh), ("1 1\n", false), "{code}: {next:?}");
+        channel.stop_kernel("bash").await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_bash_that_can_run_nothing_more_ends_at_once_and_says_so() {
+    if !is_here(Bash) {
+        return;
+    }
+    let agent = Agent::start();
+    let channel = agent.connect().await;
+    std::fs::write(agent.workspace().join("shadow"), "builtin() { :; }").unwrap();
+    // What ends where its state had been written before goes on from that.
+    let cases =
+        [("set -n", true), ("set -o noexec", true), (". ./shadow", true), ("enable -n echo eval builtin", false)];
+    for (code, is_lost) in cases {
+        let begun = std::time::Instant::now();
+        let done = run(&channel, Bash, &format!("echo said; {code}")).await;
+        assert_eq!(done.out(), "said\n", "{code}: {done:?}");
+        let next = run(&channel, Bash, "echo on").await;
+        let lost = done.ran().state_lost || next.ran().state_lost;
+        assert_eq!((lost, done.ran().signal), (is_lost, None), "{code}: {done:?} {next:?}");
+        assert!(
+            done.err().len() + next.err().len() < 1000 && begun.elapsed().as_secs() < 3,
+            "{code}: {done:?} {next:?}"
+        );
+        assert_eq!(print(&channel, Bash, "echo on").await, "on\n", "{code}");
+    }
 }
