@@ -33,6 +33,9 @@
 //! | `POST {sandbox}/shells/{name}/wait`, `…/signal`, `…/resize` | [`shells::WaitShell`], [`shells::SignalShell`], the size | the wire's `IdleEnd`; nothing |
 //! | `POST {sandbox}/files/{op}`: `stat`, `list`, `mkdir`, `move`, `copy`, `remove`, `symlink`, `chmod`, `edit`, `search` | the wire's own request, see [`files`] | its result |
 //! | `GET`, `PUT {sandbox}/files/content` | [`files::ReadFile`]; [`files::WriteFile`], bytes | bytes; the file |
+//! | `GET`, `POST {sandbox}/kernels` | nothing, the wire's own start | [`kernels::KernelList`], [`kernels::KernelReady`] |
+//! | `POST {sandbox}/kernels/{name}/exec` | the wire's own exec | [`kernels::KernelLine`]s, as they come |
+//! | `POST {sandbox}/kernels/{name}/interrupt`, `…/restart`, `DELETE …/{name}` | nothing | nothing, [`kernels::KernelReady`], nothing |
 //! | `GET`, `PUT {sandbox}/archive` | [`files::ExportTree`]; [`files::ImportTree`], tar | tar; what was unpacked |
 //! | `POST {sandbox}/archive` | [`files::ExportTree`], the names of what is wanted of it, a NUL behind each | tar |
 //! | `GET {sandbox}/diff`, `/changes` | [`history::Since`] | a patch as text; [`history::ChangeList`] |
@@ -51,6 +54,7 @@
 pub mod exec;
 pub mod files;
 pub mod history;
+pub mod kernels;
 pub mod process;
 pub mod services;
 pub mod shells;

@@ -52,8 +52,17 @@ impl Client {
     }
 
     pub(crate) async fn download(&self, path: &str) -> Result<Download, ClientError> {
+        self.download_by(Method::GET, path, None).await
+    }
+
+    pub(crate) async fn download_by(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Bytes>,
+    ) -> Result<Download, ClientError> {
         let mut connection = self.connect().await?;
-        let body = connection.send(Method::GET, path, None).await?.into_body();
+        let body = connection.send(method, path, body).await?.into_body();
         Ok(Download { body, _connection: connection })
     }
 

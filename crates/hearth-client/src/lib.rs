@@ -12,6 +12,7 @@ mod events;
 mod guest;
 mod held;
 mod history;
+mod kernels;
 mod shells;
 
 use std::path::{Path, PathBuf};
@@ -34,6 +35,7 @@ pub use events::{Followed, Item};
 pub use guest::Download;
 pub use hearth_api as api;
 pub use held::{Held, HeldEvent, HeldInput};
+pub use kernels::KernelRun;
 
 /// A daemon, found by its socket. Each call has a connection of its own.
 #[derive(Debug, Clone)]

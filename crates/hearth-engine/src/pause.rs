@@ -77,8 +77,16 @@ impl Engine {
         let template = sandbox.restored_from()?.clone();
         self.check_disk()?;
         let place = sandbox.place.lock().await;
-        let still = Stillness::of(sandbox).await?;
-        let saved = sandbox.machine().capture().await.map_err(|source| EngineError::Capture { source })?;
+        let failed = |source| EngineError::Capture { source };
+        let prepared = sandbox.machine().prepare_capture().await.map_err(failed)?;
+        let still = match Stillness::of(sandbox).await {
+            Ok(still) => still,
+            Err(error) => {
+                sandbox.machine().abandon_capture(prepared).await;
+                return Err(error);
+            }
+        };
+        let saved = sandbox.machine().capture(prepared).await.map_err(failed)?;
         let (directory, saved) = (place.directory.path().to_owned(), saved);
         let written = apart(move || {
             let delta = saved.delta.clone().unwrap_or_default();

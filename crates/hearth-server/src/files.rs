@@ -249,32 +249,24 @@ pub(crate) fn cut_off() -> ChannelError {
     ChannelError::Fault { source: Fault::failed(ErrorCode::Cancelled, "it ended before its end") }
 }
 
-/// Where a stream of bytes stands: behind each piece, whether the next has come.
+/// Where a stream of bytes stands.
 enum Turn<P> {
+    /// This comes next, and then what has yet to come.
     Send(Bytes, P),
-    Broken,
+    Wait(P),
     Over,
 }
 
-impl<P: Pieces> Turn<P> {
-    async fn next(mut pieces: P) -> Result<Self, ChannelError> {
-        Ok(match pieces.piece().await? {
-            Some(bytes) => Self::Send(bytes, pieces),
-            None => Self::Over,
-        })
-    }
-}
-
-/// Answers with a stream of bytes. What is refused before the first of them gets an error of its own.
-pub(crate) async fn stream<P: Pieces>(pieces: P, kind: &'static str) -> Result<Response, Refusal> {
-    let first = Turn::next(pieces).await?;
+/// Answers with a stream of bytes, each piece as soon as it is there. What is refused before the first of them gets an error of its own.
+pub(crate) async fn stream<P: Pieces>(mut pieces: P, kind: &'static str) -> Result<Response, Refusal> {
+    let first = pieces.piece().await?.map_or(Turn::Over, |bytes| Turn::Send(bytes, pieces));
     let bytes = unfold(first, async |turn| match turn {
-        Turn::Send(bytes, pieces) => {
-            let next = Turn::next(pieces).await.unwrap_or(Turn::Broken);
-            Some((Ok(bytes), next))
-        }
-        // The end of the connection, without that of the body, is all there is to tell it by.
-        Turn::Broken => Some((Err(io::Error::other("it broke off")), Turn::Over)),
+        Turn::Send(bytes, pieces) => Some((Ok(bytes), Turn::Wait(pieces))),
+        Turn::Wait(mut pieces) => match pieces.piece().await {
+            Ok(bytes) => bytes.map(|bytes| (Ok(bytes), Turn::Wait(pieces))),
+            // The end of the connection, without that of the body, is all there is to tell it by.
+            Err(_) => Some((Err(io::Error::other("it broke off")), Turn::Over)),
+        },
         Turn::Over => None,
     });
     Ok((StatusCode::OK, [(header::CONTENT_TYPE, kind)], Bytestream::from_stream(bytes)).into_response())

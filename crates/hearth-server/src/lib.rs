@@ -15,6 +15,7 @@ mod files;
 mod health;
 mod history;
 mod input;
+mod kernels;
 mod pool;
 mod processes;
 mod routes;

@@ -11,7 +11,7 @@ use hearth_engine::fleet::{Fleet, Member};
 use tokio::sync::watch;
 
 use crate::answer::Refusal;
-use crate::{events, exec, files, health, history, pool, processes, sandboxes, services, shells, usage};
+use crate::{events, exec, files, health, history, kernels, pool, processes, sandboxes, services, shells, usage};
 
 /// The largest body of a request that is read whole, in bytes.
 const BODY: usize = 4 * 1024 * 1024;
@@ -115,6 +115,7 @@ pub(crate) fn router(app: App) -> Router {
         .route("/sandboxes/{sandbox}/ports/{port}", axum::routing::delete(services::unpublish))
         .route("/sandboxes/{sandbox}/secrets", get(services::secrets).put(services::set_secrets))
         .route("/sandboxes/{sandbox}/secrets/{name}", axum::routing::delete(services::remove_secret))
+        .nest("/sandboxes/{sandbox}/kernels", of_kernels())
         .nest("/sandboxes/{sandbox}/files", of_files())
         .route(
             "/sandboxes/{sandbox}/archive",
@@ -146,6 +147,15 @@ fn of_services() -> Router<App> {
         .route("/{name}/stop", post(services::stop))
         .route("/{name}/restart", post(services::restart))
         .route("/{name}/logs", get(services::logs))
+}
+
+fn of_kernels() -> Router<App> {
+    Router::new()
+        .route("/", get(kernels::list).post(kernels::start))
+        .route("/{name}", axum::routing::delete(kernels::remove))
+        .route("/{name}/exec", post(kernels::exec))
+        .route("/{name}/interrupt", post(kernels::interrupt))
+        .route("/{name}/restart", post(kernels::restart))
 }
 
 fn of_files() -> Router<App> {

@@ -2,6 +2,7 @@
 
 mod guest;
 mod history;
+mod kernel;
 mod sandbox;
 mod transfer;
 
@@ -18,6 +19,7 @@ pub(crate) use guest::{
     ServiceOptions, ServiceStartOptions,
 };
 pub(crate) use history::{CheckpointCommand, DiffOptions, PatchOptions, ResetOptions};
+pub(crate) use kernel::{KernelCommand, KernelOptions, KernelRunOptions};
 pub(crate) use sandbox::{
     CreateOptions, DaemonOptions, EventOptions, ExecOptions, ForkOptions, ListOptions, PauseOptions, RemoveOptions,
     ShellOptions, TopOptions, UpdateOptions,
@@ -85,6 +87,9 @@ pub(crate) enum Command {
     /// Programs of a sandbox with a name, a readiness and a log
     #[command(subcommand)]
     Service(ServiceCommand),
+    /// Code with state: interpreters of a sandbox that remember what they ran
+    #[command(subcommand)]
+    Kernel(KernelCommand),
     /// Ports of this host that lead into a sandbox
     Ports(PortOptions),
     /// Change a sandbox's name, labels or lifetime
@@ -167,6 +172,7 @@ impl Command {
             Self::Service(ServiceCommand::Ls(options)) => options.json,
             Self::Service(ServiceCommand::Stop { json, .. } | ServiceCommand::Restart { json, .. }) => *json,
             Self::Service(command) => matches!(command, ServiceCommand::Inspect(_)),
+            Self::Kernel(command) => command.wants_json(),
             Self::Ports(options) => options.json,
             Self::Update(options) => options.json,
             Self::Pause(options) | Self::Resume(options) => options.json,

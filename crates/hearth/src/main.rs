@@ -64,6 +64,7 @@ fn run(command: Command) -> Result<i32, Failure> {
             Command::Reset(options) => commands::history::reset(options).await,
             Command::Checkpoint(command) => commands::history::checkpoint(command).await,
             Command::Service(command) => commands::service::run(command).await,
+            Command::Kernel(command) => commands::kernel::run(command).await,
             Command::Ports(options) => commands::guest::ports(options).await,
             Command::Update(options) => commands::sandbox::update(options).await,
             Command::Pause(options) => commands::lifecycle::pause(options).await,

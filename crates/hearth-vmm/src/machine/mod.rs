@@ -19,6 +19,7 @@ use tokio::sync::{OnceCell, watch};
 
 pub use error::MachineError;
 pub use exit::{Exit, STDERR_TAIL};
+pub use save::{PreparedCapture, PreparedOverlay};
 
 use crate::console::{Console, Stall};
 use crate::jail::JailReport;

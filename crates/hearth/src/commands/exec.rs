@@ -72,7 +72,7 @@ fn request(options: &ExecOptions) -> ExecRequest {
 }
 
 /// The variable and its secret.
-fn secret(named: &str) -> (String, String) {
+pub(super) fn secret(named: &str) -> (String, String) {
     let (variable, secret) = named.split_once('=').unwrap_or((named, named));
     (variable.to_owned(), secret.to_owned())
 }

@@ -11,6 +11,7 @@ mod endings;
 mod guest;
 mod held;
 mod help;
+mod kernels;
 mod lasting;
 mod machines;
 mod pool;
