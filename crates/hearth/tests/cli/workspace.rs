@@ -82,6 +82,7 @@ fn b36_b38_b39_a_workspace_is_diffed_patched_reset_and_kept_at_checkpoints() {
     assert_code(&conflict, 125);
     let error = error_of(&conflict);
     assert!(error["code"] == "patch_conflict" && error["message"].as_str().unwrap().contains("d/b"), "{error}");
+    assert!(error["message"].as_str().unwrap().contains("hunk"), "{error}");
     assert_eq!(sh("cat a; ls"), "one\ntwo\na\nd\nl");
     sh("printf x > d/b");
     assert!(home.0.hearth_with_input(&["patch", "--check", "a", "-"], patch()).stdout.starts_with(b"applies"));
