@@ -12,6 +12,9 @@ use hearth_vmm::{InvalidSpec, MachineError, QemuError};
 use crate::fleet::OverBudget;
 use crate::{DiskMib, SavedFault, SnapshotFileError};
 
+/// What to do where there is no room.
+const ROOM_HINT: &str = "free some space, or set HEARTH_HOME to a directory on another disk";
+
 /// An error with all its sources, each said once.
 pub fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
@@ -267,6 +270,13 @@ impl Kind {
 impl EngineError {
     /// The kind.
     pub fn kind(&self) -> Kind {
+        match self.kind_of_itself() {
+            Kind::Host if self.is_disk_full() => Kind::Resources,
+            kind => kind,
+        }
+    }
+
+    fn kind_of_itself(&self) -> Kind {
         match self {
             Self::Invalid(_) | Self::DiskSize { .. } | Self::HomeTooLong { .. } | Self::Copies { .. } => Kind::Invalid,
             Self::NotRestored | Self::Given { .. } | Self::Outdated { .. } | Self::SnapshotExists { .. } => {
@@ -284,6 +294,14 @@ impl EngineError {
         }
     }
 
+    /// Whether, behind all else, a disk was full.
+    fn is_disk_full(&self) -> bool {
+        let causes = std::iter::successors(Some(self as &(dyn Error + 'static)), |cause| (*cause).source());
+        let is_full =
+            |error: &io::Error| matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+        causes.filter_map(|cause| cause.downcast_ref()).any(is_full)
+    }
+
     /// What to do about it, where there is something.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
@@ -296,7 +314,8 @@ impl EngineError {
             Self::NoTemplate { .. } => "hearth template list shows the templates there are".to_owned(),
             Self::TemplateNeeded { .. } => "remove what needs it first".to_owned(),
             Self::MemoryShort { .. } => "ask for less with --memory, or end other programs".to_owned(),
-            Self::DiskShort { .. } => "free some space, or set HEARTH_HOME to a directory on another disk".to_owned(),
+            Self::DiskShort { .. } => ROOM_HINT.to_owned(),
+            full if full.is_disk_full() => ROOM_HINT.to_owned(),
             Self::HomeTooLong { .. } => "set HEARTH_HOME to a shorter path".to_owned(),
             Self::NotOurs { .. } => "set HEARTH_HOME to a directory of your own".to_owned(),
             Self::Directory { .. } => "check the directory's permissions, or set HEARTH_HOME to another".to_owned(),

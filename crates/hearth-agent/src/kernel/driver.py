@@ -14,10 +14,10 @@ def serve(requests, answers, path):
     import json
     import linecache
     import os
-    import signal
     import sys
     import traceback
     import types
+    from _signal import SIGINT, default_int_handler, signal
     from io import BufferedWriter, FileIO, TextIOWrapper
 
     FORM = 2 << 20  # the most bytes of one form of a value
@@ -25,15 +25,14 @@ def serve(requests, answers, path):
     SOURCES = 1000  # the execs whose source is kept for tracebacks
     NAME = "<exec-%d>"
     REHEARSAL = "print(end='')\n1 + 1"
-    UNFIT = 75  # the code of an interpreter that cannot become what it should
     own = serve.__code__.co_filename
     process = os.getpid()
-    encode, loads = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode, json.loads
+    encode, scan = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode, json.JSONDecoder().scan_once
     write_raw, read_raw, close = os.write, os.read, os.close
-    exit_now, get_pid, environment = os._exit, os.getpid, os.environb
+    exit_now, get_pid, environment, is_there = os._exit, os.getpid, os.environb, os.access
     set_trace, get_trace, set_profile, get_profile = sys.settrace, sys.gettrace, sys.setprofile, sys.getprofile
     TracebackException = traceback.TracebackException
-    state = {"token": "", "forked": False, "count": 0, "flags": 0, "loop": None, "fflush": None, "taken_in": None}
+    state = {"token": "", "forked": False, "count": 0, "flags": 0, "loop": None, "fflush": None}
     sources = {}
     module = types.ModuleType("__main__")
     module.__builtins__ = __import__("builtins")
@@ -87,8 +86,11 @@ def serve(requests, answers, path):
         if state["forked"]:
             return
         fields["type"] = kind
+        say(encode(fields))
+
+    def say(text):
         # What is no text, half a surrogate pair, becomes a question mark.
-        data = ("\n%s %s\n" % (state["token"], encode(fields))).encode("utf-8", "replace")
+        data = ("\n%s %s\n" % (state["token"], text)).encode("utf-8", "replace")
         try:
             while data:
                 data = data[write_raw(answers, data):]
@@ -96,26 +98,23 @@ def serve(requests, answers, path):
             # Whoever closed it cut the kernel off; it can only end.
             exit_now(70)
 
-    received = bytearray()
-
     def receive():
         part = read_raw(requests, 1 << 16)
         if not part:
             exit_now(0)
-        received.extend(part)
-
-    def take(length):
-        while len(received) < length:
-            receive()
-        taken = bytes(received[:length])
-        del received[:length]
-        return taken
+        return part
 
     def next_request():
+        # The next comes when this is answered, and not before.
+        received = receive()
         while b"\n" not in received:
-            receive()
-        request = loads(take(received.index(b"\n") + 1))
-        return request, take(request.pop("code"))
+            received += receive()
+        line, _, code = received.partition(b"\n")
+        request, _ = scan(line.decode(), 0)
+        length = request.pop("code")
+        while len(code) < length:
+            code += receive()
+        return request, code
 
     # In a forked child nothing of this is left but the user's code: it ends with that, and says nothing to the agent.
     def forget():
@@ -212,9 +211,13 @@ def serve(requests, answers, path):
         ("_repr_json_", "application/json"),
     )
 
+    PLAIN = {bool, bytes, dict, float, int, list, set, str, tuple}  # types that offer none
+
     def offered(value):
         """The forms that a value offers, by media type. A form whose making fails is not there."""
         forms = {}
+        if type(value) in PLAIN:
+            return forms
         bundle = getattr(type(value), "_repr_mimebundle_", None)
         if callable(bundle):
             try:
@@ -239,27 +242,29 @@ def serve(requests, answers, path):
         return forms
 
     def bounded(forms):
-        """Forms as they can be sent, and the sizes of those that are too large."""
-        kept, omitted = {}, {}
+        """Forms as members of an object in JSON, and the sizes of those that are too large."""
+        kept, omitted, total = [], {}, 0
         for media, form in forms.items():
             if not isinstance(media, str):
                 continue
             try:
                 form = as_text(form)
-                size = len(form) if isinstance(form, str) else len(encode(form))
-                encode(form)
+                encoded = encode(form)
             except Exception:
                 continue
-            if size > FORM or sum(len(encode(other)) for other in kept.values()) + size > 2 * FORM:
+            size = len(form) if isinstance(form, str) else len(encoded)
+            if size > FORM or total + size > 2 * FORM:
                 omitted[media] = size
             else:
-                kept[media] = form
+                kept.append("%s:%s" % (encode(media), encoded))
+                total += len(encoded)
         return kept, omitted
 
     def show(kind, forms):
         kept, omitted = bounded(forms)
-        if kept or omitted:
-            answer(kind, data=kept, **({"omitted": omitted} if omitted else {}))
+        if (kept or omitted) and not state["forked"]:
+            sizes = encode(omitted) if omitted else "{}"
+            say('{"type":"%s","data":{%s},"omitted":%s}' % (kind, ",".join(kept), sizes))
 
     def is_figure(value):
         figure = sys.modules.get("matplotlib.figure")
@@ -368,9 +373,10 @@ def serve(requests, answers, path):
         tree = compile(code, name, "exec", flags=state["flags"] | AWAIT | ast.PyCF_ONLY_AST, dont_inherit=True)
         last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
         # Both are compiled before anything runs, the first of them for the futures it may name.
-        body = compiled(tree, name, "exec")
+        body = compiled(tree, name, "exec") if tree.body else None
         final = compiled(ast.Expression(last.value), name, "eval") if last is not None else None
-        evaluate(body)
+        if body is not None:
+            evaluate(body)
         if final is not None:
             show_value(evaluate(final))
         show_figures()
@@ -391,7 +397,7 @@ def serve(requests, answers, path):
         """Runs user code; returns its exit code and whether an interrupt ended it."""
         try:
             try:
-                signal.signal(signal.SIGINT, state["on_interrupt"])
+                signal(SIGINT, state["on_interrupt"])
                 work()
                 return 0, False
             finally:
@@ -411,14 +417,14 @@ def serve(requests, answers, path):
         """Has interrupts do nothing from here on, and returns what they did; one that is on its way is late."""
         while True:
             try:
-                return signal.signal(signal.SIGINT, ignore)
+                return signal(SIGINT, ignore)
             except KeyboardInterrupt:
                 pass
 
     def ignore(_number, _frame):
         """An interrupt between two execs is late."""
 
-    state.update(trace=None, profile=None, on_interrupt=signal.default_int_handler)
+    state.update(trace=None, profile=None, on_interrupt=default_int_handler)
     calm()
 
     def bytes_of(text):
@@ -434,13 +440,13 @@ def serve(requests, answers, path):
                 environment[name] = value
         return before
 
+    site = sys.modules.get("site")
+    packages = site.getusersitepackages() if getattr(site, "ENABLE_USER_SITE", False) else None
+
     def see_new_packages():
         """Packages installed for the user since the start may have made their directory only now."""
-        site = sys.modules.get("site")
-        if site is not None and getattr(site, "ENABLE_USER_SITE", False):
-            directory = site.getusersitepackages()
-            if directory not in sys.path and os.path.isdir(directory):
-                site.addsitedir(directory)
+        if packages is not None and packages not in sys.path and is_there(packages, 0) and os.path.isdir(packages):
+            site.addsitedir(packages)
 
     def warm(names):
         """Imports modules ahead, outside the user's namespace; tells which could not be."""
@@ -454,38 +460,31 @@ def serve(requests, answers, path):
 
     # Waiting for a kernel, from before it is known which.
 
-    def taken_in():
-        """When that changed which an interpreter looks at once, when it starts."""
-        site = sys.modules.get("site")
-        directories = [*site.getsitepackages(), site.getusersitepackages()] if site is not None else []
-        return [changed(place) for place in (sys.executable, "/etc/localtime", *directories)]
-
-    def changed(place):
-        try:
-            status = os.stat(place)
-        except OSError:
-            return None
-        return status.st_ino, status.st_mtime_ns
-
     def rehearse():
-        """Has everything that the first code needs in memory, and leaves no trace of having run."""
+        """Has everything that the first code needs in memory, and leaves no trace of having run.
+
+        Tells what an interpreter looks at when it starts, and not again.
+        """
+        directories = [*site.getsitepackages(), site.getusersitepackages()] if site is not None else []
+        answer("looked_at", paths=[sys.executable, "/etc/localtime", *directories])
         name = NAME % 0
         remember_source(name, REHEARSAL)
         try:
             return attempt(lambda: run(REHEARSAL, name))
         finally:
             del sources[name], linecache.cache[name]
-            state["taken_in"] = taken_in()
 
     def adopt(adoption):
         """Becomes what an interpreter that is started now would be; tells whether it can."""
-        if state["taken_in"] != taken_in():
-            return UNFIT, False
         try:
             os.chdir(bytes_of(adoption["cwd"]))
         except OSError:
-            return UNFIT, False
-        set_environment({bytes_of(name): None if value is None else bytes_of(value) for name, value in adoption["env"].items()})
+            return 1, False
+        for name, value in adoption["env"].items():
+            if value is None:
+                del environment[bytes_of(name)]
+            else:
+                environment[bytes_of(name)] = bytes_of(value)
         # What was drawn from the system before, others of the same template have as well.
         if "random" in sys.modules:
             sys.modules["random"].seed()
@@ -521,7 +520,8 @@ def serve(requests, answers, path):
         flush()
         if state["forked"] or get_pid() != process:
             exit_now(exit_code)
-        answer("done", code=exit_code, interrupted=interrupted)
+        if not state["forked"]:
+            say('{"type":"done","code":%d,"interrupted":%s}' % (exit_code, "true" if interrupted else "false"))
         state["token"] = ""
 
 

@@ -63,6 +63,8 @@ pub(super) enum Answer {
     Event(KernelEvent),
     /// A module could not be imported.
     NotImported { name: String, reason: String },
+    /// What an interpreter looks at when it starts, and not again.
+    LookedAt(Vec<RawString>),
     /// The job is done.
     Done { code: i32, interrupted: bool },
     /// Nothing, or it is not the driver's.
@@ -107,6 +109,7 @@ enum Said {
     Display(KernelValue),
     Error { name: String, value: String, traceback: String },
     NotImported { name: String, reason: String },
+    LookedAt { paths: Vec<RawString> },
     Done { code: i32, interrupted: bool },
 }
 
@@ -243,6 +246,7 @@ impl Said {
             Self::Display(value) => Answer::Event(KernelEvent::Display(value)),
             Self::Error { name, value, traceback } => Answer::Event(KernelEvent::Error { name, value, traceback }),
             Self::NotImported { name, reason } => Answer::NotImported { name, reason },
+            Self::LookedAt { paths } => Answer::LookedAt(paths),
             Self::Done { code, interrupted } => Answer::Done { code, interrupted },
         }
     }

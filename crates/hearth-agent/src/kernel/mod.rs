@@ -25,7 +25,7 @@ use hearth_protocol::kernel::{
     KernelExec, KernelInfo, KernelLanguage, KernelName, KernelRequest, KernelResult, KernelStart, KernelState,
     checked_code,
 };
-use hearth_protocol::{ErrorCode, ExitStatus, Fault, Finished, Signal, SignalScope, limits};
+use hearth_protocol::{ErrorCode, ExitStatus, Fault, Finished, RawString, Signal, SignalScope, limits};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::agent::Agent;
@@ -79,9 +79,12 @@ struct Live {
 }
 
 /// What getting ready has come to.
+#[derive(Default)]
 struct Prepared {
     code: i32,
     failed_imports: BTreeMap<String, String>,
+    /// What the interpreter will not look at again.
+    looked_at: Vec<RawString>,
 }
 
 /// How an interpreter took a job.
@@ -363,14 +366,14 @@ impl Live {
 
     /// Has it do a job that is no code of the user's; `None` when it ended over it, or took too long.
     async fn prepare(&self, job: &Job<'_>, patience: Duration) -> Option<Prepared> {
-        let mut failed_imports = BTreeMap::new();
-        let note = async |answer| {
-            if let Answer::NotImported { name, reason } = answer {
-                failed_imports.insert(name, reason);
-            }
+        let mut prepared = Prepared::default();
+        let note = async |answer| match answer {
+            Answer::NotImported { name, reason } => drop(prepared.failed_imports.insert(name, reason)),
+            Answer::LookedAt(paths) => prepared.looked_at = paths,
+            _ => {}
         };
         match tokio::time::timeout(patience, self.talk(job, note)).await {
-            Ok(Ok(Taken::Done { code, .. })) => Some(Prepared { code, failed_imports }),
+            Ok(Ok(Taken::Done { code, .. })) => Some(Prepared { code, ..prepared }),
             _ => None,
         }
     }

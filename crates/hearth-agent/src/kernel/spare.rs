@@ -12,6 +12,10 @@
 //! seed of its text hashes, and where it is in memory, are the same in all sandboxes of one template.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -23,8 +27,11 @@ use super::driver::{Adoption, Job, start_of};
 use super::{Live, START_PATIENCE};
 use crate::process::{Circumstances, Processes};
 
-/// How long a spare may take to become a kernel's. A guest that is emulated on a busy host takes hundredths of a second.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a spare may take to become a kernel's: in a guest that is emulated, on a busy host, it takes tenths of a second.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The most files and directories that are looked at again: an interpreter says five or six.
+const MOST_LOOKED_AT: usize = 16;
 
 /// Variables that an interpreter, or the C library below it, looks at when it starts, by the beginning of their names. Where they differ,
 /// no setting them later makes up for it. `HOME` and `PATH` say where modules, and the interpreter itself, are looked for.
@@ -39,6 +46,23 @@ struct Waiting {
     live: Rc<Live>,
     /// As it was started.
     born: Circumstances,
+    /// What it looked at then, and how that was.
+    looked_at: Vec<(PathBuf, Option<Stamp>)>,
+}
+
+/// What tells a file, or a directory's entries, from what they were: number and time of the last change.
+type Stamp = (u64, i64, i64);
+
+fn stamp(path: &Path) -> Option<Stamp> {
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((metadata.ino(), metadata.mtime(), metadata.mtime_nsec()))
+}
+
+impl Waiting {
+    /// Whether an interpreter that starts now might find what this one has not.
+    fn is_stale(&self) -> bool {
+        self.live.process.has_ended() || self.looked_at.iter().any(|(path, before)| stamp(path) != *before)
+    }
 }
 
 impl Spare {
@@ -51,12 +75,17 @@ impl Spare {
         let plan = KernelStart::new(KernelLanguage::Python);
         let born = processes.circumstances(&start_of(&plan, Vec::new()))?;
         let live = Live::start(&plan, None, processes, true)?;
+        let mut looked_at = Vec::new();
         for job in [Job::Prepare { imports: &[] }, Job::Rehearse] {
-            if live.prepare(&job, START_PATIENCE).await.is_none_or(|prepared| prepared.code != 0) {
-                return Err(live.give_up(processes).await);
+            match live.prepare(&job, START_PATIENCE).await.filter(|prepared| prepared.code == 0) {
+                Some(prepared) => looked_at = prepared.looked_at,
+                None => return Err(live.give_up(processes).await),
             }
         }
-        *place = Some(Waiting { live, born });
+        let paths =
+            looked_at.into_iter().take(MOST_LOOKED_AT).map(|path| PathBuf::from(OsStr::from_bytes(path.as_bytes())));
+        let looked_at = paths.map(|path| (path.clone(), stamp(&path))).collect();
+        *place = Some(Waiting { live, born, looked_at });
         Ok(())
     }
 
@@ -65,19 +94,22 @@ impl Spare {
         if plan.language != KernelLanguage::Python {
             return None;
         }
-        let (live, adoption) = {
+        let (waiting, adoption) = {
             // While one is made, a fresh one is there no later.
             let mut place = self.0.try_lock().ok()?;
             let wanted = processes.circumstances(&start_of(plan, Vec::new())).ok()?;
             let adoption = adoption(&place.as_ref()?.born, wanted)?;
-            (place.take()?.live, adoption)
+            (place.take()?, adoption)
         };
-        let adopted = live.prepare(&Job::Adopt(&adoption), PATIENCE).await;
-        if adopted.is_some_and(|prepared| prepared.code == 0) {
-            live.process.reveal();
-            return Some(live);
+        let is_as_new = !waiting.is_stale() && {
+            let adopted = waiting.live.prepare(&Job::Adopt(&adoption), PATIENCE).await;
+            adopted.is_some_and(|prepared| prepared.code == 0)
+        };
+        if is_as_new {
+            waiting.live.process.reveal();
+            return Some(waiting.live);
         }
-        live.give_up(processes).await;
+        processes.kill_tree(&waiting.live.process).await;
         None
     }
 }
@@ -87,13 +119,45 @@ fn adoption(born: &Circumstances, wanted: Circumstances) -> Option<Adoption> {
     if born.user != wanted.user || !wanted.cwd.starts_with(b"/") {
         return None;
     }
-    let (before, now) = (&born.environment, wanted.environment);
-    let removed = before.keys().filter(|name| !now.contains_key(*name)).map(|name| (name.clone(), None)).collect();
-    let changed = now.into_iter().filter(|(name, value)| before.get(name) != Some(value));
-    let mut differing: BTreeMap<Vec<u8>, Option<RawString>> = removed;
-    differing.extend(changed.map(|(name, value)| (name, Some(RawString::from(value)))));
-    let env = differing.into_iter().map(|(name, value)| String::from_utf8(name).ok().map(|name| (name, value)));
-    let env: BTreeMap<_, _> = env.collect::<Option<_>>()?;
-    let is_too_late = env.keys().any(|name| READ_AT_START.iter().any(|start| name.starts_with(start)));
-    (!is_too_late).then(|| Adoption { cwd: RawString::from(wanted.cwd), env })
+    let (before, now) = (&born.environment, &wanted.environment);
+    let mut env = BTreeMap::new();
+    for name in before.keys().chain(now.keys()).filter(|name| before.get(*name) != now.get(*name)) {
+        let text = std::str::from_utf8(name).ok()?;
+        if READ_AT_START.iter().any(|start| text.starts_with(start)) {
+            return None;
+        }
+        env.insert(text.to_owned(), now.get(name).map(|value| RawString::from(value.as_slice())));
+    }
+    Some(Adoption { cwd: RawString::from(wanted.cwd), env })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn circumstances(cwd: &str, environment: &[(&str, &str)]) -> Circumstances {
+        let bytes = |text: &str| text.as_bytes().to_vec();
+        let environment = environment.iter().map(|(name, value)| (bytes(name), bytes(value))).collect();
+        Circumstances { user: None, cwd: bytes(cwd), environment }
+    }
+
+    #[test]
+    fn what_differs_is_taken_over_and_what_is_gone_is_removed() {
+        let born = circumstances("/a", &[("HOME", "/h"), ("GONE", "1"), ("SAME", "2"), ("OTHER", "3")]);
+        let wanted = circumstances("/b", &[("HOME", "/h"), ("SAME", "2"), ("OTHER", ""), ("NEW", "4")]);
+        let env = [("GONE", None), ("NEW", Some("4".into())), ("OTHER", Some("".into()))];
+        let env = env.map(|(name, value): (_, Option<RawString>)| (name.to_owned(), value)).into();
+        assert_eq!(adoption(&born, wanted), Some(Adoption { cwd: "/b".into(), env }));
+    }
+
+    #[test]
+    fn what_is_looked_at_only_at_a_start_can_not_be_taken_over() {
+        for variable in ["PYTHONPATH", "LD_PRELOAD", "LANG", "LC_ALL", "TZ", "HOME", "PATH"] {
+            let (with, without) = (|| circumstances("/", &[(variable, "x")]), || circumstances("/", &[]));
+            assert_eq!(adoption(&without(), with()), None, "{variable}");
+            assert_eq!(adoption(&with(), without()), None, "{variable}");
+            assert!(adoption(&with(), with()).is_some());
+        }
+        assert_eq!(adoption(&circumstances("/", &[]), circumstances("relative", &[])), None);
+    }
 }

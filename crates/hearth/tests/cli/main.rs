@@ -8,6 +8,7 @@
 
 mod daemon;
 mod endings;
+mod full;
 mod guest;
 mod held;
 mod help;
