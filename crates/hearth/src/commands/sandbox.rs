@@ -38,12 +38,12 @@ pub(crate) async fn create(options: CreateOptions) -> Result<i32, Failure> {
     Ok(0)
 }
 
-/// Makes a sandbox. While it is seeded it is bound to this process: one that is half done is not kept.
+/// Makes a sandbox. While it is seeded it is provisional: one that is half done is not kept.
 async fn create_seeded(client: &Client, request: &CreateSandbox, seed: Option<Seed>) -> Result<SandboxInfo, Failure> {
     let Some(seed) = seed else { return Ok(client.create(request).await?) };
-    let bound = client.create_bound(request).await?;
-    seed.plant(client, &bound.info.id).await?;
-    Ok(bound.keep().await?)
+    let provisional = client.create_provisional(request).await?;
+    seed.plant(client, &provisional.info.id).await?;
+    Ok(provisional.keep().await?)
 }
 
 /// Says what a person should know of a new sandbox. A report in JSON has it in it.
