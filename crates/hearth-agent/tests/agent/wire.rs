@@ -1,6 +1,7 @@
 //! What no client of ours would send.
 
 use std::io::{Read, Write};
+use std::time::{Duration, Instant};
 
 use hearth_channel::Endpoint;
 use hearth_protocol::{Epoch, Lane};
@@ -80,6 +81,22 @@ async fn a_connection_that_speaks_something_else_is_closed() {
     // A reset says the same as an end: what was sent was not read to its end.
     let _ = stream.read_to_end(&mut answer);
     assert_eq!(answer, b"");
+}
+
+#[tokio::test]
+async fn a_crowd_that_says_nothing_keeps_nobody_out() {
+    /// Less than the agent's patience with one that says nothing.
+    const BEFORE_ANY_GIVES_UP: Duration = Duration::from_secs(15);
+    let agent = Agent::start();
+    let connect = || std::os::unix::net::UnixStream::connect(agent.socket()).unwrap();
+    let begun = Instant::now();
+    let mut crowd: Vec<_> = (0..600).map(|_| connect()).collect();
+    assert_eq!(run(&agent.connect().await, "echo served").await.stdout, b"served\n");
+    assert!(begun.elapsed() < BEFORE_ANY_GIVES_UP, "served after {:?}", begun.elapsed());
+    // It is the oldest that made room, and not the newest.
+    assert_eq!(crowd[0].read(&mut [0]).unwrap(), 0);
+    crowd[599].set_nonblocking(true).unwrap();
+    assert_eq!(crowd[599].read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
 }
 
 #[tokio::test]
