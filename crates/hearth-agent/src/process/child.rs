@@ -22,6 +22,8 @@ use crate::sys::{self, Reaped};
 
 /// How long the rest of a terminal's output may take once its process has exited.
 const TERMINAL_PATIENCE: Duration = Duration::from_secs(1);
+/// How much that may be, in bytes: what the kernel keeps of a terminal is less.
+const TERMINAL_REST: u64 = 64 * 1024;
 
 /// A process that was started.
 pub(crate) struct Process {
@@ -254,6 +256,7 @@ impl Process {
     pub(super) async fn finish(&self, pipes: &Pipes, timed_out: bool) {
         let duration_us = self.started.get().elapsed().as_micros() as u64;
         if self.terminal.is_some() {
+            self.stdout.take_rest(TERMINAL_REST);
             // The kernel hangs the terminal up when its session's leader exits, and the pump then sees its end.
             let _ = tokio::time::timeout(TERMINAL_PATIENCE, self.stdout.wait_for_end()).await;
             self.stdout.end_now();

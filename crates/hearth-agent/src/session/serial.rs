@@ -61,7 +61,7 @@ async fn run(
     tokio::pin!(serve_bulk, serve_control);
     let end = tokio::select! {
         end = &mut serve_control => end,
-        // The bulk port says end of file when its host has left; the control port will, too.
+        // The bulk port says end of file when its host has left; the control port will, too. Else the host is told what that costs it.
         () = &mut serve_bulk => serve_control.await,
     };
     match end {

@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use hearth_channel::{Channel, ChannelError, Event};
 use hearth_protocol::process::ReadOutput;
+use hearth_protocol::secrets::SecretValue;
 use hearth_protocol::{
-    Attach, Budget, Command, Delivery, ErrorCode, Keep, Outcome as Retry, ProcessId, ProcessRef, PtySize,
-    ResourceLimits, Signal, SignalScope, Start, StreamName, Tag,
+    Attach, Budget, Command, Delivery, ErrorCode, Keep, Outcome as Retry, ProcessId, ProcessRef, ProcessState, PtySize,
+    ResourceLimits, Signal, SignalScope, Start, StreamName, Tag, limits,
 };
 
 use crate::support::{Agent, HANG, fault, finish, is_alive, number, peak_kib, run, shell};
@@ -408,4 +409,51 @@ async fn a_read_of_standard_error_is_its_own() {
     let id = start(&channel, "echo out; echo err >&2").await;
     let read = ReadOutput { stream: StreamName::Stderr, wait_ms: 10_000, ..ReadOutput::new(id) };
     assert_eq!(channel.read_output(read).await.unwrap().1, "err\n");
+}
+
+/// Waits until nothing that has a tag is listed as running.
+async fn wait_until_listed_as_ended(channel: &Channel, name: &str) {
+    let ended = async {
+        while channel.list_tagged(tag(name)).await.unwrap().iter().any(|one| one.state == ProcessState::Running) {}
+    };
+    tokio::time::timeout(HANG, ended).await.expect("the end is known");
+}
+
+#[tokio::test]
+async fn a_follower_that_takes_nothing_keeps_no_exit_from_anybody_else() {
+    let agent = Agent::start();
+    let (stuck, channel) = (agent.connect().await, agent.connect().await);
+    for (pty, hidden) in [(None, None), (None, Some("hidden")), (Some(PtySize { columns: 80, rows: 24 }), None)] {
+        let mut forever = Start { tag: Some(tag("forever")), pty, timeout_ms: Some(500), ..shell("yes; true") };
+        forever.redact.extend(hidden.map(SecretValue::from));
+        // Nothing is taken of it from here on, so that its window, ring and pipe are full when its time is over.
+        let first = stuck.start(forever.clone()).await.unwrap();
+        let attach = Attach { process: first.id().into(), stdout: 0, stderr: 0, delivery: Delivery::Bounded };
+        let second = finish(&channel.attach(attach).await.unwrap()).await;
+        assert!(second.timed_out(), "{:?}", second.status);
+        wait_until_listed_as_ended(&channel, "forever").await;
+        // The tag is free, and the first follower still gets every byte.
+        finish(&channel.start(Start { timeout_ms: Some(1), ..forever }).await.unwrap()).await;
+        let first = finish(&first).await;
+        assert_eq!((first.gaps, first.totals.stdout), (0, second.totals.stdout));
+        assert_eq!(first.stdout.len() as u64, first.totals.stdout);
+        let line = if pty.is_some() { "y\r\n" } else { "y\n" };
+        assert!(first.stdout.chunks(line.len()).all(|said| line.as_bytes().starts_with(said)));
+    }
+}
+
+#[tokio::test]
+async fn a_kill_is_known_while_a_follower_takes_nothing() {
+    let agent = Agent::start();
+    let (stuck, channel) = (agent.connect().await, agent.connect().await);
+    let flood = Start { tag: Some(tag("flood")), ..shell("head -c 2000000 /dev/zero; yes") };
+    let first = stuck.start(flood).await.unwrap();
+    // Once there is less room than the agent reads at a time, the writer is held back.
+    let full = limits::WINDOW + limits::KEPT_TAIL - 256 * 1024;
+    let held_back = async { while channel.list().await.unwrap()[0].output.stdout <= full {} };
+    tokio::time::timeout(HANG, held_back).await.expect("the ring fills");
+    channel.signal(first.id(), Signal::Kill, SignalScope::Tree).await.unwrap();
+    wait_until_listed_as_ended(&channel, "flood").await;
+    let outcome = finish(&first).await;
+    assert_eq!((outcome.signal(), outcome.gaps, outcome.stdout.len() as u64), (Some(9), 0, outcome.totals.stdout));
 }
