@@ -10,6 +10,7 @@ use hearth_protocol::Fault;
 use hearth_vmm::{InvalidSpec, MachineError, QemuError};
 
 use crate::fleet::OverBudget;
+use crate::store::StoreError;
 use crate::{DiskMib, SavedFault, SnapshotFileError};
 
 /// An error with all its sources, each said once.
@@ -173,6 +174,13 @@ pub enum EngineError {
         /// Why.
         source: SavedFault,
     },
+    /// What outlives the daemon could not be noted or read.
+    #[error("cannot keep what outlives the daemon")]
+    Store {
+        /// Why.
+        #[from]
+        source: StoreError,
+    },
     /// What was saved fits the host no longer.
     #[error("what was saved does not fit this host: {reason}")]
     Outdated {
@@ -279,7 +287,7 @@ impl EngineError {
             Self::MemoryShort { .. } | Self::DiskShort { .. } | Self::OverBudget(_) => Kind::Resources,
             Self::Directory { .. } | Self::NotOurs { .. } | Self::Format { .. } | Self::Listen { .. } => Kind::Host,
             Self::Initramfs { .. } | Self::InitramfsEntry { .. } | Self::Template { .. } => Kind::Host,
-            Self::Saved { .. } | Self::SnapshotFile { .. } => Kind::Host,
+            Self::Saved { .. } | Self::SnapshotFile { .. } | Self::Store { .. } => Kind::Host,
             Self::Machine { .. } | Self::Boot { .. } | Self::Channel { .. } | Self::Capture { .. } => Kind::Machine,
         }
     }
@@ -298,6 +306,9 @@ impl EngineError {
             Self::MemoryShort { .. } => "ask for less with --memory, or end other programs".to_owned(),
             Self::DiskShort { .. } => "free some space, or set HEARTH_HOME to a directory on another disk".to_owned(),
             Self::HomeTooLong { .. } => "set HEARTH_HOME to a shorter path".to_owned(),
+            Self::Store { source: StoreError::Open { .. } } => {
+                "if it is damaged, put it aside: the daemon then begins without the sandboxes that it knew".to_owned()
+            }
             Self::NotOurs { .. } => "set HEARTH_HOME to a directory of your own".to_owned(),
             Self::Directory { .. } => "check the directory's permissions, or set HEARTH_HOME to another".to_owned(),
             Self::FormatTool { .. } => "install e2fsprogs".to_owned(),

@@ -48,8 +48,8 @@ impl Bound {
     }
 }
 
-/// Serves until `told` or until there was neither a connection nor a sandbox for as long as `idle`; then accepts nothing more, removes all
-/// sandboxes, and ends.
+/// Serves until `told` or until there was neither a connection nor a sandbox for as long as `idle`; then accepts nothing more, and ends with
+/// the fleet ([`Fleet::end`](hearth_engine::fleet::Fleet::end)).
 pub async fn serve<T>(socket: Socket, app: App, idle: Option<Duration>, told: impl Future<Output = T>) -> Ended<T> {
     let mut connections = Connections::new(app.clone());
     let ended = tokio::select! {

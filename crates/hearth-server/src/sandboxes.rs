@@ -162,6 +162,7 @@ pub(crate) fn new_sandbox(app: &App, request: CreateSandbox) -> Result<NewSandbo
         labels: Labels::new(request.labels)?,
         lifetime: request.ttl_seconds.map(Lifetime::from_seconds).transpose()?,
         idle: request.idle.map(policy).transpose()?,
+        bound: request.lifespan == Lifespan::Connection,
     })
 }
 
@@ -234,6 +235,7 @@ fn filter(query: ListSandboxes) -> Result<Filter, Refusal> {
 pub(crate) fn state(state: fleet::State) -> SandboxState {
     match state {
         fleet::State::Creating => SandboxState::Creating,
+        fleet::State::Adopting => SandboxState::Adopting,
         fleet::State::Running => SandboxState::Running,
         fleet::State::Capturing => SandboxState::Capturing,
         fleet::State::Pausing => SandboxState::Pausing,

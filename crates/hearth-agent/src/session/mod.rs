@@ -141,13 +141,15 @@ impl Session {
         }
     }
 
-    /// Serves the bulk lane: finds the hello, answers it, then carries chunks both ways. Ends when the lane does.
+    /// Serves the bulk lane: finds the hello, answers it, then carries chunks both ways. Ends when the lane does; where that ends before the
+    /// hello, `next_host` waits for another host there, and says whether one can come.
     pub(crate) async fn serve_bulk(
         self: Rc<Self>,
         mut reader: Reader,
         mut writer: Writer,
         mut scanner: HelloScanner,
         queue: mpsc::Receiver<Outgoing>,
+        next_host: impl AsyncFn() -> bool,
     ) {
         let mut buffer = BytesMut::new();
         let hello = loop {
@@ -157,7 +159,7 @@ impl Session {
                     _ => continue,
                 }
             }
-            if !read_some(&mut reader, &mut buffer).await {
+            if !read_some(&mut reader, &mut buffer).await && !next_host().await {
                 return;
             }
         };

@@ -139,16 +139,17 @@ impl Member {
     /// Changes what is noted on it: all of it or nothing.
     ///
     /// # Errors
-    /// [`FleetError::NameTaken`], [`FleetError::Unknown`] when it is gone.
+    /// [`FleetError::NameTaken`], [`FleetError::Unknown`] when it is gone, [`FleetError::Engine`] with [`crate::EngineError::Store`].
     pub fn change(&self, changes: Changes) -> Result<(), FleetError> {
         let mut registry = self.shared.registry();
-        match changes.name.clone() {
-            Some(name) => registry.rename(&self.entry.id, name)?,
-            None => drop(registry.find(self.id().as_str())?),
-        }
-        let name = registry.name(&self.entry.id);
+        drop(registry.find(self.id().as_str())?);
+        let name = changes.name.clone().unwrap_or_else(|| registry.name(&self.entry.id));
+        registry.check_free(name.as_ref(), |holder| holder == self.id().as_str())?;
+        let changes = Changes { name: Some(name.clone()), ..changes };
+        // A name is known to all before anybody else can take it.
+        self.entry.change(changes, |changed| self.shared.keep_change(&self.entry, &changed))?;
+        registry.rename(&self.entry.id, name.clone())?;
         drop(registry);
-        self.entry.change(changes);
         self.shared.events.add(&self.entry.id, name, Happening::Changed);
         Ok(())
     }

@@ -69,8 +69,26 @@ impl Member {
     /// Publishes a port. That something listens in the guest is not looked at.
     ///
     /// # Errors
-    /// [`FleetError::Dial`], [`FleetError::Listen`], [`FleetError::TooManyPorts`], [`FleetError::WrongState`].
+    /// [`FleetError::Dial`], [`FleetError::Listen`], [`FleetError::TooManyPorts`], [`FleetError::WrongState`], [`FleetError::Engine`] with
+    /// [`crate::EngineError::Store`].
     pub async fn publish(&self, new: NewPort) -> Result<PublishedPort, FleetError> {
+        let port = self.listen(new).await?;
+        let kept = self.entry.ports.with(|open| {
+            let kept = self.keep_ports(open);
+            // Its task listens for as long as the port is among the open ones.
+            kept.inspect_err(|_| open.retain(|open| open.port.listen != port.listen))
+        });
+        kept.map(|()| port)
+    }
+
+    /// Notes those that are open, if the sandbox outlives this process.
+    fn keep_ports(&self, open: &[Open]) -> Result<(), FleetError> {
+        let ports: Vec<_> = open.iter().map(|open| open.port.clone()).collect();
+        Ok(self.shared.keep_ports(&self.entry, &ports)?)
+    }
+
+    /// Publishes a port without noting it.
+    pub(super) async fn listen(&self, new: NewPort) -> Result<PublishedPort, FleetError> {
         let to = DialRequest::Tcp { host: new.guest_host.clone(), port: new.guest_port, timeout_ms: None };
         to.validate().map_err(|source| FleetError::Dial { source })?;
         let failed = |source| FleetError::Listen { address: new.listen, source };
@@ -107,14 +125,18 @@ impl Member {
         let closed = self.entry.ports.with(|open| {
             let before = open.len();
             open.retain(is_other);
-            before != open.len()
+            (before != open.len()).then(|| self.keep_ports(open))
         });
-        if closed { Ok(()) } else { Err(FleetError::UnknownPort { port }) }
+        closed.unwrap_or(Err(FleetError::UnknownPort { port }))
     }
 
     /// Closes the ports that are published for a service.
     pub fn unpublish_service(&self, service: &str) {
-        self.entry.ports.with(|open| open.retain(|open| open.port.service.as_deref() != Some(service)));
+        self.entry.ports.with(|open| {
+            open.retain(|open| open.port.service.as_deref() != Some(service));
+            // Where that cannot be noted it is open again for the next daemon, which leads to a service that is not there.
+            let _ = self.keep_ports(open);
+        });
     }
 }
 

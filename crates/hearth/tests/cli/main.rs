@@ -6,6 +6,7 @@
 
 #![allow(clippy::panic, clippy::print_stderr, clippy::unwrap_used)]
 
+mod adoption;
 mod daemon;
 mod endings;
 mod guest;

@@ -95,10 +95,17 @@ impl Home {
         text(&command).contains("daemon\0--started").then_some(pid)
     }
 
+    /// The machines that are noted here and run: a daemon's.
+    pub(crate) fn noted_machines(&self) -> Vec<Pid> {
+        let notes = self.left().into_iter().filter_map(|own| fs::read(own.join("machine")).ok());
+        let noted = notes.filter_map(|note| serde_json::from_slice::<serde_json::Value>(&note).ok());
+        let pids = noted.filter_map(|note| Pid::from_raw(note["process"]["pid"].as_i64()? as i32));
+        pids.filter(|pid| pidfd_open(*pid, PidfdFlags::empty()).is_ok()).collect()
+    }
+
     /// The machines that run here, of the daemon's and of a Hearth's own.
     pub(crate) fn machines(&self, running: &Running) -> Vec<Pid> {
-        let daemon = self.daemon().map(|daemon| daemon.as_raw_nonzero().get() as u32);
-        let daemons = daemon.map(children_of).unwrap_or_default();
+        let daemons = self.noted_machines();
         let own = children_of(running.child.id()).into_iter().filter(|pid| Some(*pid) != self.daemon());
         daemons.into_iter().chain(own).collect()
     }
@@ -124,6 +131,10 @@ impl Home {
 
 impl Drop for Home {
     fn drop(&mut self) {
+        // Sandboxes outlive their daemon.
+        if !self.left().is_empty() {
+            drop(self.command(&["rm", "--all"]).output());
+        }
         if let Some(daemon) = self.daemon() {
             let _ = kill_process(daemon, Signal::TERM);
             wait_until_gone(daemon);
