@@ -173,6 +173,7 @@ fn a_sandbox_that_was_taken_over_is_forked_paused_and_saved_like_any_other() {
     home.ok(&["pause", "a"]);
     home.ok(&["pause", "b-2"]);
     home.end(Signal::KILL);
+    ["a", "b-2"].iter().for_each(|name| home.wait_for_event(&[name, "adopted"]));
     let states = home.json(&["ls", "--json"]);
     let paused = states.as_array().unwrap().iter().filter(|info| info["saved_bytes"].as_u64() > Some(100_000)).count();
     assert_eq!(paused, 2, "{states}");
@@ -213,10 +214,31 @@ fn a_machine_that_ends_without_a_daemon_has_failed_and_one_on_disk_lies_there() 
     home.wait_for_event(&["dies", "failed (its machine ended while no daemon held it)"]);
     home.wait_for_event(&["outlived", "removed (its lifetime was over)"]);
     home.end(Signal::TERM);
+    home.wait_for_event(&["dies", "adopted"]);
     assert_eq!(home.json(&["inspect", "dies"])["state"], "failed");
     let refused = home.0.hearth(&["exec", "dies", "true"]);
     assert!(text(&refused.stderr).contains("hearth rm"), "{}", said(&refused));
     assert_eq!(home.ok(&["exec", "sleeps", "cat", "note"]), "kept");
+    home.ok(&["rm", "-a"]);
+    home.0.assert_nothing_left();
+}
+
+#[test]
+fn a_daemon_that_is_killed_while_it_takes_over_leaves_all_to_the_next() {
+    let Some(home) = Daemon::with_images() else { return };
+    ["a", "b"].iter().for_each(|name| drop(home.ok(&["create", "--name", name])));
+    home.ok(&["exec", "-d", "a", "sh", "-c", COUNT]);
+    let before = await_more(&home, "a", 0);
+    // The last of them connects to guests that have hardly been told that the one before has gone.
+    for delay_ms in [0, 1, 2, 4, 6, 8, 10, 12, 15, 20, 30] {
+        home.end(Signal::KILL);
+        home.ok(&["events", "--no-follow"]);
+        std::thread::sleep(Duration::from_millis(delay_ms));
+    }
+    for name in ["a", "b"] {
+        assert_eq!(home.ok(&["exec", name, "echo", "here"]), "here");
+    }
+    await_more(&home, "a", before);
     home.ok(&["rm", "-a"]);
     home.0.assert_nothing_left();
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -206,12 +207,25 @@ pub(crate) fn children_of(parent: u32) -> Vec<Pid> {
     children.filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect()
 }
 
+/// Sends a signal to a process that is not a child, and waits until it has ended.
+pub(crate) fn end_process(pid: Pid, signal: Signal) {
+    // One that is just ending cannot be taken hold of any more, and is not gone yet.
+    let held = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+    kill_process(pid, signal).unwrap();
+    wait_for_end(pid, &held);
+}
+
 /// Waits until a process that is not a child has ended.
 pub(crate) fn wait_until_gone(pid: Pid) {
+    if let Ok(held) = pidfd_open(pid, PidfdFlags::empty()) {
+        wait_for_end(pid, &held);
+    }
+}
+
+fn wait_for_end(pid: Pid, fd: &OwnedFd) {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    let Ok(fd) = pidfd_open(pid, PidfdFlags::empty()) else { return };
     let patience = Timespec { tv_sec: HANG.as_secs() as i64, tv_nsec: 0 };
-    let ended = poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&patience)).unwrap();
+    let ended = poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&patience)).unwrap();
     assert_eq!(ended, 1, "process {pid:?} is still there");
 }
 
