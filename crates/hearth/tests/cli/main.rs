@@ -13,6 +13,7 @@ mod guest;
 mod held;
 mod lasting;
 mod machines;
+mod packaging;
 mod pool;
 mod refusals;
 mod running;
