@@ -165,6 +165,14 @@ impl ErrorBody {
         self
     }
 
+    /// Makes one of a request that the wire's own rules refuse. A rule begins with the field that it is about, as `timeout_ms must be …` does:
+    /// that one is named if it is `known`.
+    pub fn of_field(fault: Fault, known: &[&str]) -> Self {
+        let first = fault.message.split([' ', '.', ':']).next().unwrap_or_default();
+        let field = known.iter().find(|known| **known == first).map(|known| (*known).to_owned());
+        Self { field, ..fault.into() }
+    }
+
     /// Says what to do about it.
     pub fn with_hint(mut self, hint: Option<String>) -> Self {
         self.hint = hint;

@@ -13,8 +13,8 @@
 use std::collections::BTreeMap;
 
 use hearth_protocol::{
-    Command, Delivery, ExitStatus, Fault, OutputTotals, ProcessId, PtySize, RawString, ResourceLimits, Signal,
-    SignalScope, Start, StreamName, Tag,
+    Command, Delivery, ExitStatus, OutputTotals, ProcessId, PtySize, RawString, ResourceLimits, Signal, SignalScope,
+    Start, StreamName, Tag,
 };
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
 
@@ -229,13 +229,8 @@ impl ExecRequest {
 }
 
 fn checked(start: Start) -> Result<Start, ErrorBody> {
-    start.validate().map(|()| start).map_err(|fault| {
-        // Its first word is the field: `timeout_ms must be …`, `command.argv has …`.
-        let first = fault.message.split([' ', '.']).next().unwrap_or_default().to_owned();
-        let known = ["command", "env", "secrets", "timeout_ms", "grace_ms", "limits", "pty"];
-        let field = known.contains(&first.as_str()).then_some(first);
-        ErrorBody { field, ..ErrorBody::from(Fault { ..fault }) }
-    })
+    let known = ["command", "env", "secrets", "timeout_ms", "grace_ms", "limits", "pty"];
+    start.validate().map(|()| start).map_err(|fault| ErrorBody::of_field(fault, &known))
 }
 
 /// How a program has ended, and what it wrote.

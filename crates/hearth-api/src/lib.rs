@@ -27,9 +27,21 @@
 //! | `POST {sandbox}/processes/{process}/input` | [`process::WriteProcess`], bytes | how many were taken |
 //! | `POST {sandbox}/processes/{process}/signal` | [`process::SignalProcess`] | nothing |
 //! | `GET {sandbox}/processes/{process}/attach`, upgraded | [`process::AttachProcess`] | see [`exec`] |
+//! | `GET`, `POST {sandbox}/shells`, `DELETE …/{name}` | nothing, [`shells::OpenShell`], [`shells::CloseShell`] | [`shells::ShellList`], the wire's `Opened`, how it ended |
+//! | `GET {sandbox}/shells/{name}/output`, `…/screen` | [`shells::ReadShell`], [`shells::ReadScreen`] | bytes; [`shells::Screen`] |
+//! | `POST {sandbox}/shells/{name}/input` | [`shells::WriteShell`], bytes | how many were taken |
+//! | `POST {sandbox}/shells/{name}/wait`, `…/signal`, `…/resize` | [`shells::WaitShell`], [`shells::SignalShell`], the size | the wire's `IdleEnd`; nothing |
 //! | `POST {sandbox}/files/{op}`: `stat`, `list`, `mkdir`, `move`, `copy`, `remove`, `symlink`, `chmod`, `edit`, `search` | the wire's own request, see [`files`] | its result |
 //! | `GET`, `PUT {sandbox}/files/content` | [`files::ReadFile`]; [`files::WriteFile`], bytes | bytes; the file |
+//! | `GET`, `POST {sandbox}/kernels` | nothing, the wire's own start | [`kernels::KernelList`], [`kernels::KernelReady`] |
+//! | `POST {sandbox}/kernels/{name}/exec` | the wire's own exec | [`kernels::KernelLine`]s, as they come |
+//! | `POST {sandbox}/kernels/{name}/interrupt`, `…/restart`, `DELETE …/{name}` | nothing | nothing, [`kernels::KernelReady`], nothing |
 //! | `GET`, `PUT {sandbox}/archive` | [`files::ExportTree`]; [`files::ImportTree`], tar | tar; what was unpacked |
+//! | `POST {sandbox}/archive` | [`files::ExportTree`], the names of what is wanted of it, a NUL behind each | tar |
+//! | `GET {sandbox}/diff`, `/changes` | [`history::Since`] | a patch as text; [`history::ChangeList`] |
+//! | `POST {sandbox}/patch` | [`history::ApplyPatch`], the patch | the wire's `Patched` |
+//! | `POST {sandbox}/reset` | the wire's `Named` | the wire's `ResetDone` |
+//! | `GET`, `POST {sandbox}/checkpoints`, `DELETE …/{name}` | nothing, the wire's `Named` | [`history::CheckpointList`], the checkpoint |
 //! | `GET /pool` | nothing | [`PoolInfo`] |
 //! | `GET /events` | [`FollowEvents`] | [`Event`]s, as server-sent events |
 //! | `GET /metrics` (without `/v1`) | figures | Prometheus' text |
@@ -41,8 +53,11 @@
 
 pub mod exec;
 pub mod files;
+pub mod history;
+pub mod kernels;
 pub mod process;
 pub mod services;
+pub mod shells;
 
 mod error;
 mod events;

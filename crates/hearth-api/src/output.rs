@@ -47,14 +47,18 @@ impl Captured {
 
     /// The bytes; `None` when `data` is not what `encoding` says.
     pub fn bytes(&self) -> Option<Vec<u8>> {
-        match self.encoding {
-            Encoding::Utf8 => Some(self.data.clone().into_bytes()),
-            Encoding::Base64 => STANDARD.decode(&self.data).ok(),
-        }
+        decode(self.encoding, &self.data)
     }
 }
 
-fn encode(bytes: &[u8]) -> (Encoding, String) {
+pub(crate) fn decode(encoding: Encoding, data: &str) -> Option<Vec<u8>> {
+    match encoding {
+        Encoding::Utf8 => Some(data.as_bytes().to_vec()),
+        Encoding::Base64 => STANDARD.decode(data).ok(),
+    }
+}
+
+pub(crate) fn encode(bytes: &[u8]) -> (Encoding, String) {
     match std::str::from_utf8(bytes) {
         Ok(text) => (Encoding::Utf8, text.to_owned()),
         Err(_) => (Encoding::Base64, STANDARD.encode(bytes)),

@@ -130,6 +130,9 @@ pub struct ChangeSandbox {
     /// Something else that becomes of it when nobody uses it.
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub idle: Option<Option<Idle>>,
+    /// `connection` has it removed when the connection that this request came over ends; `kept` takes that back, over the same connection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lifespan: Option<Lifespan>,
 }
 
 /// Copies to make of a sandbox.

@@ -50,6 +50,16 @@ impl Channel {
         let operation = self.operate(RequestBody::Archive(ArchiveRequest::Export(export))).await?;
         Ok(Exporting { operation })
     }
+
+    /// As [`Self::export`], of a directory only what `names` has: paths from there, a NUL behind each.
+    ///
+    /// # Errors
+    /// As [`Self::export`]; [`ChannelError::Source`] when `names` cannot be read.
+    pub async fn export_only(&self, export: Export, names: impl AsyncRead + Unpin) -> Result<Exporting, ChannelError> {
+        let operation = self.operate(RequestBody::Archive(ArchiveRequest::ExportOnly(export))).await?;
+        send(&operation, names).await?;
+        Ok(Exporting { operation })
+    }
 }
 
 /// Sends all that a reader has. An operation that ends meanwhile says why at its end.

@@ -79,6 +79,17 @@ impl Channel {
         }
     }
 
+    /// Has a Python interpreter wait in the guest for the first kernel that it fits: for whoever saves the guest to start others from it.
+    ///
+    /// # Errors
+    /// As [`Self::request`]; [`hearth_protocol::ErrorCode::Unavailable`] when the guest has no Python.
+    pub async fn warm_kernel(&self) -> Result<(), ChannelError> {
+        match self.finish_within(RequestBody::Kernel(KernelRequest::Warm {}), START).await? {
+            Finished::Kernel(KernelResult::Done {}) => Ok(()),
+            _ => Err(wrong_result("warm_kernel")),
+        }
+    }
+
     /// Runs code in a kernel, which is started if it is not there.
     ///
     /// # Errors

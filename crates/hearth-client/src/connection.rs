@@ -81,13 +81,13 @@ impl Connection {
     /// Sends bytes as they come, and reads a JSON answer. One that fails ends the request, and is not its end.
     pub(crate) async fn upload<T: DeserializeOwned>(
         &mut self,
+        method: Method,
         path: &str,
         bytes: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
     ) -> Result<T, ClientError> {
         let body = StreamBody::new(bytes.map(|piece| piece.map(Frame::data))).boxed_unsync();
-        let answer = self.send_body(Method::PUT, path, Some("application/octet-stream"), body).await?;
-        let answer = whole(answer).await?;
-        serde_json::from_slice(&answer).map_err(|error| ClientError::BadAnswer { what: error.to_string() })
+        let answer = self.send_body(method, path, Some("application/octet-stream"), body).await?;
+        parsed(&whole(answer).await?)
     }
 
     async fn send_body(
@@ -142,12 +142,15 @@ impl Connection {
         body: Option<&impl Serialize>,
     ) -> Result<T, ClientError> {
         let body = body.map(|body| serde_json::to_vec(body).expect("plain data always becomes JSON").into());
-        let answer = whole(self.send(method, path, body).await?).await?;
-        serde_json::from_slice(&answer).map_err(|error| ClientError::BadAnswer { what: error.to_string() })
+        parsed(&whole(self.send(method, path, body).await?).await?)
     }
 }
 
-async fn whole(response: Response<Incoming>) -> Result<Bytes, ClientError> {
+pub(crate) fn parsed<T: DeserializeOwned>(answer: &[u8]) -> Result<T, ClientError> {
+    serde_json::from_slice(answer).map_err(|error| ClientError::BadAnswer { what: error.to_string() })
+}
+
+pub(crate) async fn whole(response: Response<Incoming>) -> Result<Bytes, ClientError> {
     let body = Limited::new(response.into_body(), ANSWER).collect().await;
     Ok(body.map_err(|source| ClientError::Lost { source })?.to_bytes())
 }

@@ -42,7 +42,7 @@ impl Download {
 
 /// Each call fails with any [`ClientError`].
 impl Client {
-    async fn ask<T: DeserializeOwned>(
+    pub(crate) async fn ask<T: DeserializeOwned>(
         &self,
         sandbox: &str,
         below: &str,
@@ -51,13 +51,22 @@ impl Client {
         self.connect().await?.json(Method::POST, &path(sandbox, below), Some(body)).await
     }
 
-    async fn download(&self, path: &str) -> Result<Download, ClientError> {
+    pub(crate) async fn download(&self, path: &str) -> Result<Download, ClientError> {
+        self.download_by(Method::GET, path, None).await
+    }
+
+    pub(crate) async fn download_by(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Bytes>,
+    ) -> Result<Download, ClientError> {
         let mut connection = self.connect().await?;
-        let body = connection.send(Method::GET, path, None).await?.into_body();
+        let body = connection.send(method, path, body).await?.into_body();
         Ok(Download { body, _connection: connection })
     }
 
-    async fn delete(&self, path: &str) -> Result<(), ClientError> {
+    pub(crate) async fn delete(&self, path: &str) -> Result<(), ClientError> {
         self.connect().await?.bytes(Method::DELETE, path).await.map(drop)
     }
 
@@ -103,7 +112,7 @@ impl Client {
         write: &WriteFile,
         bytes: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
     ) -> Result<FileEntry, ClientError> {
-        self.connect().await?.upload(&with_query(&path(sandbox, "/files/content"), write), bytes).await
+        self.connect().await?.upload(Method::PUT, &with_query(&path(sandbox, "/files/content"), write), bytes).await
     }
 
     /// Fetches a tree as a tar archive.
@@ -112,6 +121,17 @@ impl Client {
     /// Any [`ClientError`].
     pub async fn export(&self, sandbox: &str, export: &ExportTree) -> Result<Download, ClientError> {
         self.download(&with_query(&path(sandbox, "/archive"), export)).await
+    }
+
+    /// Fetches a part of a tree as a tar archive: what `names` has, paths from there with a NUL behind each.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn export_only(&self, sandbox: &str, tree: &ExportTree, names: Bytes) -> Result<Download, ClientError> {
+        let mut connection = self.connect().await?;
+        let path = with_query(&path(sandbox, "/archive"), tree);
+        let body = connection.send(Method::POST, &path, Some(names)).await?.into_body();
+        Ok(Download { body, _connection: connection })
     }
 
     /// Unpacks a tar archive, plain or compressed, all of it or nothing.
@@ -124,7 +144,7 @@ impl Client {
         import: &ImportTree,
         bytes: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
     ) -> Result<Imported, ClientError> {
-        self.connect().await?.upload(&with_query(&path(sandbox, "/archive"), import), bytes).await
+        self.connect().await?.upload(Method::PUT, &with_query(&path(sandbox, "/archive"), import), bytes).await
     }
 
     /// Starts a service, and waits until it is ready, has failed, or is to be tried again.

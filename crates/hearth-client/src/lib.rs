@@ -11,6 +11,9 @@ mod error;
 mod events;
 mod guest;
 mod held;
+mod history;
+mod kernels;
+mod shells;
 
 use std::path::{Path, PathBuf};
 
@@ -31,6 +34,7 @@ pub use events::{Followed, Item};
 pub use guest::Download;
 pub use hearth_api as api;
 pub use held::{Held, HeldEvent, HeldInput};
+pub use kernels::KernelRun;
 
 /// A daemon, found by its socket. Each call has a connection of its own.
 #[derive(Debug, Clone)]
@@ -43,7 +47,18 @@ pub struct Client {
 pub struct BoundSandbox {
     /// What it is.
     pub info: SandboxInfo,
-    _connection: Connection,
+    connection: Connection,
+}
+
+impl BoundSandbox {
+    /// Lets it live on.
+    ///
+    /// # Errors
+    /// Any [`ClientError`]; the sandbox is removed then.
+    pub async fn keep(mut self) -> Result<SandboxInfo, ClientError> {
+        let change = ChangeSandbox { lifespan: Some(hearth_api::Lifespan::Kept), ..ChangeSandbox::default() };
+        self.connection.json(Method::PATCH, &path(&self.info.id, ""), Some(&change)).await
+    }
 }
 
 /// A sandbox for one program, which is about to be started. Dropping this, or the program when it is held, removes the sandbox.
@@ -123,7 +138,7 @@ impl Client {
         let request = CreateSandbox { lifespan: hearth_api::Lifespan::Connection, ..request.clone() };
         let mut connection = self.connect().await?;
         let info = connection.json(Method::POST, "/v1/sandboxes", Some(&request)).await?;
-        Ok(BoundSandbox { info, _connection: connection })
+        Ok(BoundSandbox { info, connection })
     }
 
     /// Lists sandboxes, the oldest first.

@@ -216,7 +216,7 @@ impl Engine {
         let channel = channel.unwrap_or_else(|_| Err(silent(way.accelerator, "restored")))?;
         phases.note(Phase::Connected);
         renew(&channel, directory.id(), origin.renew, &spec.given).await?;
-        // A template has no processes that could be frozen.
+        // A template's one process, the interpreter that waits, was not frozen.
         if origin.saved.delta.is_some() {
             let thawed = channel.thaw().await;
             thawed.map_err(|source| EngineError::Channel { what: "let the guest's processes go on", source })?;

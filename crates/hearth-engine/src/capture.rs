@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hearth_channel::Channel;
-use hearth_vmm::{Qmp, SavedMachine};
+use hearth_vmm::{PreparedOverlay, Qmp, SavedMachine};
 
 use crate::create::Place;
 use crate::sandbox::Sandbox;
@@ -77,44 +77,90 @@ async fn go_on(channel: &Channel, qmp: &Qmp) -> Result<(), EngineError> {
 impl Sandbox {
     /// Takes one moment of it, and its disk into the directory `disk_to`. It goes on afterwards, whatever happens.
     pub(crate) async fn capture(&self, place: &mut Place, disk_to: &Path) -> Result<Moment, EngineError> {
-        let still = Stillness::of(self).await?;
-        let taken = self.take(place, disk_to).await;
+        let failed = |source| EngineError::Capture { source };
+        // All that needs no standstill comes before it.
+        let prepared = self.machine().prepare_capture().await.map_err(failed)?;
+        let disk = match place.scratch.as_mut().map(|scratch| self.prepare_disk(scratch)) {
+            None => Ok(Disk::None),
+            Some(preparing) => preparing.await,
+        };
+        let (disk, still) = match disk {
+            Ok(disk) => (disk, Stillness::of(self).await),
+            Err(error) => (Disk::None, Err(error)),
+        };
+        let still = match still {
+            Ok(still) => still,
+            Err(error) => {
+                self.machine().abandon_capture(prepared).await;
+                self.abandon_disk(place, disk).await;
+                return Err(error);
+            }
+        };
+        let (saved, switched) = tokio::join!(self.machine().capture(prepared), self.switch_disk(place, &disk, disk_to));
         let stopped = still.end().await?;
-        let (saved, scratch) = taken?;
-        let scratch = match scratch {
-            None => None,
-            Some(Taken::Copied(copy)) => Some(copy),
-            Some(Taken::Below(frozen)) => {
+        let (saved, scratch) = match (saved, switched) {
+            (Ok(saved), Ok(copied)) => (saved, copied),
+            (Err(error), Ok(_)) => return Err(failed(error)),
+            (_, Err(error)) => {
+                self.abandon_disk(place, disk).await;
+                return Err(error);
+            }
+        };
+        let scratch = match disk {
+            Disk::Below { frozen, .. } => {
                 let to = disk_to.to_owned();
                 let copied = tokio::task::spawn_blocking(move || frozen.copy_to(&to)).await;
                 Some(copied.map_err(|source| EngineError::Saved { source: SavedFault::Interrupted { source } })??)
             }
+            Disk::None | Disk::Full => scratch,
         };
         Ok(Moment { saved, scratch, stopped })
     }
 
-    async fn take(&self, place: &mut Place, disk_to: &Path) -> Result<(SavedMachine, Option<Taken>), EngineError> {
-        let saved = self.machine().capture().await.map_err(|source| EngineError::Capture { source })?;
-        let Some(scratch) = &mut place.scratch else { return Ok((saved, None)) };
+    async fn prepare_disk(&self, scratch: &mut Scratch) -> Result<Disk, EngineError> {
         if !scratch.has_room() {
-            // All that the guest wrote is in the files once its processors have stopped.
-            return Ok((saved, Some(Taken::Copied(scratch.copy_to(disk_to)?))));
+            return Ok(Disk::Full);
         }
         let frozen = scratch.clone();
         let overlay = scratch.add_overlay()?;
-        let pushed = self.machine().push_overlay(scratch::NUMBER, frozen.overlays() + 1, overlay).await;
-        if let Err(source) = pushed {
-            scratch.drop_overlay();
-            return Err(EngineError::Capture { source });
+        match self.machine().prepare_overlay(scratch::NUMBER, frozen.overlays() + 1, overlay).await {
+            Ok(overlay) => Ok(Disk::Below { frozen, overlay }),
+            Err(source) => {
+                scratch.drop_overlay();
+                Err(EngineError::Capture { source })
+            }
         }
-        Ok((saved, Some(Taken::Below(frozen))))
+    }
+
+    /// Takes the disk of a sandbox that stands still, as it was prepared: returns the copy, if that had to be made now.
+    async fn switch_disk(&self, place: &Place, disk: &Disk, disk_to: &Path) -> Result<Option<Scratch>, EngineError> {
+        match (disk, &place.scratch) {
+            (Disk::Below { overlay, .. }, _) => {
+                let used = self.machine().use_overlay(overlay).await;
+                used.map(|()| None).map_err(|source| EngineError::Capture { source })
+            }
+            // All that the guest wrote is in the files once its processors have stopped.
+            (Disk::Full, Some(scratch)) => scratch.copy_to(disk_to).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    async fn abandon_disk(&self, place: &mut Place, disk: Disk) {
+        if let Disk::Below { overlay, .. } = disk {
+            self.machine().abandon_overlay(overlay).await;
+            if let Some(scratch) = &mut place.scratch {
+                scratch.drop_overlay();
+            }
+        }
     }
 }
 
-/// How a disk was taken.
-enum Taken {
-    /// It was copied while nothing wrote to it.
-    Copied(Scratch),
-    /// What it was is only read from now on, and can be copied while its sandbox goes on.
-    Below(Scratch),
+/// How a disk is taken.
+enum Disk {
+    /// There is none.
+    None,
+    /// By a copy, while nothing writes to it: it can have no more overlays.
+    Full,
+    /// By an overlay: what it was is only read from then on, and can be copied while its sandbox goes on.
+    Below { frozen: Scratch, overlay: PreparedOverlay },
 }

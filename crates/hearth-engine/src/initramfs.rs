@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use hearth_image::{Image, Initramfs, ModuleFile};
 use hearth_vmm::MachineKind;
@@ -16,6 +17,10 @@ use crate::agent::AGENT;
 const MODULES: &[&str] = &["virtio_console", "virtio_blk", "erofs", "overlay"];
 /// The one more for a scratch disk.
 const SCRATCH: &str = "ext4";
+/// What the files' names begin with.
+const PREFIX: &str = "initramfs-";
+/// How long one that nobody uses is kept.
+const UNUSED: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// What decides an initial RAM file system, beside image and agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,10 +41,13 @@ impl Contents {
 
 /// Returns the file for `image` and `contents`, made if it is not there. Files are named by all they depend on.
 pub(crate) fn prepare(cache: &Path, image: &Image, contents: Contents) -> Result<PathBuf, EngineError> {
-    let path = cache.join(format!("initramfs-{}", key(image, contents)));
-    if path.exists() {
+    let path = cache.join(format!("{PREFIX}{}", key(image, contents)));
+    if let Ok(there) = fs::File::open(&path) {
+        // Its time says when it was used last. Where that cannot be noted it is made again, a week from now.
+        let _ = there.set_modified(SystemTime::now());
         return Ok(path);
     }
+    remove_unused(cache);
     let modules = image.modules()?.load_order(&contents.modules()).map_err(|source| EngineError::Modules { source })?;
     let archive = build(&modules)?;
     let failed = |source| EngineError::Initramfs { path: path.clone(), source };
@@ -49,6 +57,18 @@ pub(crate) fn prepare(cache: &Path, image: &Image, contents: Contents) -> Result
     file.as_file().set_permissions(fs::Permissions::from_mode(0o644)).map_err(failed)?;
     file.persist(&path).map_err(|error| failed(error.error))?;
     Ok(path)
+}
+
+/// Removes what only earlier builds, or images that are gone, have used.
+fn remove_unused(cache: &Path) {
+    let is_unused = |entry: &fs::DirEntry| {
+        let used = entry.metadata().and_then(|metadata| metadata.modified());
+        let age = used.ok().and_then(|used| used.elapsed().ok());
+        entry.file_name().to_string_lossy().starts_with(PREFIX) && age.is_some_and(|age| age > UNUSED)
+    };
+    for entry in fs::read_dir(cache).into_iter().flatten().flatten().filter(is_unused) {
+        let _ = fs::remove_file(entry.path());
+    }
 }
 
 fn key(image: &Image, contents: Contents) -> String {
@@ -86,6 +106,21 @@ mod tests {
 
     /// ELF's program header type for the path of a dynamic linker.
     const PT_INTERP: u32 = 3;
+
+    #[test]
+    fn what_nobody_has_used_for_long_goes_and_nothing_else() {
+        let cache = tempfile::tempdir().unwrap();
+        let long_ago = SystemTime::now() - UNUSED - Duration::from_secs(60);
+        for (name, time) in [("initramfs-old", long_ago), ("initramfs-new", SystemTime::now()), ("qemu.json", long_ago)]
+        {
+            fs::File::create(cache.path().join(name)).unwrap().set_modified(time).unwrap();
+        }
+        remove_unused(cache.path());
+        let left = fs::read_dir(cache.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        let mut left: Vec<_> = left.collect();
+        left.sort();
+        assert_eq!(left, ["initramfs-new", "qemu.json"]);
+    }
 
     #[test]
     fn the_agent_is_a_static_program() {

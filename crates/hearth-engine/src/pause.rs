@@ -108,8 +108,16 @@ impl Engine {
         let template = self.template_below(sandbox.restored_from()?).await?;
         self.check_disk()?;
         let place = sandbox.place.lock().await;
-        let still = Stillness::of(sandbox).await?;
-        let saved = sandbox.machine().capture().await.map_err(|source| EngineError::Capture { source })?;
+        let failed = |source| EngineError::Capture { source };
+        let prepared = sandbox.machine().prepare_capture().await.map_err(failed)?;
+        let still = match Stillness::of(sandbox).await {
+            Ok(still) => still,
+            Err(error) => {
+                sandbox.machine().abandon_capture(prepared).await;
+                return Err(error);
+            }
+        };
+        let saved = sandbox.machine().capture(prepared).await.map_err(failed)?;
         let directory = place.directory.path().to_owned();
         let overlays = place.scratch.as_ref().map_or(0, |scratch| scratch.overlays());
         let lasts = place.directory.lifetime() == Lifetime::Detached;

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use hearth_protocol::files::{Create, FileEntry, FileKind};
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, Stat, Uid};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT, Uid};
 use rustix::io::Errno;
 
 use crate::entry::{describe, entry, kind, tidy};
@@ -91,6 +91,27 @@ impl Replacement {
         Ok(replacement)
     }
 
+    /// Begins to make a file with `mode` at `path`, in the place of the file or symbolic link that is there: no link at the name itself is
+    /// followed, and nothing of what is there stays.
+    ///
+    /// # Errors
+    /// [`FileError`]: outside, or something else than a regular file or a link is there.
+    pub fn begin_over(root: &Root, path: &[u8], mode: u32) -> Result<Self, FileError> {
+        let (directory, name) = root.parent("write", path)?;
+        match rustix::fs::statat(&directory, &name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) if kind(&stat) == FileKind::Symlink => {}
+            Ok(stat) => must_be_file("write", path, &stat)?,
+            Err(Errno::NOENT) => {}
+            Err(error) => return Err(FileError::new("write", path, error)),
+        }
+        let fail = |error: Errno| FileError::new("write", path, error);
+        let fresh = Fresh::new(directory).map_err(fail)?;
+        let shown = tidy(root.relative("write", path)?);
+        let replacement = Self { fresh, name, path: path.to_vec(), shown, create: Create::Any };
+        replacement.dress(root, None, Some(mode)).map_err(fail)?;
+        Ok(replacement)
+    }
+
     fn dress(&self, root: &Root, old: Option<&Stat>, mode: Option<u32>) -> Result<(), Errno> {
         let file = &self.fresh.file;
         match old {
@@ -111,6 +132,18 @@ impl Replacement {
     pub fn set_mode(&self, mode: u32) -> Result<(), FileError> {
         let mode = Mode::from_raw_mode(mode & 0o7777);
         rustix::fs::fchmod(&self.fresh.file, mode).map_err(|error| FileError::new("write", &self.path, error))
+    }
+
+    /// Says when the new content was last changed, in nanoseconds since 1970.
+    ///
+    /// # Errors
+    /// [`FileError`]: what the system says.
+    pub fn set_modified(&self, nanoseconds: i64) -> Result<(), FileError> {
+        const SECOND: i64 = 1_000_000_000;
+        let (tv_sec, tv_nsec) = (nanoseconds.div_euclid(SECOND), nanoseconds.rem_euclid(SECOND));
+        let last_access = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
+        let times = Timestamps { last_access, last_modification: Timespec { tv_sec, tv_nsec } };
+        rustix::fs::futimens(&self.fresh.file, &times).map_err(|error| FileError::new("write", &self.path, error))
     }
 
     /// Appends to the new content.

@@ -13,6 +13,9 @@ pub enum ArchiveRequest {
     Import(Import),
     /// Sends what is at a path as an archive, as `data`. Result: [`ArchiveResult::Exported`].
     Export(Export),
+    /// As [`Self::Export`], of a directory only what is named. The names come as `stdin`: paths from that directory, a NUL behind each, at most
+    /// [`crate::limits::SELECTION`] bytes. A directory that is named is a member without what is in it; what is not there is counted as skipped.
+    ExportOnly(Export),
 }
 
 /// An archive to unpack: tar, plain or compressed with gzip, zstd, bzip2 or xz, as its first bytes say.
@@ -110,7 +113,7 @@ impl ArchiveRequest {
             Self::Import(Import { limit_bytes: Some(0), .. }) => {
                 Err(Fault::never_started(ErrorCode::InvalidField, "limit_bytes must not be 0"))
             }
-            Self::Import(_) | Self::Export(_) => Ok(()),
+            Self::Import(_) | Self::Export(_) | Self::ExportOnly(_) => Ok(()),
         }
     }
 }

@@ -60,6 +60,11 @@ pub enum KernelRequest {
     Restart(KernelName),
     /// Ends the interpreter and all that it has started, and forgets the kernel. Result: [`KernelResult::Done`].
     Stop(KernelName),
+    /// Starts a Python interpreter that waits, unless one does: the first kernel that it fits takes it, and need not start one. Nobody is shown
+    /// it before. It fits where the user is the default one and no variable differs that an interpreter looks at only when it starts;
+    /// the seed of its text hashes and its addresses are those that it was started with, in every copy of this guest. Result:
+    /// [`KernelResult::Done`].
+    Warm {},
 }
 
 /// Names a kernel.
@@ -157,6 +162,9 @@ pub struct KernelInfo {
     pub process: Option<ProcessId>,
     /// How often code was run.
     pub execs: u64,
+    /// Whether its interpreter was there before the kernel: it is the one that [`KernelRequest::Warm`] asked for.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub warmed: bool,
 }
 
 /// What a kernel does.
@@ -342,7 +350,7 @@ impl KernelRequest {
                 }
                 exec.code.as_deref().map_or(Ok(()), |code| check_code(code.as_bytes()))
             }
-            Self::List {} => Ok(()),
+            Self::List {} | Self::Warm {} => Ok(()),
             Self::Interrupt(kernel) | Self::Restart(kernel) | Self::Stop(kernel) => check_name(&kernel.name),
         }
     }

@@ -100,6 +100,8 @@ pub const KERNEL_EVENT: usize = 6 * 1024 * 1024;
 pub const KERNEL_GRACE_MS: u64 = 400;
 /// The most modules that a kernel imports ahead.
 pub const IMPORTS: usize = 64;
+/// The most that the names of a chosen part of a tree take, in bytes.
+pub const SELECTION: usize = 16 * 1024 * 1024;
 /// The most checkpoints of a workspace.
 pub const CHECKPOINTS: usize = 1000;
 /// The most names that a patch has taken off the front of its paths.

@@ -370,7 +370,11 @@ impl WaitIdle {
 }
 
 impl ShellRequest {
-    pub(crate) fn validate(&self) -> Result<(), Fault> {
+    /// Checks what types alone do not.
+    ///
+    /// # Errors
+    /// [`ErrorCode::InvalidField`] naming the field and the rule.
+    pub fn validate(&self) -> Result<(), Fault> {
         match self {
             Self::Open(open) => {
                 check_size(open.size)?;

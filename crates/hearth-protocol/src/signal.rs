@@ -3,7 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer, Serialize, de::Error};
+use serde::de::{Error, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 macro_rules! signals {
     ($($variant:ident = $number:literal $name:literal),+ $(,)?) => {
@@ -72,18 +73,31 @@ impl FromStr for Signal {
 
 impl<'de> Deserialize<'de> for Signal {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Form {
-            Number(i32),
-            Name(String),
-        }
-        let unknown = |text: String| D::Error::custom(UnknownSignal { text });
-        match Form::deserialize(deserializer) {
-            Ok(Form::Number(number)) => Self::from_number(number).ok_or_else(|| unknown(number.to_string())),
-            Ok(Form::Name(name)) => name.parse().map_err(D::Error::custom),
-            Err(_) => Err(D::Error::custom("a signal is a name such as \"TERM\" or a number")),
-        }
+        deserializer.deserialize_any(Form)
+    }
+}
+
+/// A signal as JSON has it.
+struct Form;
+
+impl Visitor<'_> for Form {
+    type Value = Signal;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a signal: a name such as \"TERM\", or a number")
+    }
+
+    fn visit_i64<E: Error>(self, number: i64) -> Result<Signal, E> {
+        let known = i32::try_from(number).ok().and_then(Signal::from_number);
+        known.ok_or_else(|| E::custom(UnknownSignal { text: number.to_string() }))
+    }
+
+    fn visit_u64<E: Error>(self, number: u64) -> Result<Signal, E> {
+        self.visit_i64(i64::try_from(number).unwrap_or(i64::MAX))
+    }
+
+    fn visit_str<E: Error>(self, name: &str) -> Result<Signal, E> {
+        name.parse().map_err(E::custom)
     }
 }
 

@@ -2,11 +2,12 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::Request;
+use hearth_engine::SandboxId;
 use hearth_engine::fleet::{Leash, Member};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -39,12 +40,26 @@ pub enum Ended<T> {
 
 /// What goes with a connection: sandboxes that are bound to it.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Bound(Arc<Mutex<Vec<Leash>>>);
+pub(crate) struct Bound(Arc<Mutex<Vec<(SandboxId, Leash)>>>);
 
 impl Bound {
     /// Has a sandbox removed when the connection ends.
     pub(crate) fn add(&self, member: Member) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Leash::new(member));
+        let mut all = self.all();
+        if !all.iter().any(|(id, _)| id == member.id()) {
+            all.push((member.id().clone(), Leash::new(member)));
+        }
+    }
+
+    /// Lets a sandbox live on, and tells whether it was bound to this connection.
+    pub(crate) fn release(&self, member: &Member) -> bool {
+        let mut all = self.all();
+        let found = all.iter().position(|(id, _)| id == member.id());
+        found.map(|index| all.swap_remove(index).1.release()).is_some()
+    }
+
+    fn all(&self) -> MutexGuard<'_, Vec<(SandboxId, Leash)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

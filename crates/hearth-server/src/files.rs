@@ -183,6 +183,20 @@ pub(crate) async fn export(
     stream((exporting, guest), "application/x-tar").await
 }
 
+/// Sends a part of a tree as an archive: what the body names, a NUL behind each.
+pub(crate) async fn export_only(
+    State(app): State<App>,
+    Path(sandbox): Path<String>,
+    Asked(query): Asked<ExportTree>,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let (root, path) = query.place()?;
+    let export = Export { root, path, compression: query.compression.unwrap_or_default() };
+    let guest = app.member(&sandbox)?.channel().await?;
+    let exporting = guest.export_only(export, Reader::of(request)).await?;
+    stream((exporting, guest), "application/x-tar").await
+}
+
 /// Unpacks an archive, all of it or nothing.
 pub(crate) async fn import(
     State(app): State<App>,
@@ -192,8 +206,7 @@ pub(crate) async fn import(
 ) -> Answer<Imported> {
     let (root, path) = query.place()?;
     let import = Import { root, path, limit_bytes: query.limit_bytes };
-    let archive = Reader { stream: request.into_body().into_data_stream(), piece: Bytes::new() };
-    Ok(Json(app.member(&sandbox)?.channel().await?.import(import, archive).await?))
+    Ok(Json(app.member(&sandbox)?.channel().await?.import(import, Reader::of(request)).await?))
 }
 
 /// What sends bytes, and then says that they are all.
@@ -236,41 +249,39 @@ pub(crate) fn cut_off() -> ChannelError {
     ChannelError::Fault { source: Fault::failed(ErrorCode::Cancelled, "it ended before its end") }
 }
 
-/// Where a stream of bytes stands: behind each piece, whether the next has come.
+/// Where a stream of bytes stands.
 enum Turn<P> {
+    /// This comes next, and then what has yet to come.
     Send(Bytes, P),
-    Broken,
+    Wait(P),
     Over,
 }
 
-impl<P: Pieces> Turn<P> {
-    async fn next(mut pieces: P) -> Result<Self, ChannelError> {
-        Ok(match pieces.piece().await? {
-            Some(bytes) => Self::Send(bytes, pieces),
-            None => Self::Over,
-        })
-    }
-}
-
-/// Answers with a stream of bytes. What is refused before the first of them gets an error of its own.
-pub(crate) async fn stream<P: Pieces>(pieces: P, kind: &'static str) -> Result<Response, Refusal> {
-    let first = Turn::next(pieces).await?;
+/// Answers with a stream of bytes, each piece as soon as it is there. What is refused before the first of them gets an error of its own.
+pub(crate) async fn stream<P: Pieces>(mut pieces: P, kind: &'static str) -> Result<Response, Refusal> {
+    let first = pieces.piece().await?.map_or(Turn::Over, |bytes| Turn::Send(bytes, pieces));
     let bytes = unfold(first, async |turn| match turn {
-        Turn::Send(bytes, pieces) => {
-            let next = Turn::next(pieces).await.unwrap_or(Turn::Broken);
-            Some((Ok(bytes), next))
-        }
-        // The end of the connection, without that of the body, is all there is to tell it by.
-        Turn::Broken => Some((Err(io::Error::other("it broke off")), Turn::Over)),
+        Turn::Send(bytes, pieces) => Some((Ok(bytes), Turn::Wait(pieces))),
+        Turn::Wait(mut pieces) => match pieces.piece().await {
+            Ok(bytes) => bytes.map(|bytes| (Ok(bytes), Turn::Wait(pieces))),
+            // The end of the connection, without that of the body, is all there is to tell it by.
+            Err(_) => Some((Err(io::Error::other("it broke off")), Turn::Over)),
+        },
         Turn::Over => None,
     });
     Ok((StatusCode::OK, [(header::CONTENT_TYPE, kind)], Bytestream::from_stream(bytes)).into_response())
 }
 
 /// A request's body, as something to read from.
-struct Reader {
+pub(crate) struct Reader {
     stream: BodyDataStream,
     piece: Bytes,
+}
+
+impl Reader {
+    pub(crate) fn of(request: Request) -> Self {
+        Self { stream: request.into_body().into_data_stream(), piece: Bytes::new() }
+    }
 }
 
 impl AsyncRead for Reader {

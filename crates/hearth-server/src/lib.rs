@@ -13,12 +13,15 @@ mod events;
 mod exec;
 mod files;
 mod health;
+mod history;
 mod input;
+mod kernels;
 mod pool;
 mod processes;
 mod routes;
 mod sandboxes;
 mod services;
+mod shells;
 mod socket;
 
 pub use connection::{Ended, serve};

@@ -8,7 +8,6 @@ use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
 use hearth_api::process::{
     AT, AttachProcess, ENDED, ProcessList, ProcessStarted, ReadProcess, SignalProcess, TOTAL, WriteProcess,
 };
@@ -19,7 +18,7 @@ use hearth_engine::protocol::{Attach, Delivery, ProcessId, ProcessRef, Tag, limi
 use crate::App;
 use crate::answer::Refusal;
 use crate::exec::attached;
-use crate::input::{Asked, Body};
+use crate::input::{Asked, Body, Raw};
 
 /// Starts a program, and does not wait for it.
 pub(crate) async fn start(
@@ -70,7 +69,7 @@ pub(crate) async fn input(
     State(app): State<App>,
     Path((reference, named)): Path<(String, String)>,
     Asked(query): Asked<WriteProcess>,
-    bytes: Bytes,
+    Raw(bytes): Raw,
 ) -> Result<Json<Written>, Refusal> {
     let process = process(&named)?;
     check_wait(query.wait_ms)?;

@@ -11,7 +11,7 @@ use hearth_engine::fleet::{Fleet, Member};
 use tokio::sync::watch;
 
 use crate::answer::Refusal;
-use crate::{events, exec, files, health, pool, processes, sandboxes, services};
+use crate::{events, exec, files, health, history, kernels, pool, processes, sandboxes, services, shells};
 
 /// The largest body of a request that is read whole, in bytes.
 const BODY: usize = 4 * 1024 * 1024;
@@ -109,15 +109,18 @@ pub(crate) fn router(app: App) -> Router {
         .route("/sandboxes/{sandbox}/exec", post(exec::one_shot).get(exec::held))
         .nest("/sandboxes/{sandbox}/processes", of_processes())
         .nest("/sandboxes/{sandbox}/services", of_services())
+        .nest("/sandboxes/{sandbox}/shells", of_shells())
         .route("/sandboxes/{sandbox}/ports", get(services::ports).post(services::publish))
         .route("/sandboxes/{sandbox}/ports/{port}", axum::routing::delete(services::unpublish))
         .route("/sandboxes/{sandbox}/secrets", get(services::secrets).put(services::set_secrets))
         .route("/sandboxes/{sandbox}/secrets/{name}", axum::routing::delete(services::remove_secret))
+        .nest("/sandboxes/{sandbox}/kernels", of_kernels())
         .nest("/sandboxes/{sandbox}/files", of_files())
         .route(
             "/sandboxes/{sandbox}/archive",
-            get(files::export).put(files::import).layer(DefaultBodyLimit::disable()),
+            get(files::export).post(files::export_only).put(files::import).layer(DefaultBodyLimit::disable()),
         );
+    let v1 = v1.merge(of_history());
     Router::new()
         .nest("/v1", v1)
         .route("/metrics", get(health::metrics))
@@ -145,6 +148,15 @@ fn of_services() -> Router<App> {
         .route("/{name}/logs", get(services::logs))
 }
 
+fn of_kernels() -> Router<App> {
+    Router::new()
+        .route("/", get(kernels::list).post(kernels::start))
+        .route("/{name}", axum::routing::delete(kernels::remove))
+        .route("/{name}/exec", post(kernels::exec))
+        .route("/{name}/interrupt", post(kernels::interrupt))
+        .route("/{name}/restart", post(kernels::restart))
+}
+
 fn of_files() -> Router<App> {
     Router::new()
         .route("/stat", post(files::stat))
@@ -158,6 +170,28 @@ fn of_files() -> Router<App> {
         .route("/edit", post(files::edit))
         .route("/search", post(files::search))
         .route("/content", get(files::read).put(files::write).layer(DefaultBodyLimit::disable()))
+}
+
+fn of_shells() -> Router<App> {
+    Router::new()
+        .route("/", get(shells::list).post(shells::open))
+        .route("/{name}", axum::routing::delete(shells::close))
+        .route("/{name}/output", get(shells::output))
+        .route("/{name}/screen", get(shells::screen))
+        .route("/{name}/input", post(shells::input))
+        .route("/{name}/wait", post(shells::wait))
+        .route("/{name}/signal", post(shells::signal))
+        .route("/{name}/resize", post(shells::resize))
+}
+
+fn of_history() -> Router<App> {
+    Router::new()
+        .route("/sandboxes/{sandbox}/diff", get(history::diff))
+        .route("/sandboxes/{sandbox}/changes", get(history::changes))
+        .route("/sandboxes/{sandbox}/patch", post(history::patch).layer(DefaultBodyLimit::disable()))
+        .route("/sandboxes/{sandbox}/reset", post(history::reset))
+        .route("/sandboxes/{sandbox}/checkpoints", get(history::checkpoints).post(history::checkpoint))
+        .route("/sandboxes/{sandbox}/checkpoints/{name}", axum::routing::delete(history::remove_checkpoint))
 }
 
 async fn unknown(uri: axum::http::Uri) -> Refusal {

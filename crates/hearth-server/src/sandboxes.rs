@@ -59,6 +59,7 @@ pub(crate) async fn inspect(
 
 pub(crate) async fn change(
     State(app): State<App>,
+    Extension(bound): Extension<Bound>,
     Path(reference): Path<String>,
     Body(request): Body<ChangeSandbox>,
 ) -> Result<Json<SandboxInfo>, Refusal> {
@@ -70,6 +71,14 @@ pub(crate) async fn change(
         idle: request.idle.map(|idle| idle.map(policy).transpose()).transpose()?,
     };
     member.change(changes)?;
+    match request.lifespan {
+        Some(Lifespan::Connection) => bound.add(member.clone()),
+        Some(Lifespan::Kept) if !bound.release(&member) => {
+            let message = "the sandbox is not bound to this connection";
+            return Err(ErrorBody::new(OwnCode::WrongState, message).with_field("lifespan").into());
+        }
+        Some(Lifespan::Kept) | None => {}
+    }
     Ok(Json(info(member.view())))
 }
 

@@ -1,7 +1,10 @@
 //! What can be typed. Help texts are for a person in a hurry.
 
 mod guest;
+mod history;
+mod kernel;
 mod sandbox;
+mod transfer;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -9,16 +12,19 @@ use std::path::PathBuf;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::values::{Disk, EnvVar, Memory, Seconds};
+use crate::values::{Disk, EnvVar, Memory, Seconds, SecretSource};
 
 pub(crate) use guest::{
     AttachOptions, ExportOptions, FileCommand, KillOptions, PortOptions, SandboxOptions, ServiceCommand,
     ServiceOptions, ServiceStartOptions,
 };
+pub(crate) use history::{CheckpointCommand, DiffOptions, PatchOptions, ResetOptions};
+pub(crate) use kernel::{KernelCommand, KernelOptions, KernelRunOptions};
 pub(crate) use sandbox::{
     CreateOptions, DaemonOptions, EventOptions, ExecOptions, ForkOptions, ListOptions, PauseOptions, RemoveOptions,
-    UpdateOptions,
+    ShellOptions, UpdateOptions,
 };
+pub(crate) use transfer::{CopyOptions, SyncOptions};
 
 /// Disposable computers for code you do not trust: a microVM that does what it is told and is thrown away.
 #[derive(Debug, Parser)]
@@ -52,6 +58,8 @@ pub(crate) enum Command {
     },
     /// Run a command in a sandbox
     Exec(ExecOptions),
+    /// Open a shell in a sandbox, on a terminal
+    Shell(ShellOptions),
     /// List the programs of a sandbox
     Ps(SandboxOptions),
     /// Follow a program that runs in a sandbox, from its first byte on
@@ -63,9 +71,25 @@ pub(crate) enum Command {
     File(FileCommand),
     /// Fetch a directory of a sandbox as a tar archive
     Export(ExportOptions),
+    /// Copy files and directories between here and a sandbox
+    Cp(CopyOptions),
+    /// Make a directory in a sandbox like one here, or one here like it: only what is other is sent
+    Sync(SyncOptions),
+    /// Show what has changed in a sandbox's workspace, as a patch
+    Diff(DiffOptions),
+    /// Apply a patch to a sandbox's workspace, all of it or nothing
+    Patch(PatchOptions),
+    /// Make a sandbox's workspace what it was
+    Reset(ResetOptions),
+    /// States of a sandbox's workspace to compare with, and to go back to
+    #[command(subcommand)]
+    Checkpoint(CheckpointCommand),
     /// Programs of a sandbox with a name, a readiness and a log
     #[command(subcommand)]
     Service(ServiceCommand),
+    /// Code with state: interpreters of a sandbox that remember what they ran
+    #[command(subcommand)]
+    Kernel(KernelCommand),
     /// Ports of this host that lead into a sandbox
     Ports(PortOptions),
     /// Change a sandbox's name, labels or lifetime
@@ -122,11 +146,19 @@ impl Command {
             Self::Inspect { .. } => true,
             Self::Exec(options) => options.json,
             Self::Ps(options) => options.json,
-            Self::Attach(_) | Self::Kill(_) | Self::Export(_) => false,
+            Self::Shell(_) | Self::Attach(_) | Self::Kill(_) | Self::Export(_) => false,
             Self::File(command) => matches!(command, FileCommand::Ls { json: true, .. }),
+            Self::Cp(options) => options.json,
+            Self::Sync(options) => options.json,
+            Self::Diff(options) => options.json,
+            Self::Patch(options) => options.json,
+            Self::Reset(options) => options.json,
+            Self::Checkpoint(command) => command.wants_json(),
             Self::Service(ServiceCommand::Start(options)) => options.json,
             Self::Service(ServiceCommand::Ls(options)) => options.json,
+            Self::Service(ServiceCommand::Stop { json, .. } | ServiceCommand::Restart { json, .. }) => *json,
             Self::Service(command) => matches!(command, ServiceCommand::Inspect(_)),
+            Self::Kernel(command) => command.wants_json(),
             Self::Ports(options) => options.json,
             Self::Update(options) => options.json,
             Self::Pause(options) | Self::Resume(options) => options.json,
@@ -138,8 +170,8 @@ impl Command {
             Self::Daemon(_) => false,
             Self::Pool(options) => options.json,
             Self::Image(ImageCommand::Build(options)) => options.json,
-            Self::Image(ImageCommand::List { json }) => *json,
-            Self::Image(ImageCommand::Inspect { .. } | ImageCommand::Rm { .. }) => false,
+            Self::Image(ImageCommand::List { json } | ImageCommand::Rm { json, .. }) => *json,
+            Self::Image(ImageCommand::Inspect { .. }) => true,
             Self::Template(TemplateCommand::List { json } | TemplateCommand::Rm { json, .. }) => *json,
             Self::Template(TemplateCommand::Build(options)) => options.json,
             Self::Agent { .. } => false,
@@ -178,6 +210,9 @@ pub(crate) struct RunOptions {
     /// Set a variable; NAME alone takes its value from here
     #[arg(short, long, value_name = "NAME=VALUE", value_parser = OsStringValueParser::new().try_map(EnvVar::parse))]
     pub(crate) env: Vec<EnvVar>,
+    /// Give the program a secret, as a variable and a file, the value of the variable NAME here or of a file; nothing shows it
+    #[arg(long, value_name = "NAME[=FILE]")]
+    pub(crate) secret: Vec<SecretSource>,
     /// Directory to start in [default: /workspace]
     #[arg(short, long, value_name = "DIR")]
     pub(crate) workdir: Option<OsString>,
@@ -246,6 +281,9 @@ pub(crate) enum ImageCommand {
         /// Names, or the beginnings of digests
         #[arg(required = true)]
         images: Vec<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
 }
 

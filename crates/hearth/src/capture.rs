@@ -55,8 +55,14 @@ impl Capture {
         }
     }
 
+    /// What was written to standard output, and to standard error.
+    pub(crate) fn streams(&self) -> (Value, Value) {
+        (self.stdout.report(), self.stderr.report())
+    }
+
     /// The whole report.
     pub(crate) fn report(&self, exit_code: i32, status: &ExitStatus) -> Value {
+        let (stdout, stderr) = self.streams();
         json!({
             "exit_code": exit_code,
             "code": status.code,
@@ -66,8 +72,8 @@ impl Capture {
             "duration_us": status.duration_us,
             "cpu_us": status.cpu_us,
             "peak_memory_bytes": status.peak_memory_bytes,
-            "stdout": self.stdout.report(),
-            "stderr": self.stderr.report(),
+            "stdout": stdout,
+            "stderr": stderr,
         })
     }
 }

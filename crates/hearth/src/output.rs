@@ -63,6 +63,12 @@ pub(crate) fn plain(text: &str) -> String {
     plain
 }
 
+/// As [`plain`], but for the ends of lines and tabs.
+pub(crate) fn plain_lines(text: &str) -> String {
+    let lines = text.split('\n').map(|line| line.split('\t').map(plain).collect::<Vec<_>>().join("\t"));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
 /// Bytes as people read them.
 pub(crate) fn bytes(count: u64) -> String {
     match count {
@@ -70,5 +76,15 @@ pub(crate) fn bytes(count: u64) -> String {
         1024..1_048_576 => format!("{:.1} KiB", count as f64 / 1024.0),
         1_048_576..1_073_741_824 => format!("{:.1} MiB", count as f64 / 1_048_576.0),
         _ => format!("{:.1} GiB", count as f64 / 1_073_741_824.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_and_tabs_stay_and_nothing_drives_a_terminal() {
+        assert_eq!(plain_lines("+a\tb\n-\u{1b}[2J\r\u{202e}\n"), "+a\tb\n-\\u{1b}[2J\\r\\u{202e}\n");
     }
 }

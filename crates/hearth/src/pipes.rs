@@ -1,8 +1,12 @@
 //! This process's own input and output, whatever they are: a pipe of an event loop's may be non-blocking.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 
+use bytes::Bytes;
+use futures_util::Stream;
+use futures_util::stream::unfold;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
@@ -19,6 +23,34 @@ pub(crate) async fn read_stdin() -> io::Result<Vec<u8>> {
         Ok(buffer)
     })
     .await
+}
+
+/// Standard input as it comes.
+pub(crate) fn stdin() -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+    unfold((), |()| async {
+        match read_stdin().await {
+            Ok(bytes) if bytes.is_empty() => None,
+            read => Some((read.map(Into::into), ())),
+        }
+    })
+}
+
+/// A file, from where it stands, as it comes.
+pub(crate) fn file(file: File) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+    unfold(Some(file), |file| async {
+        let mut file = file?;
+        let read = on_thread(move || {
+            let mut buffer = vec![0; READ];
+            let count = file.read(&mut buffer)?;
+            buffer.truncate(count);
+            Ok((buffer, file))
+        });
+        match read.await {
+            Ok((bytes, _)) if bytes.is_empty() => None,
+            Ok((bytes, file)) => Some((Ok(bytes.into()), Some(file))),
+            Err(error) => Some((Err(error), None)),
+        }
+    })
 }
 
 /// Writes all of `bytes` to standard output, or to standard error.

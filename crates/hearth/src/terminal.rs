@@ -10,6 +10,11 @@ pub(crate) fn is_interactive() -> bool {
     rustix::termios::isatty(rustix::stdio::stdin()) && rustix::termios::isatty(rustix::stdio::stdout())
 }
 
+/// Whether output here is a terminal.
+pub(crate) fn shows_output() -> bool {
+    rustix::termios::isatty(rustix::stdio::stdout())
+}
+
 /// The terminal's size, within what the guest takes.
 pub(crate) fn size() -> PtySize {
     let cells = |count: u16, usual: u16| if count == 0 { usual } else { count.min(limits::PTY_CELLS) };

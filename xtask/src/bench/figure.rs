@@ -40,16 +40,17 @@ struct Outcome {
 }
 
 impl Goal {
-    fn is_met(self, outcome: Outcome) -> bool {
+    /// How much of what is allowed is taken: up to 1 the goal is met. Infinite without the baseline that it is about.
+    fn taken(self, outcome: Outcome) -> f64 {
         let Outcome { p50, p95, baseline } = outcome;
-        let against = |holds: &dyn Fn(f64) -> bool| baseline.is_some_and(holds);
+        let against = |taken: &dyn Fn(f64) -> f64| baseline.map_or(f64::INFINITY, taken);
         match self {
-            Self::RatioAtMost(limit) => against(&|baseline| p50 / baseline <= limit),
-            Self::RatioAtLeast(limit) => against(&|baseline| p50 / baseline >= limit),
-            Self::AtMost(limit) => p50 <= limit,
-            Self::AtLeast { p50: limit, or_ratio } => p50 >= limit || against(&|baseline| p50 / baseline >= or_ratio),
-            Self::AboveBaselineAtMost(limit) => against(&|baseline| p50 - baseline <= limit),
-            Self::TailAtMost(limit) => p95 / p50 <= limit,
+            Self::RatioAtMost(limit) => against(&|baseline| p50 / baseline / limit),
+            Self::RatioAtLeast(limit) => against(&|baseline| limit * baseline / p50),
+            Self::AtMost(limit) => p50 / limit,
+            Self::AtLeast { p50: limit, or_ratio } => (limit / p50).min(against(&|baseline| or_ratio * baseline / p50)),
+            Self::AboveBaselineAtMost(limit) => against(&|baseline| p50 / (baseline + limit)),
+            Self::TailAtMost(limit) => p95 / p50 / limit,
         }
     }
 
@@ -105,6 +106,9 @@ pub(crate) struct Row {
     pub(crate) ratio: Option<f64>,
     pub(crate) goal: Option<String>,
     pub(crate) met: Option<bool>,
+    /// How much of what the goal allows is taken.
+    #[serde(skip)]
+    pub(crate) of_goal: Option<f64>,
 }
 
 impl Figure {
@@ -113,6 +117,7 @@ impl Figure {
         let (p50, p95) = (quantile(&samples.own, 0.5), quantile(&samples.own, 0.95));
         let baseline_p50 = (!samples.baseline.is_empty()).then(|| quantile(&samples.baseline, 0.5));
         let ratio = baseline_p50.map(|baseline| p50 / baseline);
+        let of_goal = self.goal.map(|goal| goal.taken(Outcome { p50, p95, baseline: baseline_p50 }));
         Row {
             name: self.name,
             unit: self.unit,
@@ -123,7 +128,8 @@ impl Figure {
             baseline_p50: baseline_p50.map(rounded),
             ratio: ratio.map(rounded),
             goal: self.goal.map(|goal| goal.describe(self.unit)),
-            met: self.goal.map(|goal| goal.is_met(Outcome { p50, p95, baseline: baseline_p50 })),
+            met: of_goal.map(|taken| taken <= 1.0),
+            of_goal: of_goal.map(rounded),
         }
     }
 }
@@ -147,6 +153,10 @@ mod tests {
     const FIGURE: Figure =
         Figure { name: "a.b", unit: "ms", baseline: Some("less"), goal: Some(Goal::RatioAtMost(1.5)) };
 
+    fn is_met(goal: Goal, outcome: Outcome) -> bool {
+        goal.taken(outcome) <= 1.0
+    }
+
     #[test]
     fn quantiles_are_samples() {
         let samples: Vec<f64> = (1..=100).rev().map(f64::from).collect();
@@ -169,17 +179,17 @@ mod tests {
     fn a_speed_is_enough_by_itself_or_beside_its_baseline() {
         let goal = Goal::AtLeast { p50: 1000.0, or_ratio: 0.8 };
         let of = |p50, baseline| Outcome { p50, p95: p50, baseline };
-        assert!(goal.is_met(of(1000.0, Some(10_000.0))) && goal.is_met(of(8.0, Some(10.0))));
-        assert!(!goal.is_met(of(7.9, Some(10.0))) && !goal.is_met(of(999.0, None)));
+        assert!(is_met(goal, of(1000.0, Some(10_000.0))) && is_met(goal, of(8.0, Some(10.0))));
+        assert!(!is_met(goal, of(7.9, Some(10.0))) && !is_met(goal, of(999.0, None)));
         assert_eq!(goal.describe("MB/s"), "p50 >= 1000 MB/s or ratio >= 0.8");
     }
 
     #[test]
     fn a_goal_may_be_a_distance_or_a_tail() {
         let outcome = Outcome { p50: 100.0, p95: 200.0, baseline: Some(70.0) };
-        assert!(Goal::AboveBaselineAtMost(30.0).is_met(outcome) && !Goal::AboveBaselineAtMost(29.0).is_met(outcome));
-        assert!(Goal::TailAtMost(2.0).is_met(outcome) && !Goal::TailAtMost(1.9).is_met(outcome));
-        assert!(!Goal::AboveBaselineAtMost(30.0).is_met(Outcome { baseline: None, ..outcome }));
+        assert!(is_met(Goal::AboveBaselineAtMost(30.0), outcome) && !is_met(Goal::AboveBaselineAtMost(29.0), outcome));
+        assert!(is_met(Goal::TailAtMost(2.0), outcome) && !is_met(Goal::TailAtMost(1.9), outcome));
+        assert!(!is_met(Goal::AboveBaselineAtMost(30.0), Outcome { baseline: None, ..outcome }));
     }
 
     #[test]

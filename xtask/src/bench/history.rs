@@ -10,9 +10,8 @@ use hearth_engine::channel::DiffPiece;
 use hearth_engine::protocol::history::CheckpointName;
 
 use super::figure::{Figure, Goal, Row, Samples};
-use super::host::Host;
-use super::native::Native;
-use super::{Group, Measure, milliseconds};
+use super::native::{Native, beside, settle};
+use super::{Effort, Group, Measure, milliseconds};
 
 const DIFF: Figure = Figure {
     name: "native.history.diff",
@@ -26,24 +25,24 @@ const RESTORE: Figure = Figure {
     name: "native.history.restore",
     unit: "ms",
     baseline: Some("git checkout . of the same 10,000 files, all changed"),
-    goal: Some(Goal::RatioAtMost(1.0)),
+    goal: Some(Goal::AtMost(1000.0)),
 };
 
 pub(super) const GROUP: Group =
-    Group { figures: &[DIFF, RESET, RESTORE], measure: Measure::Guest(|host| Box::pin(measure(host))) };
+    Group { figures: &[DIFF, RESET, RESTORE], measure: Measure::Native(|effort| Box::pin(measure(effort))) };
 
 /// Directories, and the files in each.
 const SHAPE: (usize, usize) = (200, 50);
 const CHANGES: usize = 5;
 
-async fn measure(host: &Host) -> Result<Vec<Row>> {
+async fn measure(effort: Effort) -> Result<Vec<Row>> {
     let native = Native::start().await?;
     let (own, gits) = (native.workspace(), native.beside().join("git"));
     beside(&own, make_tree).await?;
     beside(&gits, |place| make_tree(place).and_then(|()| commit(place))).await?;
     native.channel.checkpoint(CheckpointName::default()).await?;
     let (mut diffs, mut resets, mut restores) = (Samples::default(), Samples::default(), Samples::default());
-    for round in 0..host.samples(21, 5) {
+    for round in 0..effort.samples(21, 5) {
         beside(&own, move |place| change(place, round, CHANGES)).await?;
         beside(&gits, move |place| change(place, round, CHANGES)).await?;
         let (diffed, status) = (diff(&native, CHANGES).await?, beside(&gits, |place| git(place, &["status"])).await?);
@@ -52,7 +51,7 @@ async fn measure(host: &Host) -> Result<Vec<Row>> {
         resets.push(milliseconds(done), milliseconds(checked));
     }
     let all = SHAPE.0 * SHAPE.1;
-    for round in 0..host.samples(5, 1) {
+    for round in 0..effort.samples(5, 1) {
         beside(&own, move |place| change(place, round, all)).await?;
         beside(&gits, move |place| change(place, round, all)).await?;
         beside(&own, settle).await?;
@@ -60,12 +59,6 @@ async fn measure(host: &Host) -> Result<Vec<Row>> {
         restores.push(milliseconds(done), milliseconds(checked));
     }
     Ok(vec![DIFF.row(&diffs), RESET.row(&resets), RESTORE.row(&restores)])
-}
-
-/// Does what blocks beside the runtime, which has a session to keep.
-async fn beside<T: Send + 'static>(place: &Path, work: impl FnOnce(&Path) -> Result<T> + Send + 'static) -> Result<T> {
-    let place = place.to_owned();
-    tokio::task::spawn_blocking(move || work(&place)).await.context("a thread of the bench's failed")?
 }
 
 fn file(number: usize) -> String {
@@ -91,11 +84,6 @@ fn change(root: &Path, round: usize, count: usize) -> Result<()> {
         let path = root.join(file(number * step));
         fs::write(path, format!("changed in round {round}\n")).context("change a file")
     })
-}
-
-/// Has what was written before reach the disk, so that nobody pays for another's.
-fn settle(place: &Path) -> Result<()> {
-    rustix::fs::syncfs(fs::File::open(place)?).context("write back")
 }
 
 fn commit(place: &Path) -> Result<()> {

@@ -16,13 +16,16 @@ mod floor;
 mod fork;
 mod history;
 mod host;
+mod kernel;
 mod list;
 mod live;
 mod memory;
 mod native;
 mod output;
 mod ping;
+mod plot;
 mod pool;
+mod record;
 mod report;
 mod restore;
 mod restored_memory;
@@ -41,6 +44,7 @@ use host::Host;
 const GROUPS: &[Group] = &[
     boot::GROUP,
     restore::GROUP,
+    kernel::GROUP,
     pool::GROUP,
     burst::GROUP,
     restored_memory::GROUP,
@@ -102,6 +106,9 @@ pub(crate) struct Options {
     /// Take few samples: to see that it works, not to quote
     #[arg(long)]
     quick: bool,
+    /// Add the run to docs/bench, and put its figures into README.md
+    #[arg(long, conflicts_with = "quick")]
+    record: bool,
 }
 
 /// Measures, prints the table and writes the list.
@@ -110,7 +117,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
     let (about, rows) = runtime.block_on(measure(options))?;
     report::print(&about, &rows)?;
-    report::write(&rows)
+    report::write(&rows)?;
+    if options.record { record::add(&about, &rows) } else { Ok(()) }
 }
 
 /// Returns a description of what was measured on, and the rows.

@@ -91,6 +91,7 @@ mod tests {
             ratio: Some(0.5),
             goal: Some("ratio <= 1.3".into()),
             met: Some(met),
+            of_goal: None,
         };
         let text = render("here", &[row("boot.cold", 1234.5, true), row("a", 1.0, false)]);
         let lines: Vec<_> = text.lines().collect();

@@ -21,7 +21,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("hearth-api", &["hearth-protocol"]),
     ("hearth-client", &["hearth-api"]),
     ("hearth-server", &["hearth-api", "hearth-engine"]),
-    ("hearth", &["hearth-engine", "hearth-client", "hearth-server"]),
+    ("hearth", &["hearth-files", "hearth-engine", "hearth-client", "hearth-server"]),
     ("xtask", &["hearth-protocol", "hearth-channel", "hearth-vmm", "hearth-image", "hearth-engine"]),
 ];
 

@@ -194,7 +194,7 @@ impl Bash {
                 self.current.written_before = self.memory.may_exit;
                 self.code_text(code, env)
             }
-            Job::Prepare { .. } => self.prepare_text(),
+            Job::Prepare { .. } | Job::Rehearse | Job::Adopt(_) => self.prepare_text(),
         };
         text.extend_from_slice(self.epilogue().as_bytes());
         text.push(0);

@@ -24,6 +24,8 @@ def serve(requests, answers, path):
     TEXT = 1 << 20  # the most characters of a value's repr
     SOURCES = 1000  # the execs whose source is kept for tracebacks
     NAME = "<exec-%d>"
+    REHEARSAL = "print(end='')\n1 + 1"
+    UNFIT = 75  # the code of an interpreter that cannot become what it should
     own = serve.__code__.co_filename
     process = os.getpid()
     encode, loads = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode, json.loads
@@ -31,7 +33,7 @@ def serve(requests, answers, path):
     exit_now, get_pid, environment = os._exit, os.getpid, os.environb
     set_trace, get_trace, set_profile, get_profile = sys.settrace, sys.gettrace, sys.setprofile, sys.getprofile
     TracebackException = traceback.TracebackException
-    state = {"token": "", "forked": False, "count": 0, "flags": 0, "loop": None, "fflush": None}
+    state = {"token": "", "forked": False, "count": 0, "flags": 0, "loop": None, "fflush": None, "taken_in": None}
     sources = {}
     module = types.ModuleType("__main__")
     module.__builtins__ = __import__("builtins")
@@ -94,22 +96,26 @@ def serve(requests, answers, path):
             # Whoever closed it cut the kernel off; it can only end.
             exit_now(70)
 
-    def read_exactly(length):
-        parts = []
-        while length:
-            part = read_raw(requests, min(length, 1 << 20))
-            if not part:
-                exit_now(0)
-            parts.append(part)
-            length -= len(part)
-        return b"".join(parts)
+    received = bytearray()
+
+    def receive():
+        part = read_raw(requests, 1 << 16)
+        if not part:
+            exit_now(0)
+        received.extend(part)
+
+    def take(length):
+        while len(received) < length:
+            receive()
+        taken = bytes(received[:length])
+        del received[:length]
+        return taken
 
     def next_request():
-        line = b""
-        while not line.endswith(b"\n"):
-            line += read_exactly(1)
-        request = loads(line)
-        return request, read_exactly(request.pop("code"))
+        while b"\n" not in received:
+            receive()
+        request = loads(take(received.index(b"\n") + 1))
+        return request, take(request.pop("code"))
 
     # In a forked child nothing of this is left but the user's code: it ends with that, and says nothing to the agent.
     def forget():
@@ -446,8 +452,51 @@ def serve(requests, answers, path):
             except BaseException as error:
                 answer("not_imported", name=name, reason="%s: %s" % (type(error).__name__, cut(described(error), 1 << 10)))
 
+    # Waiting for a kernel, from before it is known which.
+
+    def taken_in():
+        """When that changed which an interpreter looks at once, when it starts."""
+        site = sys.modules.get("site")
+        directories = [*site.getsitepackages(), site.getusersitepackages()] if site is not None else []
+        return [changed(place) for place in (sys.executable, "/etc/localtime", *directories)]
+
+    def changed(place):
+        try:
+            status = os.stat(place)
+        except OSError:
+            return None
+        return status.st_ino, status.st_mtime_ns
+
+    def rehearse():
+        """Has everything that the first code needs in memory, and leaves no trace of having run."""
+        name = NAME % 0
+        remember_source(name, REHEARSAL)
+        try:
+            return attempt(lambda: run(REHEARSAL, name))
+        finally:
+            del sources[name], linecache.cache[name]
+            state["taken_in"] = taken_in()
+
+    def adopt(adoption):
+        """Becomes what an interpreter that is started now would be; tells whether it can."""
+        if state["taken_in"] != taken_in():
+            return UNFIT, False
+        try:
+            os.chdir(bytes_of(adoption["cwd"]))
+        except OSError:
+            return UNFIT, False
+        set_environment({bytes_of(name): None if value is None else bytes_of(value) for name, value in adoption["env"].items()})
+        # What was drawn from the system before, others of the same template have as well.
+        if "random" in sys.modules:
+            sys.modules["random"].seed()
+        return 0, False
+
     def execute(request, code):
         replace_closed_streams()
+        if "rehearse" in request:
+            return rehearse()
+        if "adopt" in request:
+            return adopt(request["adopt"])
         see_new_packages()
         if "imports" in request:
             return attempt(lambda: warm(request["imports"]))

@@ -41,6 +41,19 @@ pub(super) enum Job<'a> {
     Run { code: &'a str, env: &'a BTreeMap<String, RawString> },
     /// Gets ready, before the first code: imports modules, or takes up the state of a shell that has ended.
     Prepare { imports: &'a [String] },
+    /// Runs code of no consequence, so that all that the first code needs is in memory. Python alone.
+    Rehearse,
+    /// Becomes what an interpreter started now would be. Code 0 says that it is. Python alone.
+    Adopt(&'a Adoption),
+}
+
+/// What an interpreter that has waited takes over.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Adoption {
+    /// Where it goes: an absolute path.
+    pub(super) cwd: RawString,
+    /// The variables that are not as they were, those without a value to be removed.
+    pub(super) env: BTreeMap<String, Option<RawString>>,
 }
 
 /// What a record of the driver's says.
@@ -80,6 +93,10 @@ struct Request<'a> {
     code: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     imports: Option<&'a [String]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    adopt: Option<&'a Adoption>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    rehearse: bool,
     env: &'a BTreeMap<String, RawString>,
 }
 
@@ -120,14 +137,20 @@ impl Plan {
             }
         };
         arguments.insert(0, kernel.language.program().into());
-        let mut start = Start::new(Command::Argv(arguments));
-        start.cwd.clone_from(&kernel.cwd);
-        start.env.clone_from(&kernel.env);
-        start.secrets.clone_from(&kernel.secrets);
-        start.user.clone_from(&kernel.user);
+        let start = start_of(kernel, arguments);
         let extra = descriptors.into_iter().zip(first..).map(|(fd, number)| Extra { fd, number }).collect();
         Ok(Self { start, extra, control, driver })
     }
+}
+
+/// The process that a kernel asks for.
+pub(super) fn start_of(kernel: &KernelStart, arguments: Vec<RawString>) -> Start {
+    let mut start = Start::new(Command::Argv(arguments));
+    start.cwd.clone_from(&kernel.cwd);
+    start.env.clone_from(&kernel.env);
+    start.secrets.clone_from(&kernel.secrets);
+    start.user.clone_from(&kernel.user);
+    start
 }
 
 /// The number of the first descriptor: below the limit that the child will have.
@@ -200,11 +223,13 @@ impl Driver {
 
 fn json_request(token: &str, job: &Job<'_>) -> Vec<u8> {
     let none = BTreeMap::new();
-    let (code, imports, env) = match *job {
-        Job::Run { code, env } => (code, None, env),
-        Job::Prepare { imports } => ("", Some(imports), &none),
+    let plain = Request { token, code: 0, imports: None, adopt: None, rehearse: false, env: &none };
+    let (code, request) = match *job {
+        Job::Run { code, env } => (code, Request { code: code.len(), env, ..plain }),
+        Job::Prepare { imports } => ("", Request { imports: Some(imports), ..plain }),
+        Job::Rehearse => ("", Request { rehearse: true, ..plain }),
+        Job::Adopt(adoption) => ("", Request { adopt: Some(adoption), ..plain }),
     };
-    let request = Request { token, code: code.len(), imports, env };
     let mut bytes = serde_json::to_vec(&request).expect("a request is plain data");
     bytes.push(b'\n');
     bytes.extend_from_slice(code.as_bytes());

@@ -7,11 +7,13 @@
 //! - The end of a piece of code is exact: its driver says so behind all that the code has written, and what the pipes hold at that
 //!   moment is its output.
 //! - User code can end its interpreter, and then loses its state. It can not end the kernel: the next code starts another interpreter.
+//! - Whether an interpreter was started for its kernel or has waited for one ([`spare`]) makes no difference to the user but in time.
 
 mod bash;
 mod control;
 mod driver;
 mod exec;
+mod spare;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -20,7 +22,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_protocol::kernel::{
-    KernelExec, KernelInfo, KernelName, KernelRequest, KernelResult, KernelStart, KernelState, checked_code,
+    KernelExec, KernelInfo, KernelLanguage, KernelName, KernelRequest, KernelResult, KernelStart, KernelState,
+    checked_code,
 };
 use hearth_protocol::{ErrorCode, ExitStatus, Fault, Finished, Signal, SignalScope, limits};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -32,6 +35,7 @@ use bash::Bash;
 use control::Control;
 use driver::{Answer, Driver, Job, Plan};
 use exec::Exec;
+use spare::Spare;
 
 /// The most kernels there may be.
 const MOST: usize = 64;
@@ -44,12 +48,14 @@ const START_PATIENCE: Duration = Duration::from_secs(120);
 #[derive(Default)]
 pub(crate) struct Kernels {
     all: RefCell<BTreeMap<String, Rc<Kernel>>>,
+    spare: Rc<Spare>,
 }
 
 /// A kernel.
 struct Kernel {
     name: String,
     plan: KernelStart,
+    spare: Rc<Spare>,
     /// Held by what runs in it. Closed when it is stopped.
     turn: Arc<Semaphore>,
     waiting: Cell<usize>,
@@ -68,6 +74,14 @@ struct Live {
     driver: RefCell<Option<Driver>>,
     /// Up to where its output belongs to code that has ended.
     told: Cell<[u64; 2]>,
+    /// Whether it was started before there was a kernel for it.
+    warmed: bool,
+}
+
+/// What getting ready has come to.
+struct Prepared {
+    code: i32,
+    failed_imports: BTreeMap<String, String>,
 }
 
 /// How an interpreter took a job.
@@ -117,8 +131,19 @@ pub(crate) async fn run(agent: Rc<Agent>, request: KernelRequest, streams: Strea
             kernel.kill(processes).await;
             KernelResult::Done {}
         }
+        KernelRequest::Warm {} => {
+            let (spare, processes) = (Rc::clone(&kernels.spare), Rc::clone(processes));
+            // Once begun it is finished, whoever still waits for it.
+            let making = tokio::task::spawn_local(async move { spare.make(&processes).await });
+            making.await.map_err(|_| ending())??;
+            KernelResult::Done {}
+        }
     };
     Ok(Finished::Kernel(result))
+}
+
+fn ending() -> Fault {
+    Fault::failed(ErrorCode::Cancelled, "the agent is ending")
 }
 
 /// The code of a request, from its field or its input.
@@ -161,7 +186,7 @@ impl Kernels {
         if all.len() >= MOST {
             return Err(Fault::never_started(ErrorCode::Busy, format!("there are {MOST} kernels already")));
         }
-        let kernel = Rc::new(Kernel::new(name.clone(), plan));
+        let kernel = Rc::new(Kernel::new(name.clone(), plan, Rc::clone(&self.spare)));
         all.insert(name, Rc::clone(&kernel));
         Ok(kernel)
     }
@@ -177,10 +202,11 @@ impl Kernels {
 }
 
 impl Kernel {
-    fn new(name: String, plan: KernelStart) -> Self {
+    fn new(name: String, plan: KernelStart, spare: Rc<Spare>) -> Self {
         Self {
             name,
             plan,
+            spare,
             turn: Arc::new(Semaphore::new(1)),
             waiting: Cell::new(0),
             live: RefCell::default(),
@@ -201,7 +227,8 @@ impl Kernel {
             _ => KernelState::Ended,
         };
         let (name, language, execs) = (self.name.clone(), self.plan.language, self.execs.get());
-        KernelInfo { name, language, state, process: live.as_ref().map(|live| live.process.id), execs }
+        let (process, warmed) = live.as_ref().map(|live| (live.process.id, live.warmed)).unzip();
+        KernelInfo { name, language, state, process, execs, warmed: warmed.unwrap_or(false) }
     }
 
     /// Waits until nothing else runs in it.
@@ -227,7 +254,7 @@ impl Kernel {
         });
         let started = start.await;
         kernels.forget_unborn(self);
-        started.map_err(|_| Fault::failed(ErrorCode::Cancelled, "the agent is ending"))??;
+        started.map_err(|_| ending())??;
         Ok(self.result())
     }
 
@@ -242,39 +269,23 @@ impl Kernel {
         }
         let legacy = self.legacy.take();
         let fresh = legacy.is_none();
-        let plan = Plan::new(&self.plan, legacy);
-        let plan =
-            plan.map_err(|error| Fault::never_started(ErrorCode::SpawnFailed, format!("make pipes: {error}")))?;
-        let process = processes.start_with(&plan.start, plan.extra).map_err(|fault| self.explain(fault))?;
-        let driver = RefCell::new(Some(plan.driver));
-        let live = Rc::new(Live { process, control: plan.control, driver, told: Cell::default() });
-        *self.live.borrow_mut() = Some(Rc::clone(&live));
-        let mut failed = BTreeMap::new();
-        let note = async |answer| {
-            if let Answer::NotImported { name, reason } = answer {
-                failed.insert(name, reason);
-            }
+        let live = match self.spare.take(&self.plan, processes).await {
+            Some(live) => live,
+            None => Live::start(&self.plan, legacy, processes, false)?,
         };
-        let job = Job::Prepare { imports: &self.plan.imports };
-        let prepared = tokio::time::timeout(START_PATIENCE, live.talk(&job, note)).await;
-        if !matches!(prepared, Ok(Ok(Taken::Done { .. }))) {
-            self.live.take();
-            processes.kill_tree(&live.process).await;
-            let said = live.process.stderr.last(limits::MESSAGE / 2);
-            let message = format!("the interpreter did not get ready. It said: {said}");
-            return Err(Fault::never_started(ErrorCode::Unavailable, message));
+        *self.live.borrow_mut() = Some(Rc::clone(&live));
+        let mut failed_imports = BTreeMap::new();
+        if !live.warmed || !self.plan.imports.is_empty() {
+            let job = Job::Prepare { imports: &self.plan.imports };
+            let Some(prepared) = live.prepare(&job, START_PATIENCE).await else {
+                self.live.take();
+                return Err(live.give_up(processes).await);
+            };
+            failed_imports = prepared.failed_imports;
         }
         live.told.set(live.settle().await);
-        *self.failed_imports.borrow_mut() = failed;
+        *self.failed_imports.borrow_mut() = failed_imports;
         Ok((live, fresh))
-    }
-
-    fn explain(&self, fault: Fault) -> Fault {
-        if fault.code != ErrorCode::CommandNotFound {
-            return fault;
-        }
-        let (language, program) = (self.plan.language.name(), self.plan.language.program());
-        Fault::never_started(ErrorCode::Unavailable, format!("{language} needs {program}, which is not in the guest"))
     }
 
     fn begin(&self, exec: &Rc<Exec>) {
@@ -308,6 +319,14 @@ impl Kernel {
     }
 }
 
+fn explain(language: KernelLanguage, fault: Fault) -> Fault {
+    if fault.code != ErrorCode::CommandNotFound {
+        return fault;
+    }
+    let (language, program) = (language.name(), language.program());
+    Fault::never_started(ErrorCode::Unavailable, format!("{language} needs {program}, which is not in the guest"))
+}
+
 /// Counts one that waits, as long as it does.
 struct Waiting<'a>(&'a Cell<usize>);
 
@@ -325,6 +344,45 @@ impl Drop for Waiting<'_> {
 }
 
 impl Live {
+    /// Starts an interpreter for a kernel like `plan`. It is not ready yet.
+    fn start(
+        plan: &KernelStart,
+        legacy: Option<Bash>,
+        processes: &Rc<Processes>,
+        warmed: bool,
+    ) -> Result<Rc<Self>, Fault> {
+        let no_pipes = |error| Fault::never_started(ErrorCode::SpawnFailed, format!("make pipes: {error}"));
+        let Plan { start, extra, control, driver } = Plan::new(plan, legacy).map_err(no_pipes)?;
+        let process = processes.start_with(&start, extra).map_err(|fault| explain(plan.language, fault))?;
+        let driver = RefCell::new(Some(driver));
+        if warmed {
+            process.withhold();
+        }
+        Ok(Rc::new(Self { process, control, driver, told: Cell::default(), warmed }))
+    }
+
+    /// Has it do a job that is no code of the user's; `None` when it ended over it, or took too long.
+    async fn prepare(&self, job: &Job<'_>, patience: Duration) -> Option<Prepared> {
+        let mut failed_imports = BTreeMap::new();
+        let note = async |answer| {
+            if let Answer::NotImported { name, reason } = answer {
+                failed_imports.insert(name, reason);
+            }
+        };
+        match tokio::time::timeout(patience, self.talk(job, note)).await {
+            Ok(Ok(Taken::Done { code, .. })) => Some(Prepared { code, failed_imports }),
+            _ => None,
+        }
+    }
+
+    /// Ends an interpreter that did not get ready, and explains it.
+    async fn give_up(&self, processes: &Processes) -> Fault {
+        processes.kill_tree(&self.process).await;
+        let said = self.process.stderr.last(limits::MESSAGE / 2);
+        let message = format!("the interpreter did not get ready. It said: {said}");
+        Fault::never_started(ErrorCode::Unavailable, message)
+    }
+
     fn outputs(&self) -> [&Rc<Output>; 2] {
         [&self.process.stdout, &self.process.stderr]
     }

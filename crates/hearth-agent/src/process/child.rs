@@ -36,13 +36,15 @@ pub(crate) struct Process {
     pub(crate) stderr: Rc<Output>,
     pub(crate) input: Option<Rc<Input>>,
     pub(super) terminal: Option<Rc<AsyncFd<OwnedFd>>>,
-    pub(super) started: Instant,
+    pub(super) started: Cell<Instant>,
     pub(super) reaped: Cell<Option<Reaped>>,
     /// It was reaped.
     pub(super) reaping: Notify,
     pub(super) status: RefCell<Option<ExitStatus>>,
     /// Whether it is forgotten as soon as it has ended.
     pub(super) passing: Cell<bool>,
+    /// Whether nobody is shown it.
+    pub(super) withheld: Cell<bool>,
     /// The status is there.
     pub(super) ended: Notify,
 }
@@ -204,6 +206,19 @@ impl Process {
         self.passing.set(true);
     }
 
+    /// Has nobody be shown it until [`Self::reveal`]; if it ends before, nobody ever is.
+    pub(crate) fn withhold(&self) {
+        self.withheld.set(true);
+        self.passing.set(true);
+    }
+
+    /// Makes it a process like any other, that has begun now.
+    pub(crate) fn reveal(&self) {
+        self.withheld.set(false);
+        self.passing.set(false);
+        self.started.set(Instant::now());
+    }
+
     /// Whether its end is known.
     pub(crate) fn has_ended(&self) -> bool {
         self.status.borrow().is_some()
@@ -237,7 +252,7 @@ impl Process {
     }
 
     pub(super) async fn finish(&self, pipes: &Pipes, timed_out: bool) {
-        let duration_us = self.started.elapsed().as_micros() as u64;
+        let duration_us = self.started.get().elapsed().as_micros() as u64;
         if self.terminal.is_some() {
             // The kernel hangs the terminal up when its session's leader exits, and the pump then sees its end.
             let _ = tokio::time::timeout(TERMINAL_PATIENCE, self.stdout.wait_for_end()).await;

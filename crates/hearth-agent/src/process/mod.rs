@@ -40,7 +40,7 @@ pub(crate) use output::{Cursor, OUTPUT_PIECE, Output};
 pub(crate) use request::{Source, read_output, run, write_input};
 use ring::Memory;
 use spawn::Surroundings;
-pub(crate) use spawn::{Defaults, Extra, home_of};
+pub(crate) use spawn::{Circumstances, Defaults, Extra, home_of};
 pub(crate) use tree::Trees;
 use tree::{Group, Tree};
 pub(crate) use users::User;
@@ -155,9 +155,9 @@ impl Processes {
         }
         let tree = self.trees.prepare(&start.limits)?;
         let group = tree.group();
-        let variables = self.variables.borrow();
-        let surroundings = Surroundings { defaults: &self.defaults, secrets: &self.secrets, variables: &variables };
-        let spawned = spawn::spawn(start, extra, &surroundings, group.as_deref().map(Group::directory));
+        let spawned = self.circumstances(start).and_then(|circumstances| {
+            spawn::spawn(start, circumstances, extra, group.as_deref().map(Group::directory))
+        });
         drop(group);
         let hidden = self.secrets.hide_with(&start.redact);
         let values = self.secrets.automaton(&hidden);
@@ -183,11 +183,12 @@ impl Processes {
             stderr,
             input: spawned.stdin.map(|target| Rc::new(Input::new(target))),
             terminal: spawned.terminal,
-            started,
+            started: Cell::new(started),
             reaped: Cell::new(None),
             reaping: Notify::new(),
             status: RefCell::default(),
             passing: Cell::new(start.forget),
+            withheld: Cell::new(false),
             ended: Notify::new(),
         });
         self.all.borrow_mut().insert(id, Rc::clone(&process));
@@ -199,6 +200,16 @@ impl Processes {
         }
         tokio::task::spawn_local(Rc::clone(self).supervise(Rc::clone(&process), pipes, Deadline::of(start)));
         Ok(process)
+    }
+
+    /// Who a process would be if it were started now, where, and with which variables.
+    ///
+    /// # Errors
+    /// [`ErrorCode::UnknownUser`]; those of the secrets that are asked for.
+    pub(crate) fn circumstances(&self, start: &Start) -> Result<Circumstances, Fault> {
+        let variables = self.variables.borrow();
+        let surroundings = Surroundings { defaults: &self.defaults, secrets: &self.secrets, variables: &variables };
+        Circumstances::of(start, &surroundings)
     }
 
     /// The working directory that a process would be started in.
@@ -233,7 +244,7 @@ impl Processes {
             ProcessRef::Id(id) => (self.all.borrow().get(id).cloned(), id.0.to_string()),
             ProcessRef::Tag(tag) => (self.tagged(tag), format!("{:?}", tag.as_str())),
         };
-        found.ok_or_else(|| {
+        found.filter(|process| !process.withheld.get()).ok_or_else(|| {
             Fault::never_started(
                 ErrorCode::UnknownProcess,
                 format!("there is no process {name}, or it was forgotten since"),
@@ -245,8 +256,8 @@ impl Processes {
     pub(crate) fn list(&self, after: Option<ProcessId>, tag: Option<&Tag>) -> (Vec<ProcessInfo>, bool) {
         let all = self.all.borrow();
         let behind = all.range((after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded));
-        let mut rest =
-            behind.map(|(_, process)| process).filter(|process| tag.is_none() || process.tag.as_ref() == tag);
+        let shown = behind.map(|(_, process)| process).filter(|process| !process.withheld.get());
+        let mut rest = shown.filter(|process| tag.is_none() || process.tag.as_ref() == tag);
         let page = rest.by_ref().take(limits::LISTED).map(|process| process.info()).collect();
         (page, rest.next().is_some())
     }
@@ -272,7 +283,8 @@ impl Processes {
     /// As [`Secrets::apply`].
     pub(crate) fn change_secrets(&self, change: Change) -> Result<(), Fault> {
         let all: Vec<_> = self.all.borrow().values().cloned().collect();
-        self.secrets.apply(change, all.iter().any(|process| process.may_write()))?;
+        let may_show = |process: &Rc<Process>| process.may_write() && !process.withheld.get();
+        self.secrets.apply(change, all.iter().any(may_show))?;
         for process in all {
             process.hide(self.secrets.automaton(&process.hidden));
         }

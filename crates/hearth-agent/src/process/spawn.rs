@@ -45,6 +45,30 @@ pub(super) struct Surroundings<'a> {
     pub(super) variables: &'a BTreeMap<String, RawString>,
 }
 
+/// The variables of a process, by name.
+type Environment = BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// Who a child is, where it starts, and with which variables.
+#[derive(Debug)]
+pub(crate) struct Circumstances {
+    /// `None` stays who the agent is.
+    pub(crate) user: Option<User>,
+    pub(crate) cwd: Vec<u8>,
+    pub(crate) environment: Environment,
+}
+
+impl Circumstances {
+    pub(super) fn of(start: &Start, surroundings: &Surroundings<'_>) -> Result<Self, Fault> {
+        let Surroundings { defaults, secrets, variables } = *surroundings;
+        let user = effective_user(start.user.as_deref(), defaults)?;
+        let home = home_of(user.as_ref(), defaults);
+        let cwd = working_directory(start, defaults, &home);
+        let mut environment = environment(start, variables, user.as_ref(), &home);
+        add_secrets(&mut environment, start, secrets)?;
+        Ok(Self { user, cwd, environment })
+    }
+}
+
 /// A child that runs, and the agent's ends of its descriptors.
 pub(super) struct Spawned {
     pub(super) pid: u32,
@@ -75,16 +99,11 @@ struct Descriptors {
 /// Starts the child that `start` asks for.
 pub(super) fn spawn(
     start: &Start,
+    circumstances: Circumstances,
     extra: Vec<Extra>,
-    surroundings: &Surroundings<'_>,
     cgroup: Option<BorrowedFd<'_>>,
 ) -> Result<Spawned, Fault> {
-    let Surroundings { defaults, secrets, variables } = *surroundings;
-    let user = effective_user(start.user.as_deref(), defaults)?;
-    let home = home_of(user.as_ref(), defaults);
-    let cwd = working_directory(start, defaults, &home);
-    let mut environment = environment(start, variables, user.as_ref(), &home);
-    add_secrets(&mut environment, start, secrets)?;
+    let Circumstances { user, cwd, environment } = circumstances;
     let (program, argv) = command_line(&start.command);
     let search = environment.get(b"PATH".as_slice()).cloned().unwrap_or_default();
     let descriptors = open_descriptors(start, user.as_ref()).map_err(|error| spawn_failed("make its pipes", &error))?;
@@ -165,9 +184,6 @@ fn working_directory(start: &Start, defaults: &Defaults, home: &Path) -> Vec<u8>
         None => default().as_os_str().as_bytes().to_vec(),
     }
 }
-
-/// The variables of a process, by name.
-type Environment = BTreeMap<Vec<u8>, Vec<u8>>;
 
 /// Adds the secrets that are asked for, and where those are that are files.
 fn add_secrets(environment: &mut Environment, start: &Start, secrets: &Secrets) -> Result<(), Fault> {

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use hearth_channel::{ArchivePiece, Channel, ChannelError, Operation, Upload};
+use hearth_channel::{ArchivePiece, Channel, ChannelError, Exporting, Operation, Upload};
 use hearth_protocol::archive::{ArchiveRequest, Compression, Export, Exported, Import, Imported};
 use hearth_protocol::files::{FileKind, FileRoot};
 use hearth_protocol::{ErrorCode, Fault, Outcome, RequestBody};
@@ -33,7 +33,10 @@ fn fault(error: ChannelError) -> Fault {
 
 async fn export(channel: &Channel, path: &str, compression: Compression) -> Result<(Vec<u8>, Exported), ChannelError> {
     let request = Export { root: FileRoot::Workspace, path: path.into(), compression };
-    let exporting = channel.export(request).await?;
+    collect(&channel.export(request).await?).await
+}
+
+async fn collect(exporting: &Exporting) -> Result<(Vec<u8>, Exported), ChannelError> {
     let mut archive = Vec::new();
     loop {
         match exporting.next().await?.expect("an end comes before nothing does") {
@@ -41,6 +44,30 @@ async fn export(channel: &Channel, path: &str, compression: Compression) -> Resu
             ArchivePiece::End(exported) => return Ok((archive, exported)),
         }
     }
+}
+
+#[tokio::test]
+async fn a_part_of_a_tree_is_exported_by_its_names() {
+    let agent = Agent::start();
+    let (workspace, channel) = (agent.workspace(), agent.connect().await);
+    fs::create_dir_all(workspace.join("d/e")).unwrap();
+    for name in ["d/e/one", "d/two", "three"] {
+        fs::write(workspace.join(name), name).unwrap();
+    }
+    let tree = Export { root: FileRoot::Workspace, path: "d".into(), compression: Compression::None };
+    let exporting = channel.export_only(tree.clone(), b"e/one\0gone\0".as_slice()).await.unwrap();
+    let (archive, exported) = collect(&exporting).await.unwrap();
+    assert_eq!((exported.members, exported.skipped), (1, 1), "{exported:?}");
+    let there = tempfile::tempdir().unwrap();
+    untar(&archive, there.path());
+    assert_eq!(fs::read(there.path().join("e/one")).unwrap(), b"d/e/one");
+    let refused = async |tree: Export, names: &[u8]| {
+        let exporting = channel.export_only(tree, names).await.unwrap();
+        fault(collect(&exporting).await.unwrap_err()).code
+    };
+    assert_eq!(refused(tree.clone(), b"../three\0").await, ErrorCode::BadArchive);
+    assert_eq!(refused(tree.clone(), &vec![b'x'; (16 << 20) + 1]).await, ErrorCode::TooLarge);
+    assert_eq!(refused(Export { path: "three".into(), ..tree }, b"x\0").await, ErrorCode::NotADirectory);
 }
 
 /// What GNU tar makes of a directory.

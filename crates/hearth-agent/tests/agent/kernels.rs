@@ -12,6 +12,7 @@ mod bash;
 mod contexts;
 mod javascript;
 mod python;
+mod spare;
 
 use KernelLanguage::{Bash, Javascript, Python};
 

@@ -17,7 +17,7 @@ use crate::scratch::Scratch;
 use crate::{Engine, EngineError, Given, SandboxId, SandboxSpec};
 
 /// What every guest has done once before it is saved, so that its first program finds files and the agent's own code in memory. What an
-/// image lacks is left out.
+/// image lacks is left out. Then an interpreter is started that waits for each sandbox's first kernel.
 const WARM_UP: [&[&str]; 3] = [&["true"], &["python3", "-c", "pass"], &["bash", "-c", "true"]];
 
 /// How long a guest is left alone, twice, before it is saved: several of its kernel's grace periods.
@@ -90,6 +90,8 @@ impl Engine {
             let Ok(process) = channel.start(start).await else { continue };
             while let Ok(Some(_)) = process.next_event().await {}
         }
+        // An image without Python has none.
+        let _ = channel.warm_kernel().await;
         settle(&channel).await;
         let saved = machine.into_template().await.map_err(|source| EngineError::Machine { source })?;
         // The guest was saved with a host at its ports; it finds one there again when it is restored.

@@ -96,6 +96,9 @@ pub enum Rule {
         /// What is there.
         found: &'static str,
     },
+    /// It is none of those that there may be.
+    #[error("it was not asked for")]
+    Unasked,
     /// It is no directory, where a directory is.
     #[error("it would replace a directory")]
     OverDirectory,

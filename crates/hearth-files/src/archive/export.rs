@@ -3,6 +3,7 @@
 //! Members come in a fixed order: of each directory first itself, then what is in it that is no directory, then the directories, each
 //! lot in the order of the names' bytes. At most one directory is open at a time, however deep the tree.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};
 use std::io::{self, Write};
@@ -57,18 +58,80 @@ pub fn export_pieces(
     compression: Compression,
 ) -> Result<Exported, ArchiveError> {
     let (source, kind) = Source::find(root, path)?;
-    let writer = Writer::new(output, compression).map_err(ArchiveError::Transfer)?;
-    let exported = Exported { kind, members: 0, bytes: 0, skipped: 0, changed: 0 };
-    let mut export = Export { writer, exported, links: HashMap::new() };
+    let mut export = Export::begin(output, compression, kind)?;
     match source {
         Source::Directory(base) => export.tree(base.as_fd())?,
         Source::Single(directory, name) => {
             export.entry(directory.as_fd(), &name, (name.to_bytes(), FileType::Unknown))?;
         }
     }
-    let Export { writer, exported, .. } = export;
-    writer.finish().map_err(ArchiveError::Transfer)?;
-    Ok(exported)
+    export.finish()
+}
+
+/// As [`export_pieces`], under another name: a directory is a member of that name, with its children below it; anything else is one member
+/// of that name.
+///
+/// # Errors
+/// As [`export`].
+pub fn export_named(
+    root: &Root,
+    path: &[u8],
+    name: &[u8],
+    output: impl FnMut(Vec<u8>) -> io::Result<()>,
+    compression: Compression,
+) -> Result<Exported, ArchiveError> {
+    let (source, kind) = Source::find(root, path)?;
+    let mut export = Export::begin(output, compression, kind)?;
+    match source {
+        Source::Directory(base) => {
+            export.prefix = name.to_vec();
+            export.tree(base.as_fd())?;
+        }
+        Source::Single(directory, own) => {
+            export.entry(directory.as_fd(), &own, (name, FileType::Unknown))?;
+        }
+    }
+    export.finish()
+}
+
+/// As [`export_pieces`], of a directory only what is named: its `only`, paths from there. A directory that is named is a member without what
+/// is in it. What is not there, or only through a symbolic link, is counted as skipped.
+///
+/// # Errors
+/// As [`export`]; [`ArchiveError::Member`] for a path that leads outside.
+pub fn export_only(
+    root: &Root,
+    path: &[u8],
+    only: impl IntoIterator<Item = Vec<u8>>,
+    output: impl FnMut(Vec<u8>) -> io::Result<()>,
+    compression: Compression,
+) -> Result<Exported, ArchiveError> {
+    let base = root.open_at(OPERATION, path, DIRECTORY)?;
+    let mut export = Export::begin(output, compression, FileKind::Directory)?;
+    // Those that are named one after the other are mostly of one directory.
+    let mut open: Option<(Vec<u8>, OwnedFd)> = None;
+    let mut clean = Vec::new();
+    for named in only {
+        path::clean(&named, &mut clean).map_err(|rule| ArchiveError::member(&named, rule))?;
+        let (parent, name) = path::split(&clean);
+        if open.as_ref().is_none_or(|(path, _)| path != parent) {
+            match walk::open(base.as_fd(), parent, DIRECTORY) {
+                Ok(directory) => open = Some((parent.to_vec(), directory)),
+                Err(error) => {
+                    export.skip(&clean, error)?;
+                    continue;
+                }
+            }
+        }
+        let (Some((_, directory)), Ok(name)) = (&open, CString::new(name)) else { continue };
+        if export.entry(directory.as_fd(), &name, (&clean, FileType::Unknown))? {
+            match walk::open(base.as_fd(), &clean, DIRECTORY).and_then(rustix::fs::fstat) {
+                Ok(stat) => export.directory(&clean, &stat)?,
+                Err(error) => export.skip(&clean, error)?,
+            }
+        }
+    }
+    export.finish()
 }
 
 enum Source {
@@ -100,11 +163,29 @@ impl Source {
 struct Export<S: Sink> {
     writer: Writer<S>,
     exported: Exported,
+    /// What stands before all paths, if anything does.
+    prefix: Vec<u8>,
     /// Files with more names than have come so far: where the first one is, and how many are missing.
     links: HashMap<(u64, u64), (Vec<u8>, u64)>,
 }
 
 impl<S: Sink> Export<S> {
+    fn begin(output: S, compression: Compression, kind: FileKind) -> Result<Self, ArchiveError> {
+        let writer = Writer::new(output, compression).map_err(ArchiveError::Transfer)?;
+        let exported = Exported { kind, members: 0, bytes: 0, skipped: 0, changed: 0 };
+        Ok(Self { writer, exported, prefix: Vec::new(), links: HashMap::new() })
+    }
+
+    fn finish(self) -> Result<Exported, ArchiveError> {
+        self.writer.finish().map_err(ArchiveError::Transfer)?;
+        Ok(self.exported)
+    }
+
+    /// What is written for a path.
+    fn named<'a>(&self, path: &'a [u8]) -> Cow<'a, [u8]> {
+        if self.prefix.is_empty() { path.into() } else { [&self.prefix, b"/".as_slice(), path].concat().into() }
+    }
+
     /// Writes all that is in a directory.
     fn tree(&mut self, base: BorrowedFd<'_>) -> Result<(), ArchiveError> {
         let mut waiting = vec![Vec::new()];
@@ -124,7 +205,7 @@ impl<S: Sink> Export<S> {
                     continue;
                 }
             };
-            if !path.is_empty() {
+            if !(path.is_empty() && self.prefix.is_empty()) {
                 self.directory(&path, &stat)?;
             }
             let mut below = Vec::new();
@@ -140,7 +221,8 @@ impl<S: Sink> Export<S> {
     }
 
     fn directory(&mut self, path: &[u8], stat: &Stat) -> Result<(), ArchiveError> {
-        self.header(&[path, b"/".as_slice()].concat(), b'5', stat, b"")
+        let slash = if path.is_empty() { b"".as_slice() } else { b"/" };
+        self.header(&[path, slash].concat(), b'5', stat, b"")
     }
 
     /// Writes a directory where another file system begins; what is in that is not part of this tree.
@@ -240,7 +322,8 @@ impl<S: Sink> Export<S> {
     ) -> Result<(), Trouble> {
         let length = stat.st_size.unsigned_abs();
         let size = segments.iter().map(|segment| segment.length).sum();
-        let entry = Entry { size, ..entry(path, b'S', stat, b"") };
+        let named = self.named(path);
+        let entry = Entry { size, ..entry(&named, b'S', stat, b"") };
         self.writer.sparse_header(&entry, length, segments).map_err(ArchiveError::Transfer)?;
         self.exported.members += 1;
         let mut is_changed = false;
@@ -306,7 +389,7 @@ impl<S: Sink> Export<S> {
                 self.header(path, b'1', stat, &first).map(|()| true)
             }
             None if has_room => {
-                self.links.insert(file, (path.to_vec(), stat.st_nlink - 1));
+                self.links.insert(file, (self.named(path).into_owned(), stat.st_nlink - 1));
                 Ok(false)
             }
             None => Ok(false),
@@ -324,16 +407,17 @@ impl<S: Sink> Export<S> {
         stat: &Stat,
         link: &[u8],
     ) -> Result<(), ArchiveError> {
-        let entry = Entry { size, ..entry(path, kind, stat, link) };
+        let named = self.named(path);
+        let entry = Entry { size, ..entry(&named, kind, stat, link) };
         self.writer.header(&entry).map_err(ArchiveError::Transfer)?;
         self.exported.members += 1;
         Ok(())
     }
 
-    /// Passes over what has vanished. Anything else that cannot be read ends the export: an archive that lacks it would not say so.
+    /// Passes over what has vanished, or is on another file system. Anything else that cannot be read ends the export: an archive that lacks it would not say so.
     fn skip(&mut self, path: &[u8], error: Errno) -> Result<(), ArchiveError> {
         match error {
-            Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NXIO | Errno::STALE | Errno::INVAL => {
+            Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NXIO | Errno::STALE | Errno::INVAL | Errno::XDEV => {
                 self.exported.skipped += 1;
                 Ok(())
             }

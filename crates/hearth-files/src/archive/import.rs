@@ -1,5 +1,6 @@
 //! An archive comes in.
 
+use std::collections::BTreeSet;
 use std::ffi::{CStr, CString};
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -22,19 +23,16 @@ use crate::root::{Owner, Root};
 const TOP: &CStr = c"tree";
 
 /// What an import may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ImportOptions {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ImportOptions<'a> {
     /// The most bytes that the archive may have without its compression.
     pub limit_bytes: Option<u64>,
-    /// Whether members keep the set-user-id, set-group-id and sticky bits. In a guest they do: everything unpacked there belongs to
-    /// the workspace's owner, who could set them too. On a host that unpacks what comes out of a guest they must not.
-    pub keep_special_bits: bool,
-}
-
-impl Default for ImportOptions {
-    fn default() -> Self {
-        Self { limit_bytes: None, keep_special_bits: true }
-    }
+    /// Whether the archive comes from somebody who is to gain nothing here, as out of a guest. Members then lose the set-user-id, set-group-id
+    /// and sticky bits, and a hard link leads to what is before it in the archive alone, never to what was there. In a guest members keep
+    /// them: everything unpacked there belongs to the workspace's owner, who could set them too.
+    pub distrusted: bool,
+    /// The only members that there may be, by their paths in one form (names with one slash between them): one more refuses all.
+    pub only: Option<&'a BTreeSet<Vec<u8>>>,
 }
 
 /// Unpacks an archive beneath a directory, which is made where it is missing: all of it or nothing.
@@ -50,14 +48,13 @@ pub fn import(
     root: &Root,
     destination: &[u8],
     input: impl Read,
-    options: &ImportOptions,
+    options: &ImportOptions<'_>,
 ) -> Result<Imported, ArchiveError> {
     let destination = Destination::find(root, destination)?;
     let staging = Staging::make(root, destination.directory.as_fd())?;
     let fail = |error: Errno| ArchiveError::system("unpack in", root.name().as_bytes(), error);
     let base = destination.stand_in(staging.directory(), root.owner()).map_err(fail)?;
-    let permissions = if options.keep_special_bits { 0o7777 } else { 0o777 };
-    let rules = Rules { destination: destination.existing(), owner: root.owner(), permissions };
+    let rules = Rules { destination: destination.existing(), owner: root.owner(), options: *options };
     let mut tree = Tree::new(base.as_fd(), rules).map_err(fail)?;
     let mut reader = Reader::new(input, options.limit_bytes)?;
     let mut imported = Imported::default();

@@ -26,7 +26,7 @@ pub(crate) mod walk;
 mod writer;
 
 pub use error::{ArchiveError, Rule};
-pub use export::{export, export_pieces};
+pub use export::{export, export_named, export_only, export_pieces};
 pub use import::{ImportOptions, import, sweep};
 pub use small::{SmallContent, SmallMember, read_small};
 pub use staging::is_staging;

@@ -15,12 +15,12 @@ use hearth_protocol::files::FileKind;
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid};
 use rustix::io::Errno;
 
-use super::ArchiveError;
 use super::error::Rule;
 use super::path;
 use super::pax::Timestamp;
 use super::reader::{Kind, Member, Reader};
 use super::walk::{self, DIRECTORY, PLACE};
+use super::{ArchiveError, ImportOptions};
 use crate::entry::{describe, kind};
 use crate::root::Owner;
 
@@ -53,8 +53,27 @@ pub(super) struct Rules<'a> {
     /// What is there already, if anything is.
     pub(super) destination: Option<BorrowedFd<'a>>,
     pub(super) owner: Option<Owner>,
+    pub(super) options: ImportOptions<'a>,
+}
+
+impl<'a> Rules<'a> {
     /// The permissions that members may have.
-    pub(super) permissions: u32,
+    fn permissions(&self) -> u32 {
+        if self.options.distrusted { 0o777 } else { 0o7777 }
+    }
+
+    /// Whether there may be such a member.
+    fn allow(&self, clean: &[u8]) -> Result<(), Rule> {
+        match self.options.only {
+            Some(only) if !only.contains(clean) => Err(Rule::Unasked),
+            _ => Ok(()),
+        }
+    }
+
+    /// Where a hard link may lead besides what is before it in the archive.
+    fn linked(&self) -> Option<BorrowedFd<'a>> {
+        self.destination.filter(|_| !self.options.distrusted)
+    }
 }
 
 struct Level {
@@ -81,7 +100,8 @@ impl<'a> Tree<'a> {
     /// Unpacks one member, and returns how many bytes of data it has.
     pub(super) fn add<R: Read>(&mut self, member: &Member, reader: &mut Reader<R>) -> Result<u64, ArchiveError> {
         let mut clean = std::mem::take(&mut self.clean);
-        let result = match path::clean(&member.path, &mut clean) {
+        let allowed = path::clean(&member.path, &mut clean).and_then(|()| self.rules.allow(&clean));
+        let result = match allowed {
             Ok(()) if member.kind == Kind::File => self.file(member, &clean, reader),
             Ok(()) => self.other(member, &clean).map(|()| 0).map_err(|rule| ArchiveError::member(&member.path, rule)),
             Err(rule) => Err(ArchiveError::member(&member.path, rule)),
@@ -111,7 +131,7 @@ impl<'a> Tree<'a> {
             }
             Kind::HardLink => return self.hard_link(member, directory, &name),
             _ => {
-                let mode = Mode::from_raw_mode(member.mode & 0o777 & self.rules.permissions);
+                let mode = Mode::from_raw_mode(member.mode & 0o777 & self.rules.permissions());
                 make(directory, &name, || rustix::fs::mkfifoat(directory, &name, mode))?;
             }
         }
@@ -124,7 +144,7 @@ impl<'a> Tree<'a> {
             let owned = rustix::fs::chownat(directory, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW);
             owned.map_err(Rule::system("give it to its owner"))?;
         }
-        let mode = member.mode & self.rules.permissions;
+        let mode = member.mode & self.rules.permissions();
         if member.kind == Kind::Fifo && self.is_short_of(mode) {
             let mode = Mode::from_raw_mode(mode);
             rustix::fs::chmodat(directory, name, mode, AtFlags::empty()).map_err(Rule::system("set its mode"))?;
@@ -138,13 +158,13 @@ impl<'a> Tree<'a> {
         self.enter(clean)?;
         self.kept.remove(clean);
         let level = self.levels.last_mut().expect("the base stays to the end");
-        (level.mode, level.modified) = (member.mode & self.rules.permissions, Some(member.modified));
+        (level.mode, level.modified) = (member.mode & self.rules.permissions(), Some(member.modified));
         Ok(())
     }
 
     fn file<R: Read>(&mut self, member: &Member, clean: &[u8], reader: &mut Reader<R>) -> Result<u64, ArchiveError> {
         let fail = |rule| ArchiveError::member(&member.path, rule);
-        let mode = member.mode & self.rules.permissions;
+        let mode = member.mode & self.rules.permissions();
         let name = self.place(clean).map_err(fail)?;
         let directory = self.present();
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -176,7 +196,7 @@ impl<'a> Tree<'a> {
             other => other,
         })?;
         let (parent, target_name) = path::split(&target);
-        for base in [Some(self.base), self.rules.destination].into_iter().flatten() {
+        for base in [Some(self.base), self.rules.linked()].into_iter().flatten() {
             let linked = walk::open(base, parent, PLACE).and_then(|parent| {
                 let target = rustix::fs::statat(&parent, target_name, AtFlags::SYMLINK_NOFOLLOW)?;
                 match kind(&target) {

@@ -41,7 +41,7 @@ impl Foresight {
         }
         let top = top.try_clone_to_owned().ok()?;
         let (to, from) = sync_channel(PIECES);
-        thread::Builder::new().spawn(move || look(&top, entries, count / 2, &to)).ok()?;
+        thread::Builder::new().spawn(move || look(&top, entries, count * 9 / 20, &to)).ok()?;
         Some(Self { from, seen: Seen { first: 0, looks: Vec::new() } })
     }
 

@@ -125,6 +125,14 @@ fn requests() -> Vec<(&'static str, RequestBody)> {
             })),
         ),
         (
+            r#"{"id":9,"type":"archive","op":"export_only","path":"src"}"#,
+            RequestBody::Archive(ArchiveRequest::ExportOnly(Export {
+                root: FileRoot::Workspace,
+                path: "src".into(),
+                compression: Compression::None,
+            })),
+        ),
+        (
             r#"{"id":9,"type":"signal","process":3,"signal":"TERM","scope":"tree"}"#,
             RequestBody::Signal { process: process.into(), signal: Signal::Term, scope: SignalScope::Tree },
         ),

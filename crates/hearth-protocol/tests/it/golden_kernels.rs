@@ -64,6 +64,7 @@ fn requests() -> Vec<(&'static str, RequestBody)> {
         (r#"{"id":9,"type":"kernel","op":"interrupt","name":"one"}"#, KernelRequest::Interrupt(named())),
         (r#"{"id":9,"type":"kernel","op":"restart","name":"one"}"#, KernelRequest::Restart(named())),
         (r#"{"id":9,"type":"kernel","op":"stop","name":"one"}"#, KernelRequest::Stop(named())),
+        (r#"{"id":9,"type":"kernel","op":"warm"}"#, KernelRequest::Warm {}),
     ];
     let installs = [
         (
@@ -82,8 +83,14 @@ fn replies() -> Vec<(&'static str, Reply)> {
     let output = OutputTotals { stdout: 3, data: 7, ..OutputTotals::default() };
     let reply = |result, output| Reply { id: Some(RequestId(9)), body: ReplyBody::Finished { result, output } };
     let kernel = |result| reply(Finished::Kernel(result), OutputTotals::default());
-    let info =
-        |state, process| KernelInfo { name: "one".into(), language: KernelLanguage::Bash, state, process, execs: 2 };
+    let info = |state, process: Option<_>| KernelInfo {
+        name: "one".into(),
+        language: KernelLanguage::Bash,
+        state,
+        warmed: process.is_none(),
+        process,
+        execs: 2,
+    };
     let plain = KernelRan {
         kernel: "one".into(),
         code: 0,
@@ -126,7 +133,7 @@ fn replies() -> Vec<(&'static str, Reply)> {
             }),
         ),
         (
-            r#"{"id":9,"type":"finished","result":{"kernel":{"kernels":[{"name":"one","language":"bash","state":"busy","process":4,"execs":2},{"name":"one","language":"bash","state":"ended","execs":2}]}}}"#,
+            r#"{"id":9,"type":"finished","result":{"kernel":{"kernels":[{"name":"one","language":"bash","state":"busy","process":4,"execs":2},{"name":"one","language":"bash","state":"ended","execs":2,"warmed":true}]}}}"#,
             kernel(KernelResult::Kernels(vec![
                 info(KernelState::Busy, Some(ProcessId(4))),
                 info(KernelState::Ended, None),

@@ -3,5 +3,7 @@
 #![allow(clippy::panic, clippy::print_stderr, clippy::unwrap_used)]
 
 mod endings;
+mod kernels;
 mod refusals;
 mod support;
+mod workspace;

@@ -68,7 +68,7 @@ async fn saved_twice(spec: MachineSpec, machine: Machine) -> Result<Machine, Mac
     let template = machine.into_template().await?;
     let restored = Machine::restore(spec.clone(), template).await?;
     restored.suspend().await?;
-    let saved = restored.capture().await?;
+    let saved = restored.capture(restored.prepare_capture().await?).await?;
     restored.kill().await;
     Machine::restore(spec, saved).await
 }

@@ -24,6 +24,7 @@ pub use error::MachineError;
 pub use exit::{Exit, STDERR_TAIL};
 pub(crate) use note::Note;
 pub use note::end_noted;
+pub use save::{PreparedCapture, PreparedOverlay};
 
 use crate::console::{Console, Stall};
 use crate::jail::JailReport;

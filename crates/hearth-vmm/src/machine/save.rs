@@ -31,16 +31,30 @@ impl Machine {
         Ok(())
     }
 
+    /// Gives QEMU the file for what [`Self::capture`] takes: what can be done before the guest stands still need not be done while it does.
+    ///
+    /// # Errors
+    /// [`MachineError::NotFromTemplate`] for a machine that was booted, whose memory is its own; [`MachineError::Control`].
+    pub async fn prepare_capture(&self) -> Result<PreparedCapture, MachineError> {
+        let Ram::Restored(ram) = &self.ram else { return Err(MachineError::NotFromTemplate) };
+        Ok(PreparedCapture { ram: ram.clone(), devices: self.prepare_devices().await? })
+    }
+
     /// Takes the state of a suspended machine, which may go on afterwards.
     ///
     /// # Errors
-    /// [`MachineError::NotFromTemplate`] for a machine that was booted, whose memory is its own; [`MachineError::Control`],
-    /// [`MachineError::GuestMemory`].
-    pub async fn capture(&self) -> Result<SavedMachine, MachineError> {
-        let Ram::Restored(ram) = &self.ram else { return Err(MachineError::NotFromTemplate) };
+    /// [`MachineError::Control`], [`MachineError::GuestMemory`].
+    pub async fn capture(&self, prepared: PreparedCapture) -> Result<SavedMachine, MachineError> {
+        let PreparedCapture { ram, devices } = prepared;
         // What costs time on either side is done on both at once: pages are read while QEMU writes its devices' state.
-        let (devices, delta) = tokio::join!(self.save_devices(), read_delta(self.pid, ram.clone()));
-        Ok(SavedMachine { ram: ram.clone(), devices: devices?.into(), delta: Some(Arc::new(delta?)) })
+        let (devices, delta) = tokio::join!(self.save_devices(devices), read_delta(self.pid, ram.clone()));
+        Ok(SavedMachine { ram, devices: devices?.into(), delta: Some(Arc::new(delta?)) })
+    }
+
+    /// Takes back what was prepared for a capture that is not to be.
+    pub async fn abandon_capture(&self, prepared: PreparedCapture) {
+        // A QEMU that does not take this any more is about to end.
+        let _ = self.take_back(&prepared.devices).await;
     }
 
     /// How many bytes of its memory a restored machine has changed by now; 0 for one that was booted.
@@ -61,56 +75,116 @@ impl Machine {
         let memory =
             memory.try_clone().map_err(|source| MachineError::System { doing: "duplicate a descriptor", source })?;
         self.suspend().await?;
-        let devices = self.save_devices().await?;
+        let devices = self.prepare_devices().await?;
+        let devices = self.save_devices(devices).await?;
         self.kill().await;
         let ram = SealedRam::seal(memory)?;
         Ok(SavedMachine { ram: Arc::new(ram), devices: devices.into(), delta: None })
     }
 
-    /// Has what the guest writes to a disk from now on go to an overlay; what it has written before is only read from now on. For a
-    /// suspended machine; `disk` and `layers` count the spec's disks and the layers that this one has by now.
+    /// Opens an overlay for [`Self::use_overlay`]. `disk` and `layers` count the spec's disks and the layers that this one has by now.
     ///
     /// # Errors
     /// [`MachineError::Control`].
-    pub async fn push_overlay(&self, disk: usize, layers: usize, overlay: File) -> Result<(), MachineError> {
+    pub async fn prepare_overlay(
+        &self,
+        disk: usize,
+        layers: usize,
+        overlay: File,
+    ) -> Result<PreparedOverlay, MachineError> {
         let qmp = self.qmp().await?;
         let set = qmp.add_fd(overlay.into()).await?;
-        let (below, node) = (layer_node(disk, layers - 1), layer_node(disk, layers));
+        let prepared = PreparedOverlay { below: layer_node(disk, layers - 1), node: layer_node(disk, layers), set };
         let cache = json!({ "no-flush": true });
         let file = json!({
             "driver": "file", "filename": format!("/dev/fdset/{set}"), "discard": "unmap", "cache": cache,
         });
         let layer = json!({
-            "driver": "qcow2", "node-name": node, "backing": null, "discard": "unmap", "cache": cache, "file": file,
+            "driver": "qcow2", "node-name": prepared.node, "backing": null, "discard": "unmap", "cache": cache, "file": file,
         });
-        qmp.execute("blockdev-add", Some(layer)).await?;
-        qmp.execute("blockdev-snapshot", Some(json!({ "node": below, "overlay": node }))).await?;
+        match qmp.execute("blockdev-add", Some(layer)).await {
+            Ok(_) => Ok(prepared),
+            Err(error) => {
+                qmp.execute("remove-fd", Some(json!({ "fdset-id": set }))).await?;
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Has what the guest writes to a disk from now on go to an overlay; what it has written before is only read from now on. For a
+    /// suspended machine.
+    ///
+    /// # Errors
+    /// [`MachineError::Control`].
+    pub async fn use_overlay(&self, overlay: &PreparedOverlay) -> Result<(), MachineError> {
+        let layers = json!({ "node": overlay.below, "overlay": overlay.node });
+        self.qmp().await?.execute("blockdev-snapshot", Some(layers)).await?;
         Ok(())
     }
 
+    /// Closes an overlay that is not to be used.
+    pub async fn abandon_overlay(&self, overlay: PreparedOverlay) {
+        // A QEMU that does not take this any more is about to end.
+        let Ok(qmp) = self.qmp().await else { return };
+        let _ = qmp.execute("blockdev-del", Some(json!({ "node-name": overlay.node }))).await;
+        let _ = qmp.execute("remove-fd", Some(json!({ "fdset-id": overlay.set }))).await;
+    }
+
     /// QEMU writes into a file of ours without a name, by a descriptor: it has no directory to write in.
-    async fn save_devices(&self) -> Result<Vec<u8>, MachineError> {
+    async fn prepare_devices(&self) -> Result<DevicesFile, MachineError> {
         let failed = |source| MachineError::System { doing: "make a file for the devices' state", source };
         let file = memfd_create("hearth-devices", MemfdFlags::CLOEXEC).map_err(|error| failed(error.into()))?;
-        let mut file = File::from(file);
+        let file = File::from(file);
         // QEMU looks for a descriptor with just the access that it needs.
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         let write_only = File::options().write(true).open(path).map_err(failed)?;
-        let qmp = self.qmp().await?;
-        let set = qmp.add_fd(write_only.into()).await?;
+        let set = self.qmp().await?.add_fd(write_only.into()).await?;
+        Ok(DevicesFile { file, set })
+    }
+
+    async fn save_devices(&self, mut devices: DevicesFile) -> Result<Vec<u8>, MachineError> {
         // Not "live", which would take the disks away from a machine that is to go on.
-        let arguments = json!({ "filename": format!("/dev/fdset/{set}"), "live": false });
-        let saved = qmp.execute("xen-save-devices-state", Some(arguments)).await;
-        qmp.execute("remove-fd", Some(json!({ "fdset-id": set }))).await?;
+        let arguments = json!({ "filename": format!("/dev/fdset/{}", devices.set), "live": false });
+        let saved = self.qmp().await?.execute("xen-save-devices-state", Some(arguments)).await;
+        self.take_back(&devices).await?;
         saved?;
-        let mut devices = Vec::new();
-        (&mut file).take(MAX_DEVICE_STATE + 1).read_to_end(&mut devices).map_err(failed)?;
-        match devices.len() as u64 {
+        let mut state = Vec::new();
+        let read = (&mut devices.file).take(MAX_DEVICE_STATE + 1).read_to_end(&mut state);
+        read.map_err(|source| MachineError::System { doing: "read the devices' state", source })?;
+        match state.len() as u64 {
             0 => Err(MachineError::DeviceState { bytes: 0 }),
             bytes if bytes > MAX_DEVICE_STATE => Err(MachineError::DeviceState { bytes }),
-            _ => Ok(devices),
+            _ => Ok(state),
         }
     }
+
+    async fn take_back(&self, devices: &DevicesFile) -> Result<(), MachineError> {
+        self.qmp().await?.execute("remove-fd", Some(json!({ "fdset-id": devices.set }))).await?;
+        Ok(())
+    }
+}
+
+/// What a machine was given to be captured.
+#[derive(Debug)]
+pub struct PreparedCapture {
+    ram: Arc<SealedRam>,
+    devices: DevicesFile,
+}
+
+/// An overlay that a machine has open and does not use yet.
+#[derive(Debug)]
+pub struct PreparedOverlay {
+    below: String,
+    node: String,
+    set: u64,
+}
+
+/// A file that QEMU may write its devices' state to.
+#[derive(Debug)]
+struct DevicesFile {
+    file: File,
+    /// What QEMU calls it.
+    set: u64,
 }
 
 async fn read_delta(pid: u32, ram: Arc<SealedRam>) -> Result<Delta, MachineError> {

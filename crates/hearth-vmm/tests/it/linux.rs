@@ -132,7 +132,7 @@ async fn check_restore(linux: &Linux, kind: MachineKind, confinement: Confinemen
     let machine = Machine::start(spec(&home)).await.unwrap();
     console_says(&machine, "LISTENING").await;
     check_answer(&machine, 1).await;
-    assert!(matches!(machine.capture().await, Err(MachineError::NotFromTemplate)));
+    assert!(matches!(machine.prepare_capture().await, Err(MachineError::NotFromTemplate)));
     let template = machine.into_template().await.unwrap();
     assert!(home.leftovers().is_empty() && template.delta.is_none(), "{:?}", home.leftovers());
     let (one, other) = (Home::new(), Home::new());
@@ -142,13 +142,13 @@ async fn check_restore(linux: &Linux, kind: MachineKind, confinement: Confinemen
     let changed = first.changed_bytes().unwrap();
     assert!(changed > 0 && changed < template.ram.size(), "{changed}");
     first.suspend().await.unwrap();
-    let moment = first.capture().await.unwrap();
+    let moment = first.capture(first.prepare_capture().await.unwrap()).await.unwrap();
     first.proceed().await.unwrap();
     let second = Machine::restore(spec(&other), moment).await.unwrap();
     check_answer(&second, 4).await;
     check_answer(&first, 4).await;
     second.suspend().await.unwrap();
-    let again = second.capture().await.unwrap();
+    let again = second.capture(second.prepare_capture().await.unwrap()).await.unwrap();
     second.kill().await;
     first.kill().await;
     let third = Machine::restore(spec(&one), again).await.unwrap();

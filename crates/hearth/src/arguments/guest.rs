@@ -140,11 +140,20 @@ pub(crate) enum ServiceCommand {
         /// Time between TERM and KILL
         #[arg(long, value_name = "TIME")]
         grace: Option<Seconds>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
         #[command(flatten)]
         service: ServiceOptions,
     },
     /// Stop a service, and start it as it was started
-    Restart(ServiceOptions),
+    Restart {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        service: ServiceOptions,
+    },
     /// Stop a service, and forget it
     Rm(ServiceOptions),
 }

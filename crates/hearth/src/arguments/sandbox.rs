@@ -1,6 +1,7 @@
 //! What can be typed about sandboxes that the daemon holds.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
@@ -13,6 +14,7 @@ use crate::values::{Disk, EnvVar, Idle, Label, Memory, Publish, Seconds, SecretS
 The sandbox lives until it is removed, its --ttl is over, or the daemon ends. Prints its id.
 
   hearth create --name web --memory 1G --ttl 2h
+  hearth create --name fix --seed . --tracked
   hearth exec web -- python3 -c 'print(6 * 7)'")]
 pub(crate) struct CreateOptions {
     /// Name for it, unique among the sandboxes there are
@@ -33,6 +35,12 @@ pub(crate) struct CreateOptions {
     /// Go on from where a saved sandbox was, with its image and sizes
     #[arg(long, value_name = "SNAPSHOT", conflicts_with_all = ["image", "cpus", "memory", "disk", "accel", "boot"])]
     pub(crate) snapshot: Option<String>,
+    /// Fill its workspace from a directory, or an archive (tar, plain or compressed; - is standard input), and take the baseline of hearth diff
+    #[arg(long, value_name = "PATH")]
+    pub(crate) seed: Option<PathBuf>,
+    /// Of the directory to seed from, only the files that Git knows
+    #[arg(long, requires = "seed")]
+    pub(crate) tracked: bool,
     /// Set a variable of all its programs; NAME alone takes its value from here
     #[arg(short, long, value_name = "NAME=VALUE", value_parser = OsStringValueParser::new().try_map(EnvVar::parse))]
     pub(crate) env: Vec<EnvVar>,
@@ -97,7 +105,7 @@ pub(crate) struct ExecOptions {
     #[arg(short, long)]
     pub(crate) tty: bool,
     /// Start the program, print its number, and do not wait for it
-    #[arg(short, long, conflicts_with_all = ["interactive", "tty", "json"])]
+    #[arg(short, long, conflicts_with_all = ["interactive", "tty"])]
     pub(crate) detach: bool,
     /// Set a variable; NAME alone takes its value from here
     #[arg(short, long, value_name = "NAME=VALUE", value_parser = OsStringValueParser::new().try_map(EnvVar::parse))]
@@ -122,6 +130,34 @@ pub(crate) struct ExecOptions {
     /// Command and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
     pub(crate) command: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+As hearth exec -it SANDBOX bash -l: Ctrl-D or exit ends it, and what it has started in the background goes on.")]
+pub(crate) struct ShellOptions {
+    /// Set a variable; NAME alone takes its value from here
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = OsStringValueParser::new().try_map(EnvVar::parse))]
+    pub(crate) env: Vec<EnvVar>,
+    /// Set the variable to a secret of the sandbox's, by default to the one of its name
+    #[arg(long, value_name = "VARIABLE[=SECRET]")]
+    pub(crate) secret: Vec<String>,
+    /// Directory to start in [default: /workspace]
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) workdir: Option<OsString>,
+    /// User to run as, a name or number [default: user]
+    #[arg(short, long, value_name = "USER")]
+    pub(crate) user: Option<String>,
+    /// Sandbox: an id, a name, or the beginning of an id
+    pub(crate) sandbox: String,
+}
+
+impl From<ShellOptions> for ExecOptions {
+    fn from(ShellOptions { env, secret, workdir, user, sandbox }: ShellOptions) -> Self {
+        let command = ["bash", "-l"].map(OsString::from).to_vec();
+        let (interactive, tty, detach, json, timeout) = (true, true, false, false, None);
+        Self { interactive, tty, detach, env, secret, workdir, user, timeout, json, sandbox, command }
+    }
 }
 
 #[derive(Debug, Args)]

@@ -4,6 +4,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,6 +19,8 @@ use crate::{output, pipes, terminal};
 
 /// What the guest may need beyond the deadline, to stop the program and to say so, before it is held to have failed to.
 const DEADLINE_MARGIN: Duration = Duration::from_secs(20);
+/// How long the end of a program is waited for on a connection that takes nothing more.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 /// The exit code after a second Ctrl-C.
 const INTERRUPTED: i32 = 130;
 
@@ -48,9 +51,14 @@ pub(super) async fn converse(
 ) -> Result<End, Failure> {
     let Some(input) = held.input() else { return Err(Failure::host("the program takes no input".to_owned())) };
     let (sender, pieces) = mpsc::channel(1);
+    let mut output = pin!(pass_output(held, capture));
     tokio::select! {
-        end = pass_output(held, capture) => end,
-        end = pass_input(input, pieces, signals, manner) => end,
+        end = &mut output => end,
+        end = pass_input(input, pieces, signals, manner) => match end {
+            // The program may have ended, and the connection with it, while this was on its way: what came before says so.
+            Err(error) => tokio::time::timeout(LAST_WORDS, output).await.ok().and_then(Result::ok).ok_or(error),
+            end => end,
+        },
         never = read_input(manner.interactive.then_some(sender)) => match never {},
         () = pass_deadline(manner.timeout) => {
             output::say("hearth: the guest did not keep the deadline");

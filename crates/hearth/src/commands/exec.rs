@@ -4,6 +4,7 @@ use std::os::unix::ffi::OsStringExt;
 
 use hearth_client::api::ExecRequest;
 use hearth_client::api::exec::CommandLine;
+use hearth_client::api::process::ProcessStarted;
 use hearth_client::api::protocol::RawString;
 
 use super::conversation::{End, Manner, converse};
@@ -23,7 +24,10 @@ pub(crate) async fn run(options: ExecOptions) -> Result<i32, Failure> {
     let mut signals = Signals::new().map_err(Failure::runtime)?;
     let mut held = client.hold(&options.sandbox, &request).await?;
     if options.detach {
-        output::print(&held.process().0.to_string())?;
+        match options.json {
+            true => output::print_json(&ProcessStarted { process: held.process(), pid: held.pid() })?,
+            false => output::print(&held.process().0.to_string())?,
+        }
         return Ok(0);
     }
     let mut capture = options.json.then(Capture::default);
@@ -68,7 +72,7 @@ fn request(options: &ExecOptions) -> ExecRequest {
 }
 
 /// The variable and its secret.
-fn secret(named: &str) -> (String, String) {
+pub(super) fn secret(named: &str) -> (String, String) {
     let (variable, secret) = named.split_once('=').unwrap_or((named, named));
     (variable.to_owned(), secret.to_owned())
 }

@@ -1,13 +1,8 @@
 //! `hearth ps`, `attach`, `kill`, `file`, `export`, `ports`.
 
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::Write;
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::OpenOptionsExt;
 
-use futures_util::Stream;
-use futures_util::stream::unfold;
 use hearth_client::api::files::{ExportTree, ReadFile, WriteFile};
 use hearth_client::api::process::{AttachProcess, SignalProcess};
 use hearth_client::api::protocol::archive::Compression;
@@ -94,7 +89,7 @@ pub(crate) async fn file(command: FileCommand) -> Result<i32, Failure> {
         FileCommand::Write { mode, append, sandbox, path } => {
             let (root, path) = place(path);
             let write = WriteFile { mode, append: append.then_some(true), ..WriteFile::at(root, &path) };
-            existing(&sandbox).await?.write_file(&sandbox, &write, stdin()).await?;
+            existing(&sandbox).await?.write_file(&sandbox, &write, pipes::stdin()).await?;
             Ok(0)
         }
         FileCommand::Rm { recursive, sandbox, path } => {
@@ -152,16 +147,6 @@ fn line(entry: &FileEntry) -> String {
     format!("{kind} {:04o} {:>12} {}{target}", entry.mode, entry.size, text(&entry.path))
 }
 
-/// Standard input as it comes.
-fn stdin() -> impl Stream<Item = std::io::Result<bytes::Bytes>> + Send + 'static {
-    unfold((), |()| async {
-        match pipes::read_stdin().await {
-            Ok(bytes) if bytes.is_empty() => None,
-            read => Some((read.map(Into::into), ())),
-        }
-    })
-}
-
 /// Passes bytes on to standard output.
 pub(super) async fn to_stdout(mut download: Download) -> Result<i32, Failure> {
     while let Some(bytes) = download.next().await? {
@@ -179,23 +164,11 @@ pub(crate) async fn export(options: ExportOptions) -> Result<i32, Failure> {
     let (root, path) = place(options.path);
     let compression = if options.gzip { Compression::Gzip } else { Compression::None };
     let tree = ExportTree { compression: Some(compression), ..ExportTree::at(root, &path) };
-    let mut download = existing(&options.sandbox).await?.export(&options.sandbox, &tree).await?;
-    let Some(output) = options.output else { return to_stdout(download).await };
-    let failed = |error: std::io::Error| Failure::host(format!("cannot write {}: {error}", output.display()));
-    let mut unfinished = output.clone().into_os_string();
-    unfinished.push(format!(".unfinished-{}", std::process::id()));
-    let mut file = File::options().write(true).create_new(true).mode(0o666).open(&unfinished).map_err(failed)?;
-    let written = async {
-        while let Some(bytes) = download.next().await? {
-            file.write_all(&bytes).map_err(failed)?;
-        }
-        std::fs::rename(&unfinished, &output).map_err(failed)
-    };
-    let written = written.await;
-    if written.is_err() {
-        let _ = std::fs::remove_file(&unfinished);
+    let download = existing(&options.sandbox).await?.export(&options.sandbox, &tree).await?;
+    match options.output {
+        Some(output) => super::transfer::save(download, &output).await,
+        None => to_stdout(download).await,
     }
-    written.map(|()| 0)
 }
 
 /// Publishes, closes and lists ports.

@@ -24,10 +24,15 @@ pub(crate) async fn run(command: ImageCommand) -> Result<i32, Failure> {
             output::print_json(&describe(&engine.images().inspect(&image)?))?;
             Ok(0)
         }
-        ImageCommand::Rm { images } => {
+        ImageCommand::Rm { images, json } => {
             for image in &images {
                 engine.images().rm(image)?;
-                output::say(&format!("removed {image}"));
+                if !json {
+                    output::say(&format!("removed {image}"));
+                }
+            }
+            if json {
+                output::print_json(&json!({ "removed": images }))?;
             }
             Ok(0)
         }

@@ -11,6 +11,7 @@ use hearth_client::api::{
 use hearth_client::{Client, ClientError};
 use serde_json::json;
 
+use super::transfer::Seed;
 use crate::arguments::{Accel, CreateOptions, ListOptions, RemoveOptions, UpdateOptions};
 use crate::failure::{Failure, OWN};
 use crate::signals::{Signals, Told};
@@ -20,11 +21,12 @@ use crate::{daemon, output, times, values};
 /// Makes a sandbox, and prints its id. One that is interrupted leaves nothing: the daemon sees the connection end.
 pub(crate) async fn create(options: CreateOptions) -> Result<i32, Failure> {
     let json = options.json;
+    let seed = options.seed.as_deref().map(|path| Seed::find(path, options.tracked)).transpose()?;
     let request = request(options)?;
     let client = daemon::client().await?;
     let mut signals = Signals::new().map_err(Failure::runtime)?;
     let info = tokio::select! {
-        created = client.create(&request) => created?,
+        created = create_seeded(&client, &request, seed) => created?,
         code = to_end(&mut signals) => return Ok(code),
     };
     tell_of_creation(&info, json);
@@ -34,6 +36,14 @@ pub(crate) async fn create(options: CreateOptions) -> Result<i32, Failure> {
         output::print(&info.id)?
     }
     Ok(0)
+}
+
+/// Makes a sandbox. While it is seeded it is bound to this process: one that is half done is not kept.
+async fn create_seeded(client: &Client, request: &CreateSandbox, seed: Option<Seed>) -> Result<SandboxInfo, Failure> {
+    let Some(seed) = seed else { return Ok(client.create(request).await?) };
+    let bound = client.create_bound(request).await?;
+    seed.plant(client, &bound.info.id).await?;
+    Ok(bound.keep().await?)
 }
 
 /// Says what a person should know of a new sandbox. A report in JSON has it in it.
@@ -70,7 +80,7 @@ fn request(options: CreateOptions) -> Result<CreateSandbox, Failure> {
         accelerator: accelerator(options.accel),
         start: if options.boot { StartFrom::Boot } else { StartFrom::Template },
         env: options.env.iter().filter_map(EnvVar::get).map(|(name, value)| (name, value.into())).collect(),
-        secrets: options.secret.iter().map(secret).collect::<Result<_, _>>()?,
+        secrets: secrets(&options.secret)?,
         ports: options.publish.into_iter().map(port).collect(),
         labels: options.label.into_iter().map(|Label { key, value }| (key, value)).collect(),
         ttl_seconds: options.ttl.map(whole_seconds).transpose()?,
@@ -81,6 +91,11 @@ fn request(options: CreateOptions) -> Result<CreateSandbox, Failure> {
 
 fn port(port: values::Publish) -> PublishPort {
     PublishPort { listen: port.listen, guest_port: port.guest_port, guest_host: None, service: None }
+}
+
+/// Reads the values of secrets.
+pub(super) fn secrets(sources: &[SecretSource]) -> Result<Vec<Secret>, Failure> {
+    sources.iter().map(secret).collect()
 }
 
 /// Reads a secret's value. A file's last newline belongs to the file, not to the value.
@@ -190,6 +205,7 @@ pub(crate) async fn update(options: UpdateOptions) -> Result<i32, Failure> {
         labels,
         ttl_seconds: options.ttl.map(|ttl| ttl.0.map(whole_seconds).transpose()).transpose()?,
         idle: options.idle.map(idle).transpose()?,
+        lifespan: None,
     };
     let info = client.change(&options.sandbox, &changes).await?;
     if options.json {

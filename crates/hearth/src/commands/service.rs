@@ -42,12 +42,12 @@ pub(crate) async fn run(service: ServiceCommand) -> Result<i32, Failure> {
             let log = ReadServiceLog { tail_lines: tail, follow: Some(follow), ..ReadServiceLog::default() };
             to_stdout(existing(&sandbox).await?.service_log(&sandbox, &name, &log).await?).await
         }
-        ServiceCommand::Stop { grace, service: ServiceOptions { sandbox, name } } => {
+        ServiceCommand::Stop { grace, json, service: ServiceOptions { sandbox, name } } => {
             let stop = StopService { grace_ms: grace.map(milliseconds) };
-            tell(&existing(&sandbox).await?.stop_service(&sandbox, &name, &stop).await?)
+            tell(&existing(&sandbox).await?.stop_service(&sandbox, &name, &stop).await?, json)
         }
-        ServiceCommand::Restart(ServiceOptions { sandbox, name }) => {
-            tell(&existing(&sandbox).await?.restart_service(&sandbox, &name).await?)
+        ServiceCommand::Restart { json, service: ServiceOptions { sandbox, name } } => {
+            tell(&existing(&sandbox).await?.restart_service(&sandbox, &name).await?, json)
         }
         ServiceCommand::Rm(ServiceOptions { sandbox, name }) => {
             existing(&sandbox).await?.remove_service(&sandbox, &name).await?;
@@ -74,8 +74,11 @@ fn state(service: &ServiceInfo) -> String {
     }
 }
 
-fn tell(service: &ServiceInfo) -> Result<i32, Failure> {
-    output::print(&format!("{} {}", service.name, state(service)))?;
+fn tell(service: &ServiceInfo, json: bool) -> Result<i32, Failure> {
+    match json {
+        true => output::print_json(service)?,
+        false => output::print(&format!("{} {}", service.name, state(service)))?,
+    }
     Ok(if service.state == ServiceState::Failed { FAILED } else { 0 })
 }
 
@@ -106,7 +109,7 @@ async fn start(options: ServiceStartOptions) -> Result<i32, Failure> {
         output::print_json(&json!({ "service": info, "ports": ports }))?;
         return Ok(if info.state == ServiceState::Failed { FAILED } else { 0 });
     }
-    let code = tell(&info)?;
+    let code = tell(&info, false)?;
     ports.iter().try_for_each(|port| output::print(&format!("{} -> {}", port.listen, port.guest_port)))?;
     Ok(code)
 }

@@ -45,7 +45,8 @@ fn programs_are_listed_followed_and_killed_and_templates_leave_none() {
     let Some(home) = Daemon::with_images() else { return };
     home.ok(&["create", "--name", "a"]);
     assert_eq!(home.json(&["ps", "--json", "a"]).as_array().unwrap().len(), 0, "nothing was started yet");
-    let process = home.ok(&["exec", "-d", "a", "sh", "-c", "echo first; while :; do sleep 0.1; done"]);
+    let script = "echo first; while :; do sleep 0.1; done";
+    let process = home.json(&["exec", "-d", "--json", "a", "sh", "-c", script])["process"].to_string();
     assert!(home.ok(&["ps", "a"]).lines().any(|line| line.starts_with(&process) && line.contains("running")));
     let mut following = Running::start(&mut home.0.command(&["attach", "a", &process]));
     following.read_until("first\n");
@@ -101,6 +102,7 @@ fn b40_b42_a_service_is_reached_through_its_published_port_until_it_is_stopped()
     home.ok(&["pause", "a"]);
     assert!(exchange(5).starts_with(b"5 z"));
     assert!(home.ok(&["service", "ls", "a"]).contains("running"));
+    assert_eq!(home.json(&["service", "restart", "--json", "a", "echo"])["state"], "running");
     assert!(home.ok(&["service", "stop", "a", "echo"]).contains("stopped (sigterm)"));
     assert_eq!(TcpStream::connect(&address).unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
     assert_eq!(home.ok(&["ports", "a"]), "");

@@ -2,11 +2,8 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::process::Stdio;
 
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::termios::{Winsize, tcsetwinsize};
-
+use crate::screen::Terminal;
 use crate::support::{Home, Running, assert_code, said, text};
 
 #[test]
@@ -136,33 +133,15 @@ fn a_run_goes_through_the_daemon_says_its_times_when_asked_and_needs_no_daemon_i
 #[test]
 fn with_t_the_program_has_a_terminal_of_the_same_size() {
     let Some(home) = Home::with_images() else { return };
-    let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
-    grantpt(&ours).unwrap();
-    unlockpt(&ours).unwrap();
-    tcsetwinsize(&ours, Winsize { ws_row: 33, ws_col: 91, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
-    let name = ptsname(&ours, Vec::new()).unwrap();
-    let theirs = File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
-    let before = rustix::termios::tcgetattr(&theirs).unwrap();
+    let mut terminal = Terminal::new(91, 33);
+    let before = terminal.settings();
     let script = "stty size; tty >/dev/null && echo tty; read line; echo got $line";
-    let mut command = home.command(&["run", "-t", "--", "sh", "-c", script]);
-    command.stdin(theirs.try_clone().unwrap()).stdout(theirs.try_clone().unwrap()).stderr(Stdio::piped());
-    let running = Running::start(&mut command);
-    drop(command);
-    let mut terminal = File::from(ours);
-    let mut seen = String::new();
-    let mut typed = false;
-    while !seen.contains("got hello") {
-        let mut buffer = [0; 4096];
-        let count = terminal.read(&mut buffer).unwrap();
-        seen += &text(&buffer[..count]);
-        if seen.contains("tty\r\n") && !typed {
-            terminal.write_all(b"hello\r").unwrap();
-            typed = true;
-        }
-    }
-    assert!(seen.contains("33 91\r\ntty\r\n"), "{seen:?}");
+    let running = terminal.start(&mut home.command(&["run", "-t", "--", "sh", "-c", script]));
+    assert!(terminal.read_until("tty\r\n").contains("33 91\r\ntty\r\n"));
+    terminal.type_text("hello\r");
+    terminal.read_until("got hello");
     assert_code(&running.finish(), 0);
-    let after = rustix::termios::tcgetattr(&theirs).unwrap();
+    let after = terminal.settings();
     assert_eq!(format!("{:?}", after.local_modes), format!("{:?}", before.local_modes), "the terminal is as it was");
 }
 
@@ -202,4 +181,26 @@ fn the_agent_serves_outside_a_machine_from_the_one_binary() {
     assert!(agent.wait().unwrap().success());
     assert!(!socket.exists());
     assert_code(&home.hearth(&["agent", "dance"]), 2);
+}
+
+#[test]
+fn b43_a_run_is_given_secrets_and_shows_none() {
+    let Some(home) = Home::with_images() else { return };
+    let value = "s3cr3t-of-the-run";
+    let show = "echo ${#TOKEN}; echo $TOKEN; cat $HEARTH_SECRETS/TOKEN";
+    for options in [&["run", "--json"][..], &["run", "--json", "--no-daemon"]] {
+        let mut command = home.command(&[options, &["--secret", "TOKEN", "--", "sh", "-c", show]].concat());
+        let output = Running::start(command.env("TOKEN", value)).finish();
+        assert_code(&output, 0);
+        let shown = text(&output.stdout);
+        assert!(shown.contains(&format!("{}\\n", value.len())) && !shown.contains(value), "{shown}");
+    }
+    for (secret, named) in
+        [("HEARTH_SURELY_UNSET", "is not set"), ("A B=/dev/null", "secret"), ("A=/no/such", "/no/such")]
+    {
+        let refused = home.hearth(&["run", "--secret", secret, "--", "true"]);
+        assert_code(&refused, 125);
+        assert!(text(&refused.stderr).contains(named), "{}", said(&refused));
+    }
+    home.assert_nothing_left();
 }

@@ -187,8 +187,10 @@ impl Running {
         match finished.recv_timeout(HANG) {
             Ok(output) => output.unwrap(),
             Err(_) => {
+                let about = |file| fs::read_to_string(format!("/proc/{}/{file}", pid.as_raw_nonzero())).ok();
+                let (status, waits) = (about("status"), about("wchan"));
                 let _ = kill_process(pid, Signal::KILL);
-                panic!("hearth did not end");
+                panic!("hearth did not end; it waits in {waits:?}, {status:?}");
             }
         }
     }

@@ -8,6 +8,7 @@
 mod dialects;
 mod files;
 mod history;
+mod kernels;
 mod lifecycle;
 mod ports;
 mod processes;

@@ -187,7 +187,7 @@ fn special_bits_are_kept_in_a_guest_and_not_on_a_host() {
     guest.import(&archive).unwrap();
     assert_eq!((mode(&guest, "program"), mode(&guest, "shared")), (0o4755, 0o3777));
     let host = Room::new();
-    let options = ImportOptions { keep_special_bits: false, ..ImportOptions::default() };
+    let options = ImportOptions { distrusted: true, ..ImportOptions::default() };
     import(&host.root, b"", archive.as_slice(), &options).unwrap();
     assert_eq!((mode(&host, "program"), mode(&host, "shared")), (0o755, 0o777));
 }

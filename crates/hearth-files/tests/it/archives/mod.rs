@@ -1,5 +1,6 @@
 //! Archives, made and read by this crate and by the programs that people have.
 
+mod choice;
 mod damage;
 mod export;
 mod import;

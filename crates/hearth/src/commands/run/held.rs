@@ -40,7 +40,7 @@ pub(super) async fn run(
     exec: ExecRequest,
     signals: &mut Signals,
 ) -> Result<Ran, Failure> {
-    let request = RunRequest { sandbox: sandbox(options), exec };
+    let request = RunRequest { sandbox: sandbox(options, spec), exec };
     let mut timings = Timings::since(Instant::now());
     let (client, run) = tokio::select! {
         asked = ask(directories, options, spec, &request) => asked?,
@@ -69,7 +69,7 @@ pub(super) async fn run(
     Ok(Ran { end: end?, capture, summary: Some(summary), timings })
 }
 
-fn sandbox(options: &RunOptions) -> CreateSandbox {
+fn sandbox(options: &RunOptions, spec: &SandboxSpec) -> CreateSandbox {
     CreateSandbox {
         image: Some(options.image.clone()),
         cpus: Some(options.cpus),
@@ -77,6 +77,7 @@ fn sandbox(options: &RunOptions) -> CreateSandbox {
         disk_mib: options.disk.map(|disk| disk.0),
         accelerator: accelerator(options.accel),
         start: if options.boot { StartFrom::Boot } else { StartFrom::Template },
+        secrets: spec.given.secrets.clone(),
         ..CreateSandbox::default()
     }
 }

@@ -12,6 +12,7 @@ use hearth_engine::vmm::{Accelerator, CpuCount, MemoryMib};
 use hearth_engine::{AcceleratorChoice, DialectSpec, DiskMib, EngineError, Given, SandboxSpec, StartFrom};
 
 use super::conversation::End;
+use super::sandbox::secrets;
 use crate::arguments::{Accel, RunOptions};
 use crate::capture::Capture;
 use crate::failure::{Failure, exit_code_of};
@@ -86,7 +87,7 @@ fn sandbox_spec(options: &RunOptions) -> Result<SandboxSpec, Failure> {
         accelerator,
         start: if options.boot { StartFrom::Boot } else { StartFrom::Template },
         dialects: options.dialects.then_some(DialectSpec { port: options.dialect_port }),
-        given: Given::default(),
+        given: Given { secrets: secrets(&options.secret)?, ..Given::default() },
     })
 }
 
@@ -96,6 +97,7 @@ fn start_request(options: &RunOptions) -> Result<Start, Failure> {
     start.cwd = options.workdir.clone().map(|directory| RawString::from(directory.into_vec()));
     start.env =
         options.env.iter().filter_map(EnvVar::get).map(|(name, value)| (name, RawString::from(value))).collect();
+    start.secrets = options.secret.iter().map(|secret| (secret.name.clone(), secret.name.clone())).collect();
     start.user = options.user.clone();
     start.timeout_ms = options.timeout.map(|time| time.0.as_millis() as u64);
     start.attach = Some(Delivery::Lossless);
