@@ -3,8 +3,10 @@
 //! Whatever the earlier daemon was at, a sandbox comes to a state at rest. One whose machine runs goes on, though a pause or a capture had
 //! stopped it; one that lies on disk stays there, unless a machine of it runs already; all others have failed.
 
+use std::sync::Arc;
+
 use hearth_channel::Channel;
-use hearth_vmm::{Adoption, Lifetime, Machine, MachineError};
+use hearth_vmm::{Adoption, Lifetime, Machine, MachineError, SealedRam, noted_ram};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
@@ -48,6 +50,14 @@ impl Engine {
     /// Whether a sandbox has anything on the host.
     pub(crate) fn has_directory(&self, id: &SandboxId) -> bool {
         self.directories.sandboxes().join(id.as_str()).is_dir()
+    }
+
+    /// Finds what the machine of a sandbox has mapped of its template, for whoever loads that before the sandbox is taken over. To be held
+    /// until then.
+    pub(crate) fn find_mapped(&self, last: &Lasting) -> Option<Arc<SealedRam>> {
+        let ram = noted_ram(&self.directories.sandboxes().join(last.id.as_str()))?;
+        self.templates.is_mapped(last.template.as_ref()?, &ram);
+        Some(ram)
     }
 
     /// Takes over a sandbox. It is this process's from then on.

@@ -51,11 +51,17 @@ impl Bound {
         }
     }
 
-    /// Lets a sandbox live on, and tells whether it was bound to this connection.
-    pub(crate) fn release(&self, member: &Member) -> bool {
+    /// Whether a sandbox is bound to this connection.
+    pub(crate) fn holds(&self, member: &Member) -> bool {
+        self.all().iter().any(|(id, _)| id == member.id())
+    }
+
+    /// Lets a sandbox live on.
+    pub(crate) fn release(&self, member: &Member) {
         let mut all = self.all();
-        let found = all.iter().position(|(id, _)| id == member.id());
-        found.map(|index| all.swap_remove(index).1.release()).is_some()
+        if let Some(index) = all.iter().position(|(id, _)| id == member.id()) {
+            all.swap_remove(index).1.release();
+        }
     }
 
     fn all(&self) -> MutexGuard<'_, Vec<(SandboxId, Leash)>> {

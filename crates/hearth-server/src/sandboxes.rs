@@ -72,12 +72,19 @@ pub(crate) async fn change(
     };
     member.change(changes)?;
     match request.lifespan {
-        Some(Lifespan::Connection) => bound.add(member.clone()),
-        Some(Lifespan::Kept) if !bound.release(&member) => {
+        Some(Lifespan::Connection) => {
+            member.bind();
+            bound.add(member.clone());
+        }
+        Some(Lifespan::Kept) if !bound.holds(&member) => {
             let message = "the sandbox is not bound to this connection";
             return Err(ErrorBody::new(OwnCode::WrongState, message).with_field("lifespan").into());
         }
-        Some(Lifespan::Kept) | None => {}
+        Some(Lifespan::Kept) => {
+            member.keep().await?;
+            bound.release(&member);
+        }
+        None => {}
     }
     Ok(Json(info(member.view())))
 }

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
+use hearth_vmm::SealedRam;
 use tokio::sync::{mpsc, oneshot};
 
 use super::entry::Entry;
 use super::ports::NewPort;
 use super::registry::Share;
-use super::task::Task;
-use super::work::Origin;
-use super::{Fleet, FleetLimits, Happening, INBOX, Member, QueueLimits, SandboxName, Shared, State};
+use super::task::{Message, Task};
+use super::work::{Left, Origin};
+use super::{Fleet, FleetError, FleetLimits, Happening, INBOX, Member, QueueLimits, SandboxName, Shared, State};
 use crate::store::{Changed, Kept, Lasting, Rows, Store, StoreError};
 use crate::{Engine, EngineError, PoolLimits, Sandbox};
 
@@ -37,7 +38,8 @@ impl Fleet {
         engine.reap(|name| wanted.clone().any(|id| id == name));
         let fleet = Self::pooled(engine, limits, queue, pool, Some(store));
         for last in left {
-            fleet.shared.take_over(last).await;
+            let mapped = fleet.shared.engine.find_mapped(&last);
+            fleet.shared.take_over(last, mapped).await;
         }
         Ok(fleet)
     }
@@ -45,7 +47,7 @@ impl Fleet {
 
 impl Shared {
     /// Takes in a sandbox that an earlier process has left, and begins to take it over.
-    async fn take_over(self: &Arc<Self>, last: Lasting) {
+    async fn take_over(self: &Arc<Self>, last: Lasting, mapped: Option<Arc<SealedRam>>) {
         let (sender, inbox) = mpsc::channel(INBOX);
         let member = Member { entry: Arc::new(Entry::adopted(&last, sender)), shared: self.clone() };
         let count = {
@@ -57,12 +59,12 @@ impl Shared {
         member.note(State::Adopting, None);
         let lost = member.open_again(&last.ports).await;
         let (made, _) = oneshot::channel();
-        tokio::spawn(Task::new(member, Origin::Left(Box::new(last), lost), inbox, made).run());
+        tokio::spawn(Task::new(member, Origin::Left(Left { last: Box::new(last), lost, mapped }), inbox, made).run());
     }
 
     /// The store, for a sandbox that outlives this process.
     fn store_of(&self, entry: &Entry) -> Option<&Store> {
-        self.store.as_ref().filter(|_| entry.lasts)
+        self.store.as_ref().filter(|_| entry.lasts())
     }
 
     /// Notes that sandboxes are there, all or none. They take requests.
@@ -70,7 +72,7 @@ impl Shared {
         let Some(store) = &self.store else { return Ok(()) };
         // Held to the end, so that no change comes between looking and noting.
         let registry = self.registry();
-        let lasting = made.filter(|(entry, _)| entry.lasts);
+        let lasting = made.filter(|(entry, _)| entry.lasts());
         let lasting: Vec<_> =
             lasting.map(|(entry, sandbox)| Self::lasting(entry, registry.name(&entry.id), sandbox)).collect();
         if lasting.is_empty() { Ok(()) } else { store.add(&lasting) }
@@ -90,7 +92,7 @@ impl Shared {
             way: sandbox.way(),
             disk_below: sandbox.disk_below(),
             state: Kept::Running,
-            ports: Vec::new(),
+            ports: entry.ports.published(),
         }
     }
 
@@ -113,6 +115,21 @@ impl Shared {
 }
 
 impl Member {
+    /// Lets one outlive this process that was bound to something of it.
+    ///
+    /// # Errors
+    /// [`FleetError::WrongState`] while it has no machine that takes requests, [`FleetError::Removed`], [`FleetError::Engine`] with
+    /// [`EngineError::Store`].
+    pub async fn keep(&self) -> Result<(), FleetError> {
+        self.ask(Message::Keep).await
+    }
+
+    /// Lets one end with this process, as what it is bound to from now on does.
+    pub fn bind(&self) {
+        self.shared.forget(&self.entry);
+        self.entry.set_lasts(false);
+    }
+
     /// Publishes ports again, and tells of those that cannot be.
     async fn open_again(&self, ports: &[NewPort]) -> Vec<String> {
         let mut lost = Vec::new();

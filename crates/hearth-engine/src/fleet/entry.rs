@@ -1,5 +1,6 @@
 //! What all who know a sandbox share with its task.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
@@ -30,7 +31,7 @@ pub(super) struct Entry {
     pub(super) created: SystemTime,
     pub(super) spec: SandboxSpec,
     /// Whether it outlives the process that holds it.
-    pub(super) lasts: bool,
+    lasts: AtomicBool,
 }
 
 /// What the task publishes.
@@ -68,8 +69,17 @@ impl Entry {
             labels: Mutex::new(new.labels),
             created,
             spec: new.spec,
-            lasts: !new.bound,
+            lasts: AtomicBool::new(!new.bound),
         }
+    }
+
+    /// Whether it outlives the process that holds it.
+    pub(super) fn lasts(&self) -> bool {
+        self.lasts.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_lasts(&self, lasts: bool) {
+        self.lasts.store(lasts, Ordering::Release);
     }
 
     /// That of a sandbox which an earlier process has left.

@@ -108,8 +108,12 @@ impl Member {
     }
 
     pub(super) async fn order<T>(&self, order: impl FnOnce(Reply<T>) -> Order) -> Result<T, FleetError> {
+        self.ask(|reply| Message::Order(order(reply))).await
+    }
+
+    pub(super) async fn ask<T>(&self, message: impl FnOnce(Reply<T>) -> Message) -> Result<T, FleetError> {
         let (reply, told) = oneshot::channel();
-        let sent = self.entry.inbox.send(Message::Order(order(reply))).await;
+        let sent = self.entry.inbox.send(message(reply)).await;
         // A task ends, and gives work up, only with its sandbox.
         sent.map_err(|_| self.removed())?;
         told.await.unwrap_or_else(|_| Err(self.removed()))

@@ -59,6 +59,11 @@ impl Ports {
         work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Those that are open.
+    pub(super) fn published(&self) -> Vec<PublishedPort> {
+        self.with(|open| open.iter().map(|open| open.port.clone()).collect())
+    }
+
     /// Closes all.
     pub(super) fn close(&self) {
         self.with(Vec::clear);
@@ -113,7 +118,7 @@ impl Member {
 
     /// The ports that are published.
     pub fn ports(&self) -> Vec<PublishedPort> {
-        self.entry.ports.with(|open| open.iter().map(|open| open.port.clone()).collect())
+        self.entry.ports.published()
     }
 
     /// Closes a port of this host's, with its connections.

@@ -22,6 +22,8 @@ pub(super) enum Message {
     Console(oneshot::Sender<String>),
     /// The host's memory is short, and it is not used.
     GiveWay,
+    /// To have it outlive this process.
+    Keep(Reply<()>),
     /// To do something with the whole of the sandbox.
     Order(Order),
 }
@@ -91,6 +93,7 @@ impl Task {
                 }
                 Next::Message(Message::Order(order)) => self.take(order, None),
                 Next::Message(Message::GiveWay) => self.give_way(),
+                Next::Message(Message::Keep(reply)) => tell(reply, self.keep()),
             }
         }
     }
@@ -115,7 +118,7 @@ impl Task {
 
     /// Whether there is something of it that the next process can take over.
     fn lasts(&self) -> bool {
-        self.member.entry.lasts && self.member.shared.store.is_some() && self.life.state() != State::Creating
+        self.member.entry.lasts() && self.member.shared.store.is_some() && self.life.state() != State::Creating
     }
 
     fn running(&self) -> Option<&Arc<Sandbox>> {
@@ -192,6 +195,20 @@ impl Task {
         let Member { entry, shared } = &self.member;
         let _ = shared.keep_state(entry, &Kept::Failed(why.clone()));
         self.step(input, Some(why));
+    }
+
+    /// Notes that it is there, as is done beforehand with one that is bound to nothing.
+    fn keep(&self) -> Result<(), FleetError> {
+        let Member { entry, shared } = &self.member;
+        let state = self.life.state();
+        let sandbox = self.running().filter(|_| matches!(state, State::Running | State::Capturing));
+        let sandbox = sandbox.ok_or_else(|| self.member.refused(state, Input::Capture))?;
+        entry.set_lasts(true);
+        let kept = shared.keep([(&**entry, &**sandbox)].into_iter());
+        kept.map_err(|source| {
+            entry.set_lasts(false);
+            EngineError::from(source).into()
+        })
     }
 
     /// Leaves it to the next process.

@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hearth_vmm::SealedRam;
 use tokio::sync::oneshot;
 
 use super::entry::Entry;
@@ -140,8 +141,17 @@ pub(super) enum Origin {
     Ready(Claimed, std::time::Instant),
     /// Another sandbox, which hands it over.
     Fork(oneshot::Receiver<Sandbox>),
-    /// An earlier process, which has left it; and what of it is lost already.
-    Left(Box<Lasting>, Vec<String>),
+    /// An earlier process.
+    Left(Left),
+}
+
+/// What an earlier process has left of a sandbox.
+pub(super) struct Left {
+    pub(super) last: Box<Lasting>,
+    /// What of it is lost already.
+    pub(super) lost: Vec<String>,
+    /// What its machine has mapped of a template.
+    pub(super) mapped: Option<Arc<SealedRam>>,
 }
 
 pub(super) fn create(member: &Member, origin: Origin) -> Job {
@@ -159,9 +169,11 @@ pub(super) fn create(member: &Member, origin: Origin) -> Job {
             };
             Done::Created(Box::new(kept(&shared, &entry, sandbox).await))
         }),
-        Origin::Left(last, lost) => {
-            Box::pin(async move { Done::Adopted(Box::new(shared.engine.adopt(&last).await), lost) })
-        }
+        Origin::Left(Left { last, lost, mapped }) => Box::pin(async move {
+            let adopted = shared.engine.adopt(&last).await;
+            drop(mapped);
+            Done::Adopted(Box::new(adopted), lost)
+        }),
         Origin::Fork(copy) => Box::pin(async move {
             match copy.await {
                 Ok(sandbox) => Done::Created(Box::new(Ok(sandbox))),

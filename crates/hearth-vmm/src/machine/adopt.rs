@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::RawFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use serde_json::json;
@@ -115,8 +115,18 @@ impl Machine {
     }
 }
 
+/// The memory that a machine has mapped privately, if one is noted in a directory and runs: as it shows it, see [`Machine::sealed_ram`].
+pub fn noted_ram(directory: &Path) -> Option<Arc<SealedRam>> {
+    let note = Note::read(directory).ok()??;
+    let _proven = note.process.find().ok()??;
+    match Ram::of(note.process.pid(), &note.held?.memory).ok()? {
+        Ram::Restored(ram) => Some(ram),
+        Ram::Booted(_) => None,
+    }
+}
+
 impl Sockets {
-    fn in_directory(directory: &std::path::Path, ports: Vec<PortName>) -> Self {
+    fn in_directory(directory: &Path, ports: Vec<PortName>) -> Self {
         let file = |name: &str| SocketFile::there(directory.join(format!("{name}.sock")));
         Self {
             control: file("qmp"),

@@ -19,7 +19,7 @@ use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::sync::{OnceCell, watch};
 
-pub use adopt::Adoption;
+pub use adopt::{Adoption, noted_ram};
 pub use error::MachineError;
 pub use exit::{Exit, STDERR_TAIL};
 pub(crate) use note::Note;

@@ -7,6 +7,7 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
+use hearth_client::api::CreateSandbox;
 use hearth_client::{Client, HeldEvent};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use serde_json::Value;
@@ -220,6 +221,31 @@ fn a_machine_that_ends_without_a_daemon_has_failed_and_one_on_disk_lies_there() 
     assert!(text(&refused.stderr).contains("hearth rm"), "{}", said(&refused));
     assert_eq!(home.ok(&["exec", "sleeps", "cat", "note"]), "kept");
     home.ok(&["rm", "-a"]);
+    home.0.assert_nothing_left();
+}
+
+#[test]
+fn one_that_was_bound_lasts_once_it_is_kept_and_one_that_is_bound_ends_with_its_daemon() {
+    let Some(home) = Daemon::with_images() else { return };
+    let seed = tempfile::tempdir().unwrap();
+    fs::write(seed.path().join("note"), "seeded").unwrap();
+    // Bound to the command's connection until its workspace is whole.
+    home.ok(&["create", "--name", "kept", "--seed", seed.path().to_str().unwrap(), "--publish", "0:8000"]);
+    let ports = home.ok(&["ports", "kept"]);
+    let client = Client::new(home.0.path().join("hearth.sock"));
+    let runtime = runtime();
+    let bound =
+        runtime.block_on(client.create_bound(&CreateSandbox { name: Some("bound".into()), ..Default::default() }));
+    let machines = home.0.noted_machines();
+    assert_eq!(machines.len(), 2);
+    home.end(Signal::KILL);
+    assert_eq!(home.ok(&["exec", "kept", "cat", "note"]), "seeded");
+    assert_eq!(home.ok(&["ports", "kept"]), ports);
+    assert_eq!(home.ok(&["ls", "-q"]).lines().count(), 1);
+    assert_eq!((home.0.noted_machines().len(), home.0.left().len()), (1, 1));
+    drop(bound);
+    home.ok(&["rm", "kept"]);
+    machines.into_iter().for_each(wait_until_gone);
     home.0.assert_nothing_left();
 }
 
