@@ -233,6 +233,8 @@ pub struct SandboxList {
 pub enum SandboxState {
     /// Its machine is being made.
     Creating,
+    /// A daemon before this one has left it, and it is being taken over.
+    Adopting,
     /// It takes requests.
     Running,
     /// It is being forked or saved, and runs on.

@@ -82,6 +82,7 @@ pub(crate) async fn change(
     }
     member.change(changes)?;
     if request.lifespan.is_some() {
+        member.keep().await?;
         bound.keep(&member);
     }
     Ok(Json(info(member.view())))
@@ -176,6 +177,7 @@ pub(crate) fn new_sandbox(app: &App, request: CreateSandbox) -> Result<NewSandbo
         labels: Labels::new(request.labels)?,
         lifetime: request.ttl_seconds.map(Lifetime::from_seconds).transpose()?,
         idle: request.idle.map(policy).transpose()?,
+        bound: request.lifespan != Lifespan::Kept,
     })
 }
 
@@ -248,6 +250,7 @@ fn filter(query: ListSandboxes) -> Result<Filter, Refusal> {
 pub(crate) fn state(state: fleet::State) -> SandboxState {
     match state {
         fleet::State::Creating => SandboxState::Creating,
+        fleet::State::Adopting => SandboxState::Adopting,
         fleet::State::Running => SandboxState::Running,
         fleet::State::Capturing => SandboxState::Capturing,
         fleet::State::Pausing => SandboxState::Pausing,
