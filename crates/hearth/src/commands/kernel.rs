@@ -151,24 +151,44 @@ enum Ended {
 }
 
 async fn follow(mut run: KernelRun, report: &mut Option<Report>) -> Result<Ended, Failure> {
+    // The value or the error at its end, which may come before output that was written earlier.
+    let mut conclusion = Vec::new();
     while let Some(line) = run.next().await? {
-        if let KernelLine::Ran(ran) = line {
-            return Ok(Ended::Ran(Box::new(ran)));
-        }
-        let Some(report) = report else {
-            match pass_on(line).await {
-                Ok(()) => continue,
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(Ended::Unread),
-                Err(error) => return Err(Failure::host(format!("cannot write the output: {error}"))),
+        let lines = match (line, &mut *report) {
+            (KernelLine::Ran(ran), _) => {
+                let written = pass_on(conclusion).await?;
+                return Ok(if written { Ended::Ran(Box::new(ran)) } else { Ended::Unread });
             }
+            (line, Some(report)) => {
+                report.take(line);
+                continue;
+            }
+            (line @ (KernelLine::Result(_) | KernelLine::Error { .. }), None) => {
+                conclusion.push(line);
+                continue;
+            }
+            (line, None) => vec![line],
         };
-        report.take(line);
+        if !pass_on(lines).await? {
+            return Ok(Ended::Unread);
+        }
     }
     Err(Failure::machine("the code's end was not told".to_owned()))
 }
 
-/// Writes what code does to where it belongs.
-async fn pass_on(line: KernelLine) -> io::Result<()> {
+/// Writes what code does to where it belongs; tells whether somebody reads it.
+async fn pass_on(lines: Vec<KernelLine>) -> Result<bool, Failure> {
+    for line in lines {
+        match write(line).await {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(false),
+            Err(error) => return Err(Failure::host(format!("cannot write the output: {error}"))),
+        }
+    }
+    Ok(true)
+}
+
+async fn write(line: KernelLine) -> io::Result<()> {
     match line {
         KernelLine::Output { stream, .. } => {
             pipes::write(stream == StreamName::Stderr, line.bytes().unwrap_or_default()).await
