@@ -457,3 +457,26 @@ async fn a_kill_is_known_while_a_follower_takes_nothing() {
     let outcome = finish(&first).await;
     assert_eq!((outcome.signal(), outcome.gaps, outcome.stdout.len() as u64), (Some(9), 0, outcome.totals.stdout));
 }
+
+#[tokio::test]
+async fn the_peak_of_memory_is_the_processes_own_or_said_to_be_unknown() {
+    for options in [&[][..], &["--no-cgroup"]] {
+        let agent = Agent::start_with(options);
+        let channel = agent.connect().await;
+        // A process begins in the agent's memory, of which there is much once it has held much output.
+        for _ in 0..2 {
+            let keep = Keep { stdout: Budget { head: 0, tail: limits::KEPT_MOST }, ..Keep::default() };
+            let id =
+                channel.start(Start { keep, attach: None, ..shell("head -c 30000000 /dev/zero") }).await.unwrap().id();
+            let attach = Attach { process: id.into(), stdout: 0, stderr: 0, delivery: Delivery::Bounded };
+            finish(&channel.attach(attach).await.unwrap()).await;
+        }
+        let held = peak_kib(agent.pid()) * 1024;
+        assert!(held > 24 << 20, "the agent took {held} bytes");
+        let peak = async |text: &str| run(&channel, text).await.status.unwrap().peak_memory_bytes;
+        let small = peak("true").await;
+        assert!(small.is_none_or(|bytes| bytes < 8 << 20), "{small:?} of {held}, {options:?}");
+        let large = peak("dd if=/dev/zero of=/dev/null bs=150M count=1 2> /dev/null").await;
+        assert!(large.is_some_and(|bytes| (150 << 20..200 << 20).contains(&bytes)), "{large:?}, {options:?}");
+    }
+}
