@@ -1,5 +1,6 @@
 //! Processes that are there: by tag, by several clients, in pieces, within limits, a thousand at once.
 
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -81,6 +82,34 @@ async fn floods_that_nobody_reads_leave_everybody_else_their_turn() {
         slowest = slowest.max(begun.elapsed());
     }
     assert!(slowest < Duration::from_millis(250), "{slowest:?}");
+}
+
+#[tokio::test]
+async fn b47_pings_are_answered_between_the_bytes_of_a_gigabyte() {
+    const BYTES: u64 = 1 << 30;
+    /// What may arrive while a ping is under way, however busy the machine is: some ten times what the agent and the lane hold of a stream.
+    const MEANWHILE: u64 = 8 << 20;
+    let agent = Agent::start();
+    let channel = agent.connect().await;
+    let process = channel.start(shell(&format!("exec head -c {BYTES} /dev/zero"))).await.unwrap();
+    let (taken, mut pings) = (Cell::new(0), 0);
+    let take = async {
+        while let Some(Event::Output { bytes, .. }) = process.next_event().await.unwrap() {
+            taken.set(taken.get() + bytes.len() as u64);
+        }
+    };
+    let ping = async {
+        loop {
+            let begun = taken.get();
+            channel.ping().await.unwrap();
+            let meanwhile = taken.get() - begun;
+            assert!(meanwhile <= MEANWHILE, "ping {pings} took as long as {meanwhile} bytes");
+            pings += 1;
+        }
+    };
+    tokio::select! { () = take => {}, never = ping => never }
+    assert_eq!(taken.get(), BYTES);
+    assert!(pings >= 1000, "{pings} pings");
 }
 
 #[tokio::test]
