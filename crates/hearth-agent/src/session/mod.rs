@@ -144,15 +144,16 @@ impl Session {
         }
     }
 
-    /// Serves the bulk lane for as long as there is one. What needs it fails then, and control goes on.
+    /// Serves the bulk lane for as long as there is one, as [`Self::carry_chunks`] does. What needs it fails then, and control goes on.
     pub(crate) async fn serve_bulk(
         self: Rc<Self>,
         reader: Reader,
         writer: Writer,
         scanner: HelloScanner,
         queue: mpsc::Receiver<Outgoing>,
+        next_host: impl AsyncFn() -> bool,
     ) {
-        let reason = match self.carry_chunks(reader, writer, scanner, queue).await {
+        let reason = match self.carry_chunks(reader, writer, scanner, queue, next_host).await {
             LaneError::Io(error) => error.to_string(),
             LaneError::Frame(error) => {
                 let message = format!("the bulk lane is lost: {error}");
@@ -176,13 +177,15 @@ impl Session {
         }
     }
 
-    /// Finds the hello, answers it, then carries chunks both ways until the lane ends or breaks.
+    /// Finds the hello, answers it, then carries chunks both ways until the lane ends or breaks. Where it ends before the hello, `next_host`
+    /// waits for another host there, and says whether one can come.
     async fn carry_chunks(
         &self,
         mut reader: Reader,
         mut writer: Writer,
         mut scanner: HelloScanner,
         queue: mpsc::Receiver<Outgoing>,
+        next_host: impl AsyncFn() -> bool,
     ) -> LaneError {
         let mut buffer = BytesMut::new();
         let hello = loop {
@@ -192,7 +195,9 @@ impl Session {
                     _ => continue,
                 }
             }
-            if let Err(error) = read_some(&mut reader, &mut buffer).await {
+            if let Err(error) = read_some(&mut reader, &mut buffer).await
+                && !next_host().await
+            {
                 return error.into();
             }
         };

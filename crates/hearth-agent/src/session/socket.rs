@@ -103,6 +103,6 @@ async fn serve_bulk(sessions: &Sessions, lines: Lines, writer: Writer, hello: &H
     let mut replay = hello.to_bytes();
     replay.extend_from_slice(&ahead);
     let reader: Reader = Box::new(std::io::Cursor::new(replay).chain(reader));
-    let lane = Rc::clone(&session).serve_bulk(reader, writer, HelloScanner::new(hello.epoch), queue);
+    let lane = Rc::clone(&session).serve_bulk(reader, writer, HelloScanner::new(hello.epoch), queue, async || false);
     session.spawn(lane);
 }

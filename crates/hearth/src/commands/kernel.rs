@@ -1,6 +1,5 @@
 //! `hearth kernel`.
 
-use std::convert::Infallible;
 use std::io;
 use std::os::unix::ffi::OsStringExt;
 
@@ -116,37 +115,30 @@ async fn read_code() -> Result<Vec<u8>, Failure> {
 
 /// Has Ctrl-C interrupt the code; returns this process's exit code when it is to end.
 async fn interrupt(client: &Client, (sandbox, kernel): (&str, &str), signals: &mut Signals) -> i32 {
-    let end = loop {
-        match signals.told().await {
-            Told::Interrupt => break None,
-            Told::End(code) => break Some(code),
-            Told::Resized => {}
-        }
-    };
+    let end = asked_to_end(signals).await;
     // Code that has just ended, or does not run yet, needs none.
     let interrupting = async { drop(client.interrupt_kernel(sandbox, kernel).await) };
-    match end {
-        Some(code) => {
-            interrupting.await;
-            code
-        }
-        None => {
-            let again = async {
-                loop {
-                    match signals.told().await {
-                        Told::Interrupt => break INTERRUPTED,
-                        Told::End(code) => break code,
-                        Told::Resized => {}
-                    }
-                }
-            };
-            tokio::select! {
-                code = again => code,
-                never = async {
-                    interrupting.await;
-                    std::future::pending::<Infallible>().await
-                } => match never {},
-            }
+    if let Some(code) = end {
+        interrupting.await;
+        return code;
+    }
+    let then_wait = async {
+        interrupting.await;
+        std::future::pending().await
+    };
+    tokio::select! {
+        end = asked_to_end(signals) => end.unwrap_or(INTERRUPTED),
+        never = then_wait => never,
+    }
+}
+
+/// Waits for Ctrl-C, or for a signal that ends this process with a code.
+async fn asked_to_end(signals: &mut Signals) -> Option<i32> {
+    loop {
+        match signals.told().await {
+            Told::Interrupt => return None,
+            Told::End(code) => return Some(code),
+            Told::Resized => {}
         }
     }
 }

@@ -6,6 +6,7 @@
 
 #![allow(clippy::panic, clippy::print_stderr, clippy::unwrap_used)]
 
+mod adoption;
 mod daemon;
 mod endings;
 mod full;
@@ -15,6 +16,7 @@ mod help;
 mod kernels;
 mod lasting;
 mod machines;
+mod packaging;
 mod pool;
 mod refusals;
 mod running;
