@@ -272,7 +272,7 @@ impl Process {
             out_of_memory: self.ran_out_of_memory(reaped.and_then(|child| child.code), signal),
             duration_us,
             cpu_us: reaped.map_or(0, |child| child.cpu_us),
-            peak_memory_bytes: reaped.map_or(0, |child| child.peak_memory_bytes),
+            peak_memory_bytes: self.tree.peak_memory().or_else(|| reaped.and_then(peak_resident)),
         });
         self.ended.notify_waiters();
     }
@@ -284,4 +284,10 @@ impl Process {
         let may_be = signal == Some(kill) || code == Some(128 + kill) || self.tree.is_limited();
         may_be && self.tree.ran_out_of_memory()
     }
+}
+
+/// The largest resident memory of what was reaped, where that can be told from the agent's: a child begins in the agent's own memory, which the
+/// kernel counts as the child's until it has become the program, and keeps counting.
+fn peak_resident(child: Reaped) -> Option<u64> {
+    Some(child.resident_bytes).filter(|&bytes| bytes > sys::own_resident_bytes())
 }

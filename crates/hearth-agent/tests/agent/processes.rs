@@ -1,5 +1,6 @@
 //! Processes that are there: by tag, by several clients, in pieces, within limits, a thousand at once.
 
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -81,6 +82,34 @@ async fn floods_that_nobody_reads_leave_everybody_else_their_turn() {
         slowest = slowest.max(begun.elapsed());
     }
     assert!(slowest < Duration::from_millis(250), "{slowest:?}");
+}
+
+#[tokio::test]
+async fn b47_pings_are_answered_between_the_bytes_of_a_gigabyte() {
+    const BYTES: u64 = 1 << 30;
+    /// What may arrive while a ping is under way, however busy the machine is: some ten times what the agent and the lane hold of a stream.
+    const MEANWHILE: u64 = 8 << 20;
+    let agent = Agent::start();
+    let channel = agent.connect().await;
+    let process = channel.start(shell(&format!("exec head -c {BYTES} /dev/zero"))).await.unwrap();
+    let (taken, mut pings) = (Cell::new(0), 0);
+    let take = async {
+        while let Some(Event::Output { bytes, .. }) = process.next_event().await.unwrap() {
+            taken.set(taken.get() + bytes.len() as u64);
+        }
+    };
+    let ping = async {
+        loop {
+            let begun = taken.get();
+            channel.ping().await.unwrap();
+            let meanwhile = taken.get() - begun;
+            assert!(meanwhile <= MEANWHILE, "ping {pings} took as long as {meanwhile} bytes");
+            pings += 1;
+        }
+    };
+    tokio::select! { () = take => {}, never = ping => never }
+    assert_eq!(taken.get(), BYTES);
+    assert!(pings >= 1000, "{pings} pings");
 }
 
 #[tokio::test]
@@ -456,4 +485,27 @@ async fn a_kill_is_known_while_a_follower_takes_nothing() {
     wait_until_listed_as_ended(&channel, "flood").await;
     let outcome = finish(&first).await;
     assert_eq!((outcome.signal(), outcome.gaps, outcome.stdout.len() as u64), (Some(9), 0, outcome.totals.stdout));
+}
+
+#[tokio::test]
+async fn the_peak_of_memory_is_the_processes_own_or_said_to_be_unknown() {
+    for options in [&[][..], &["--no-cgroup"]] {
+        let agent = Agent::start_with(options);
+        let channel = agent.connect().await;
+        // A process begins in the agent's memory, of which there is much once it has held much output.
+        for _ in 0..2 {
+            let keep = Keep { stdout: Budget { head: 0, tail: limits::KEPT_MOST }, ..Keep::default() };
+            let id =
+                channel.start(Start { keep, attach: None, ..shell("head -c 30000000 /dev/zero") }).await.unwrap().id();
+            let attach = Attach { process: id.into(), stdout: 0, stderr: 0, delivery: Delivery::Bounded };
+            finish(&channel.attach(attach).await.unwrap()).await;
+        }
+        let held = peak_kib(agent.pid()) * 1024;
+        assert!(held > 24 << 20, "the agent took {held} bytes");
+        let peak = async |text: &str| run(&channel, text).await.status.unwrap().peak_memory_bytes;
+        let small = peak("true").await;
+        assert!(small.is_none_or(|bytes| bytes < 8 << 20), "{small:?} of {held}, {options:?}");
+        let large = peak("dd if=/dev/zero of=/dev/null bs=150M count=1 2> /dev/null").await;
+        assert!(large.is_some_and(|bytes| (150 << 20..200 << 20).contains(&bytes)), "{large:?}, {options:?}");
+    }
 }
