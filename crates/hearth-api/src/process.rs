@@ -55,7 +55,8 @@ pub const TOTAL: &str = "hearth-total";
 /// The header that says whether nothing lies behind what was sent, nor ever will.
 pub const ENDED: &str = "hearth-ended";
 
-/// How to write to a process, as a query; the body is what is written.
+/// How to write to a process, as a query; the body is what is written. The answer is [`hearth_protocol::process::Written`]: what a terminal does
+/// with the bytes that it is given stands there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WriteProcess {

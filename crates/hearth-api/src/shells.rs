@@ -151,7 +151,8 @@ pub struct Screen {
     pub text: String,
 }
 
-/// How to type at a shell, as a query; the body is what is typed.
+/// How to type at a shell, as a query; the body is what is typed. The answer is [`hearth_protocol::process::Written`]: what a terminal does with
+/// the bytes that it is given, and which it drops, stands there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WriteShell {

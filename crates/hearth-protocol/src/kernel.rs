@@ -205,7 +205,8 @@ pub struct KernelRan {
     /// Whether the interpreter's state is gone with it: the next code begins fresh.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub state_lost: bool,
-    /// The bytes of output that were dropped: what background work wrote since the code before, past what is kept of a stream.
+    /// The bytes of output and of events that were dropped: what background work wrote since the code before, past what is kept of a stream;
+    /// and what this code said faster than it was read after an interrupt or its deadline, since it waits for no reader then.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub dropped: u64,
     /// From its begin to its end in microseconds, as the agent saw it.

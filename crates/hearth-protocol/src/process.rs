@@ -237,7 +237,7 @@ pub enum ProcessResult {
     Done {},
     /// The bytes are the request's `data`.
     Read(OutputRead),
-    /// What was taken will be delivered, in order, as long as the process reads.
+    /// What was taken will be delivered, in order, as long as the process reads; at a terminal, to the terminal ([`Written`]).
     Written(Written),
 }
 
@@ -255,6 +255,12 @@ pub struct OutputRead {
 }
 
 /// What came of a write.
+///
+/// A pipe delivers every byte that was taken. A terminal is given every byte, and does with it what it is set to do at that moment: act on it
+/// (Ctrl-C, erase), translate it, or drop it. While it gathers lines (canonical mode, `stty icanon`: as it is for `cat`, and is not for a
+/// shell that edits its line) it keeps the first 4,095 bytes of a line and drops the rest up to the newline, telling neither side.
+/// How it will be set then cannot be known when a byte is taken, so `accepted` counts these bytes too: a longer line needs a pipe, or
+/// `stty -icanon`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Written {
     /// The bytes that were taken: all, unless the process did not read.

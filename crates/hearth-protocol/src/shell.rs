@@ -232,7 +232,7 @@ pub enum ShellResult {
     Opened(Opened),
     /// Those there are, by name.
     List(Vec<ShellInfo>),
-    /// What was taken will be delivered, in order, as long as the job reads.
+    /// What was taken will be delivered to the terminal, in order, as long as the job reads. What that does with it: [`Written`].
     Written(Written),
     /// The bytes are the request's `data`.
     Read(OutputRead),

@@ -22,7 +22,7 @@
   const { isNativeError, isUint8Array } = util.types;
   const { openSync, closeSync, writeSync } = fs;
   const { inspect } = util;
-  const { ownKeys } = Reflect;
+  const { apply, ownKeys } = Reflect;
   const { from, concat } = Buffer;
   const nextTick = process.nextTick.bind(process);
   const exitNow = process.reallyExit.bind(process);
@@ -142,6 +142,48 @@
   }
 
   // Errors.
+
+  // Every stack is made without the frames of the driver, and of what it has called to run the code; whoever else prepares stacks is given
+  // those that are left. Users read a function of ours for the one that they have set, and it does the same where they set it again.
+  const { splice } = Array.prototype;
+  const describe = global.Error.prototype.toString;
+  const fileOf = (frame) => frame && frame.getFileName();
+  const isDriver = (frame) => fileOf(frame) === 'hearth-driver';
+  function takePlumbingOut(frames) {
+    for (let at = 0; at < frames.length; at += 1) {
+      // What is cut off by the limit of a stack's length was the driver's call.
+      const begins = fileOf(frames[at]) === 'node:inspector' && (at + 1 === frames.length || isDriver(frames[at + 1]));
+      if (begins) apply(splice, frames, [at, frames.length - at]);
+      else if (isDriver(frames[at])) apply(splice, frames, [at--, 1]);
+    }
+  }
+  function plain(error, frames) {
+    let text = '';
+    try {
+      text = apply(describe, error, []);
+    } catch {
+      text = '<error>';
+    }
+    for (let at = 0; at < frames.length; at += 1) text += `\n    at ${frames[at]}`;
+    return text;
+  }
+  const preparers = new WeakMap();
+  const preparerOf = (users) => {
+    const preparer = (error, frames) => {
+      takePlumbingOut(frames);
+      return typeof users === 'function' ? apply(users, global.Error, [error, frames]) : plain(error, frames);
+    };
+    preparers.set(preparer, users);
+    return preparer;
+  };
+  let preparer = preparerOf(undefined);
+  Object.defineProperty(global.Error, 'prepareStackTrace', {
+    configurable: true,
+    get: () => preparer,
+    set: (users) => {
+      preparer = preparerOf(preparers.has(users) ? preparers.get(users) : users);
+    },
+  });
 
   // The user's part of a stack: it ends where the driver begins.
   function withoutPlumbing(stack) {

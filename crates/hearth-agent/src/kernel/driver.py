@@ -27,13 +27,15 @@ def serve(requests, answers, path):
     REHEARSAL = "print(end='')\n1 + 1"
     own = serve.__code__.co_filename
     process = os.getpid()
-    encode, scan = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode, json.JSONDecoder().scan_once
+    to_json, scan = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode, json.JSONDecoder().scan_once
     write_raw, read_raw, close = os.write, os.read, os.close
     exit_now, get_pid, environment, is_there = os._exit, os.getpid, os.environb, os.access
     set_trace, get_trace, set_profile, get_profile = sys.settrace, sys.gettrace, sys.setprofile, sys.getprofile
     TracebackException = traceback.TracebackException
     state = {"token": "", "forked": False, "count": 0, "flags": 0, "loop": None, "fflush": None}
     sources = {}
+    shared = vars(__import__("builtins"))
+    pristine, absent = dict(shared), object()
     module = types.ModuleType("__main__")
     module.__builtins__ = __import__("builtins")
     namespace = module.__dict__
@@ -63,6 +65,22 @@ def serve(requests, answers, path):
 
     sys.stdout = sys.__stdout__ = stream(1, "surrogateescape")
     sys.stderr = sys.__stderr__ = stream(2, "backslashreplace")
+
+    def undisturbed(work, *arguments):
+        """Calls the library's code with builtins as they were at the start: user code can change those that all modules share."""
+        theirs = {name: shared.get(name, absent) for name in pristine if shared.get(name, absent) is not pristine[name]}
+        shared.update(pristine)
+        try:
+            return work(*arguments)
+        finally:
+            for name, value in theirs.items():
+                if value is absent:
+                    del shared[name]
+                else:
+                    shared[name] = value
+
+    def encode(value):
+        return undisturbed(to_json, value)
 
     def flush():
         for out in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
@@ -178,11 +196,14 @@ def serve(requests, answers, path):
         except BaseException:
             return "<the error's own text cannot be had>"
 
+    def formatted(error):
+        return "".join(TracebackException(type(error), error, error.__traceback__).format())
+
     def text_of(error):
         clean(error)
         linecache.cache.update((name, source) for name, source in sources.items() if name not in linecache.cache)
         try:
-            return "".join(TracebackException(type(error), error, error.__traceback__).format())
+            return undisturbed(formatted, error)
         except BaseException:
             return "%s: %s\n" % (type(error).__name__, described(error))
 
@@ -348,16 +369,20 @@ def serve(requests, answers, path):
             set_trace(None)
             set_profile(None)
 
-    def evaluate(code):
-        value = call(eval, code, namespace)
-        if not code.co_flags & COROUTINE:
-            return value
+    def ready_loop():
+        """The event loop. Made before there is a coroutine, which would be left alone if this failed."""
         import asyncio
 
         if state["loop"] is None or state["loop"].is_closed():
             state["loop"] = asyncio.new_event_loop()
-        loop = state["loop"]
-        asyncio.set_event_loop(loop)
+        asyncio.set_event_loop(state["loop"])
+        return state["loop"]
+
+    def evaluate(code):
+        if not code.co_flags & COROUTINE:
+            return call(eval, code, namespace)
+        loop = undisturbed(ready_loop)
+        value = call(eval, code, namespace)
         task = loop.create_task(value)
         try:
             return call(loop.run_until_complete, task)
@@ -496,18 +521,18 @@ def serve(requests, answers, path):
             return rehearse()
         if "adopt" in request:
             return adopt(request["adopt"])
-        see_new_packages()
+        undisturbed(see_new_packages)
         if "imports" in request:
             return attempt(lambda: warm(request["imports"]))
         state["count"] += 1
         name = NAME % state["count"]
         text = code.decode("utf-8")
         remember_source(name, text)
-        before = set_environment({bytes_of(name): bytes_of(value) for name, value in request["env"].items()})
+        before = undisturbed(set_environment, {bytes_of(name): bytes_of(value) for name, value in request["env"].items()})
         try:
             return attempt(lambda: run(text, name))
         finally:
-            set_environment(before)
+            undisturbed(set_environment, before)
 
     while True:
         request, code = next_request()

@@ -1,52 +1,65 @@
 //! One piece of code, from its turn to its end.
 //!
 //! What runs it is a task of the kernel's, which a vanished client does not end; what tells the client of it is the request's own.
-//! Between them are a few cells and a short queue:
+//! Between them is a [`Listener`], which is the request's:
 //!
 //! ```text
 //! request ── waits for its turn ──> task: prepare, send the code, take answers, watch deadline and interrupts
-//!    │<── begun: where output is, from which byte ──┤
-//!    │<── events ───────────────────────────────────┤
-//!    │<── ended: how, and at which byte ────────────┘
-//!    └── copies output from the process's rings up to there
+//!    │<── begun: a listener ────────────────────────┤
+//!    │    output and events, from the listener      │
+//!    │<── ended: how ───────────────────────────────┘
+//!    └── the rest of output and events
 //! ```
+//!
+//! Code waits for a listener that does not read, but only code does: at its end, and from an interrupt or its deadline on, the listener
+//! has to make do with what is kept for it.
 
-use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
 use std::pin::pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use hearth_protocol::kernel::{KernelError, KernelEvent, KernelExec, KernelRan};
 use hearth_protocol::{ErrorCode, Fault, RawString, StreamName, limits};
-use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
 use super::driver::{Answer, Job};
 use super::{Kernel, Live, Taken};
-use crate::process::{Cursor, Processes};
+use crate::process::{Part, Processes};
 use crate::secrets::{Automaton, redact_text};
 use crate::session::operation::Outlet;
 
 /// How long an interrupt may go unheeded before it goes to all that the interpreter waits for, too.
 const PATIENCE: Duration = Duration::from_millis(150);
-/// The events that may wait for a request.
-const EVENTS: usize = 2;
+/// What the events that wait for a request may take, in bytes; one may wait whatever it takes.
+const EVENTS: usize = limits::KERNEL_EVENT;
 
-/// What the request and the task of one piece of code share.
+/// What the kernel knows of one piece of code.
 #[derive(Default)]
 pub(super) struct Exec {
-    /// Where its output ends, once that is known.
-    ends: Cell<Option<[u64; 2]>>,
-    ended: Notify,
     interrupted: Notify,
+    listener: RefCell<Weak<Listener>>,
+    /// The listener has taken an event, waits for no more, or is gone.
+    room: Notify,
 }
 
-/// What a request needs to follow code that has begun.
-struct Begun {
-    stdout: Cursor,
-    stderr: Cursor,
+/// What a request follows code by.
+struct Listener {
+    exec: Rc<Exec>,
+    stdout: Part,
+    stderr: Part,
+    events: RefCell<VecDeque<Vec<u8>>>,
+    /// The bytes of `events`.
+    waiting: Cell<usize>,
+    /// Those that there was no room for.
+    dropped: Cell<u64>,
+    /// The code does not wait for it any more.
+    let_go: Cell<bool>,
+    ended: Cell<bool>,
+    changed: Notify,
 }
 
 impl Exec {
@@ -55,13 +68,114 @@ impl Exec {
         self.interrupted.notify_one();
     }
 
-    fn end(&self, ends: [u64; 2]) {
-        self.ends.set(Some(ends));
-        self.ended.notify_waiters();
+    fn listener(&self) -> Option<Rc<Listener>> {
+        self.listener.borrow().upgrade()
     }
 
-    fn end_of(&self, stream: StreamName) -> Option<u64> {
-        self.ends.get().map(|ends| ends[usize::from(stream == StreamName::Stderr)])
+    /// Has the code wait for its listener no longer.
+    pub(super) fn let_go(&self) {
+        if let Some(listener) = self.listener() {
+            listener.let_go.set(true);
+            listener.stdout.let_go();
+            listener.stderr.let_go();
+            self.room.notify_waiters();
+        }
+    }
+
+    /// Tells the listener of an event, once there is room. Without a listener events go nowhere.
+    async fn tell(&self, line: Vec<u8>) {
+        loop {
+            let room = self.room.notified();
+            let Some(listener) = self.listener() else { return };
+            if listener.has_room(line.len()) {
+                return listener.take_in(line);
+            }
+            if listener.let_go.get() {
+                return listener.dropped.set(listener.dropped.get() + line.len() as u64);
+            }
+            drop(listener);
+            room.await;
+        }
+    }
+
+    /// Ends the code's output where `live` has written to.
+    async fn end(&self, live: &Live) -> [u64; 2] {
+        let Some(listener) = self.listener() else { return live.settle().await };
+        let ends = tokio::join!(listener.stdout.end(), listener.stderr.end());
+        listener.ended.set(true);
+        listener.changed.notify_waiters();
+        ends.into()
+    }
+}
+
+impl Listener {
+    fn new(exec: &Rc<Exec>, live: &Live) -> Rc<Self> {
+        let ([stdout, stderr], [from_stdout, from_stderr]) = (live.outputs(), live.told.get());
+        let listener = Rc::new(Self {
+            exec: Rc::clone(exec),
+            stdout: Part::new(stdout, from_stdout),
+            stderr: Part::new(stderr, from_stderr),
+            events: RefCell::default(),
+            waiting: Cell::new(0),
+            dropped: Cell::new(0),
+            let_go: Cell::new(false),
+            ended: Cell::new(false),
+            changed: Notify::new(),
+        });
+        *exec.listener.borrow_mut() = Rc::downgrade(&listener);
+        listener
+    }
+
+    fn has_room(&self, length: usize) -> bool {
+        self.waiting.get() == 0 || self.waiting.get() + length <= EVENTS
+    }
+
+    fn take_in(&self, line: Vec<u8>) {
+        self.waiting.set(self.waiting.get() + line.len());
+        self.events.borrow_mut().push_back(line);
+        self.changed.notify_waiters();
+    }
+
+    async fn next_event(&self) -> Option<Vec<u8>> {
+        loop {
+            let changed = self.changed.notified();
+            let line = self.events.borrow_mut().pop_front();
+            if let Some(line) = line {
+                self.waiting.set(self.waiting.get() - line.len());
+                self.exec.room.notify_waiters();
+                return Some(line);
+            }
+            if self.ended.get() {
+                return None;
+            }
+            changed.await;
+        }
+    }
+
+    /// Passes everything on, to the end.
+    async fn pass_on(&self, outlet: &Outlet) {
+        let output = async |stream, part: &Part| {
+            while let Some(bytes) = part.next().await {
+                outlet.send(stream, bytes).await;
+            }
+        };
+        let events = async {
+            while let Some(line) = self.next_event().await {
+                outlet.send(StreamName::Data, Bytes::from(line)).await;
+            }
+        };
+        tokio::join!(output(StreamName::Stdout, &self.stdout), output(StreamName::Stderr, &self.stderr), events);
+    }
+
+    /// What of the output and the events it could not be told.
+    fn dropped(&self) -> u64 {
+        self.stdout.dropped() + self.stderr.dropped() + self.dropped.get()
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.exec.room.notify_waiters();
     }
 }
 
@@ -73,52 +187,34 @@ pub(super) async fn run(
     (request, code): (KernelExec, String),
     outlet: Outlet,
 ) -> Result<KernelRan, Fault> {
-    let exec = Rc::<Exec>::default();
     let (begun_sender, begun) = oneshot::channel();
-    let (events_sender, mut events) = mpsc::channel::<Vec<u8>>(EVENTS);
     let (ran_sender, ran) = oneshot::channel();
-    let task = {
-        let exec = Rc::clone(&exec);
-        async move {
-            let ran = run_here(&kernel, &processes, &exec, (&request, &code), (begun_sender, events_sender)).await;
-            drop(turn);
-            let _ = ran_sender.send(ran);
-        }
+    let task = async move {
+        let ran = run_here(&kernel, &processes, (&request, &code), begun_sender).await;
+        drop(turn);
+        let _ = ran_sender.send(ran);
     };
     tokio::task::spawn_local(task);
-    let lost = || Fault::failed(ErrorCode::Cancelled, "the agent is ending");
-    let Ok(begun) = begun.await else { return ran.await.unwrap_or_else(|_| Err(lost())) };
-    let pass_events = async {
-        while let Some(line) = events.recv().await {
-            outlet.send(StreamName::Data, Bytes::from(line)).await;
-        }
-    };
-    let (dropped_out, dropped_err, (), ran) = tokio::join!(
-        outlet.copy(StreamName::Stdout, &begun.stdout, || exec.end_of(StreamName::Stdout), &exec.ended),
-        outlet.copy(StreamName::Stderr, &begun.stderr, || exec.end_of(StreamName::Stderr), &exec.ended),
-        pass_events,
-        ran,
-    );
-    ran.unwrap_or_else(|_| Err(lost())).map(|ran| KernelRan { dropped: dropped_out + dropped_err, ..ran })
+    let ran = async { ran.await.unwrap_or_else(|_| Err(Fault::failed(ErrorCode::Cancelled, "the agent is ending"))) };
+    let Ok(listener) = begun.await else { return ran.await };
+    let (ran, ()) = tokio::join!(ran, listener.pass_on(&outlet));
+    ran.map(|ran| KernelRan { dropped: listener.dropped(), ..ran })
 }
-
-type Told = (oneshot::Sender<Begun>, mpsc::Sender<Vec<u8>>);
 
 /// Runs code to its end, whoever listens.
 async fn run_here(
     kernel: &Rc<Kernel>,
     processes: &Rc<Processes>,
-    exec: &Rc<Exec>,
     (request, code): (&KernelExec, &str),
-    (begun, events): Told,
+    begun: oneshot::Sender<Rc<Listener>>,
 ) -> Result<KernelRan, Fault> {
     let env = environment(request, processes)?;
     let (live, fresh) = kernel.ensure_live(processes).await?;
-    let [stdout, stderr] = live.outputs();
-    let [from_stdout, from_stderr] = live.told.get();
-    let _ = begun.send(Begun { stdout: stdout.cursor(from_stdout, true), stderr: stderr.cursor(from_stderr, true) });
+    let exec = Rc::<Exec>::default();
+    // Of one that nobody waits for there is nothing left.
+    drop(begun.send(Listener::new(&exec, &live)));
     let started = Instant::now();
-    kernel.begin(exec);
+    kernel.begin(&exec);
     let mut error = None;
     let (taken, stopped) = {
         let job = Job::Run { code, env: &env };
@@ -128,14 +224,13 @@ async fn run_here(
                 redact(&mut event, &values);
             }
             error = short(&event).or(error.take());
-            // Without a listener events go nowhere.
-            let _ = events.send(event.to_line()).await;
+            exec.tell(event.to_line()).await;
         };
-        let mut talk = pin!(live.talk(&job, take));
+        let mut talk = pin!(live.talk(&job, take, || exec.let_go()));
         let mut stopped = Stopped::default();
         let taken = tokio::select! {
             taken = &mut talk => taken,
-            () = watch(&live, exec, request, &mut stopped) => unreachable!("the watch goes on until the code ends"),
+            () = watch(&live, &exec, request, &mut stopped) => unreachable!("the watch goes on until the code ends"),
         };
         (taken?, stopped)
     };
@@ -143,9 +238,7 @@ async fn run_here(
         processes.kill_tree(&live.process).await;
     }
     let duration_us = started.elapsed().as_micros() as u64;
-    let ends = live.settle().await;
-    live.told.set(ends);
-    exec.end(ends);
+    live.told.set(exec.end(&live).await);
     let state_lost = kernel.end(&live, &taken);
     let (code, signal, interrupted) = match taken {
         Taken::Done { code, interrupted } => (code, None, interrupted),
@@ -196,12 +289,14 @@ async fn watch(live: &Live, exec: &Exec, request: &KernelExec, stopped: &mut Sto
     loop {
         tokio::select! {
             () = exec.interrupted.notified() => {
+                exec.let_go();
                 live.interrupt(live.waits_for_children());
                 again = Some(Instant::now() + PATIENCE);
             }
             () = until(deadline) => {
                 deadline = None;
                 stopped.timed_out = true;
+                exec.let_go();
                 live.interrupt(live.waits_for_children());
                 again = Some(Instant::now() + PATIENCE);
                 kill = after(Some(request.grace_ms.unwrap_or(limits::KERNEL_GRACE_MS)));

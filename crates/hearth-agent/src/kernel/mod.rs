@@ -314,6 +314,10 @@ impl Kernel {
 
     /// Ends the interpreter, all that it has started, and all memory of them.
     async fn kill(&self, processes: &Processes) {
+        // A process has ended when its output is taken.
+        if let Some(exec) = &*self.running.borrow() {
+            exec.let_go();
+        }
         let live = self.live.borrow().clone();
         if let Some(live) = live {
             processes.kill_tree(&live.process).await;
@@ -372,7 +376,7 @@ impl Live {
             Answer::LookedAt(paths) => prepared.looked_at = paths,
             _ => {}
         };
-        match tokio::time::timeout(patience, self.talk(job, note)).await {
+        match tokio::time::timeout(patience, self.talk(job, note, || ())).await {
             Ok(Ok(Taken::Done { code, .. })) => Some(Prepared { code, ..prepared }),
             _ => None,
         }
@@ -396,8 +400,14 @@ impl Live {
         tokio::join!(stdout.settle(), stderr.settle()).into()
     }
 
-    /// Has the driver do a job; hands what it says on the way to `take`.
-    async fn talk(&self, job: &Job<'_>, mut take: impl AsyncFnMut(Answer)) -> Result<Taken, Fault> {
+    /// Has the driver do a job; hands what it says on the way to `take`. Calls `over` once it says no more, before it waits for the
+    /// end of an interpreter that did not say that the job is done.
+    async fn talk(
+        &self,
+        job: &Job<'_>,
+        mut take: impl AsyncFnMut(Answer),
+        over: impl FnOnce(),
+    ) -> Result<Taken, Fault> {
         let token = driver::draw_token()?;
         let request = self.with_driver(Vec::new(), |driver| driver.request(token, job));
         tokio::select! {
@@ -421,6 +431,7 @@ impl Live {
         }
         // Whatever closed the pipe: the driver sees the end of its requests, and ends.
         self.control.hang_up();
+        over();
         Ok(Taken::Ended(self.process.wait().await.0))
     }
 

@@ -13,6 +13,7 @@
 mod child;
 mod input;
 mod output;
+mod part;
 mod request;
 mod ring;
 mod spawn;
@@ -37,6 +38,7 @@ use child::Pipes;
 pub(crate) use child::Process;
 pub(crate) use input::{Input, Intake, Piece};
 pub(crate) use output::{Cursor, OUTPUT_PIECE, Output};
+pub(crate) use part::Part;
 pub(crate) use request::{Source, read_output, run, write_input};
 use ring::Memory;
 use spawn::Surroundings;

@@ -228,6 +228,11 @@ impl Output {
         Cursor { output: Rc::clone(self), position }
     }
 
+    /// Makes a ring that keeps `budget` and takes from the same memory.
+    pub(super) fn ring_beside(&self, budget: Budget) -> Ring {
+        self.ring.borrow().beside(budget)
+    }
+
     /// Empties `pipe` into the ring until its end.
     pub(crate) async fn pump(self: Rc<Self>, pipe: Rc<AsyncFd<OwnedFd>>) {
         let mut turn = 0;
@@ -390,6 +395,13 @@ impl Cursor {
     /// The stream it reads.
     pub(crate) fn output(&self) -> &Output {
         &self.output
+    }
+
+    /// Has the process wait for this reader no longer.
+    pub(crate) fn release(&self) {
+        let is_other = |other: &Weak<Cell<u64>>| !std::ptr::eq(other.as_ptr(), Rc::as_ptr(&self.position));
+        self.output.lossless.borrow_mut().retain(is_other);
+        self.output.room.notify_waiters();
     }
 
     /// Hands the next bytes, at most `limit` and with their position, to `take`, and moves behind them.

@@ -66,6 +66,11 @@ impl Ring {
         }
     }
 
+    /// Makes an empty record that keeps `budget` and takes from the same memory as this.
+    pub(super) fn beside(&self, budget: Budget) -> Self {
+        Self::new(budget, Rc::clone(&self.memory))
+    }
+
     /// The number of bytes that were ever written.
     pub(crate) fn total(&self) -> u64 {
         self.total

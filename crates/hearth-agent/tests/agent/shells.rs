@@ -154,6 +154,25 @@ async fn b15_a_write_to_a_shell_whose_job_does_not_read_is_answered_and_delays_n
 }
 
 #[tokio::test]
+async fn b15_of_a_line_too_long_for_a_terminal_all_is_taken_and_4095_bytes_are_kept_as_documented() {
+    let agent = Agent::start();
+    let channel = agent.connect().await;
+    let shell = open(&channel, plain_shell("main")).await;
+    for (mode, kept) in [("icanon", 4096), ("-icanon", 300_001)] {
+        type_line(
+            &channel,
+            &shell,
+            &format!("stty -echo {mode}; echo; echo as $((1 + 1)) {mode}; head -c {kept} | wc -c"),
+        )
+        .await;
+        until_shown(&channel, &shell, &format!("as 2 {mode}")).await;
+        let line = Bytes::from(vec![b'x'; 300_000]);
+        assert_eq!(channel.write_shell(shell.clone(), line, true, HANG).await.unwrap().accepted, 300_001);
+        until_shown(&channel, &shell, &format!("{kept}")).await;
+    }
+}
+
+#[tokio::test]
 async fn b16_what_a_shell_wrote_is_read_in_any_cut() {
     let agent = Agent::start();
     let channel = agent.connect().await;

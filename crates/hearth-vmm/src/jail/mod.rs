@@ -14,6 +14,9 @@
 //! 4. Landlock over files, TCP, abstract sockets and signals, and a filter of system calls (`rules.rs`), to which QEMU adds
 //!    its own (`-sandbox`).
 //!
+//! A QEMU that may outlive its owner does not run before that has noted which process it is, and lets any process of the same user trace
+//! it, since a later owner is not its parent.
+//!
 //! Where namespaces are refused (Ubuntu 24.04 without a profile, most containers), steps 2 and the namespaces of 3 are
 //! missing, Landlock alone keeps files away, and [`JailReport`] says so. What must hold in either case: QEMU cannot
 //! write to any path, make a socket, run a program, signal another process or gain a privilege.

@@ -1,9 +1,9 @@
 //! Code and packages: from a request to its last message.
 
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::time;
 
 use super::answer::{Answer, Answers};
 use super::output::{Output, OverLimit, Stream};
@@ -22,7 +22,7 @@ pub(super) struct Complete {
 
 /// Runs code and tells how it went. Goes on when nobody listens any more.
 pub(super) async fn run(execution: &Execution, exec: Exec, answers: Answers, entry: &Entry) {
-    tell(answers, async |output| match script::interpreter(&exec.code) {
+    tell(execution, answers, async |output| match script::interpreter(&exec.code) {
         Some(_) if exec.language == Language::Raw => script::run(execution, exec, output, entry).await,
         _ => interpreter::run(execution, exec, output, entry).await,
     })
@@ -31,19 +31,23 @@ pub(super) async fn run(execution: &Execution, exec: Exec, answers: Answers, ent
 
 /// Installs packages and tells how it went. Goes on when nobody listens any more.
 pub(super) async fn install(execution: &Execution, wanted: Packages, answers: Answers, entry: &Entry) {
-    tell(answers, async |output| packages::install(execution, wanted, output, entry).await).await;
+    tell(execution, answers, async |output| packages::install(execution, wanted, output, entry).await).await;
 }
 
-/// Does what has output, and tells how it went, last of all.
-async fn tell(answers: Answers, work: impl AsyncFnOnce(&mut Output) -> Result<Complete, Refusal>) {
+/// Does what has output, and tells how it went, last of all. The work does not wait for what the client has not read.
+async fn tell(execution: &Execution, answers: Answers, work: impl AsyncFnOnce(&Output) -> Result<Complete, Refusal>) {
     let begun = Instant::now();
-    let mut output = Output::new(answers.clone());
-    let ended = work(&mut output).await;
-    output.finish().await;
+    let output = Output::new(answers.clone(), Rc::clone(&execution.held));
+    let work = async {
+        let ended = work(&output).await;
+        output.end();
+        (ended, begun.elapsed())
+    };
+    let ((ended, elapsed), ()) = tokio::join!(work, output.send_all());
     let milliseconds = |duration: Duration| duration.as_millis() as u64;
     let told = match ended {
         Ok(Complete { exit_code, spawned, process }) => {
-            let execution_time_ms = milliseconds(begun.elapsed());
+            let execution_time_ms = milliseconds(elapsed);
             let (spawn_ms, process_ms) = (spawned.map(milliseconds), process.map(milliseconds));
             answers.send(&Answer::Complete { exit_code, execution_time_ms, spawn_ms, process_ms }).await
         }
@@ -52,22 +56,15 @@ async fn tell(answers: Answers, work: impl AsyncFnOnce(&mut Output) -> Result<Co
     drop(told);
 }
 
-/// Passes on what `next` brings, until its end.
+/// Takes what `next` brings, until its end.
 pub(super) async fn relay(
-    output: &mut Output,
+    output: &Output,
     mut next: impl AsyncFnMut() -> Option<(Stream, Bytes)>,
 ) -> Result<(), OverLimit> {
-    loop {
-        let due = output.due();
-        tokio::select! {
-            biased;
-            () = time::sleep_until(due.unwrap_or_else(time::Instant::now)), if due.is_some() => output.send_due().await,
-            piece = next() => match piece {
-                Some((stream, bytes)) => output.take(stream, &bytes).await?,
-                None => return Ok(()),
-            },
-        }
+    while let Some((stream, bytes)) = next().await {
+        output.take(stream, &bytes).await?;
     }
+    Ok(())
 }
 
 /// What code ends with that had to be stopped at its timeout.

@@ -62,7 +62,7 @@ fn not_run(fault: Fault) -> Refusal {
 pub(super) async fn run(
     execution: &Execution,
     exec: Exec,
-    output: &mut Output,
+    output: &Output,
     entry: &Entry,
 ) -> Result<Complete, Refusal> {
     let _turn = tokio::select! {
@@ -79,7 +79,8 @@ pub(super) async fn run(
     request.env = exec.variables.into_iter().map(|(name, value)| (name, value.into())).collect();
     let (streams, _input, pieces) = Streams::local();
     let run = kernel::run(Rc::clone(&execution.agent), KernelRequest::Exec(request), streams);
-    let watch = Watch { execution, name, timeout: exec.timeout, entry, over: Notify::new(), why: Cell::new(None) };
+    let (timeout, over, why) = (exec.timeout, Notify::new(), Cell::new(None));
+    let watch = Watch { execution, name, timeout, entry, output, over, why };
     let mut said = Said { pieces, traceback: String::new(), over: None };
     let (ran, ()) = tokio::select! {
         both = async { tokio::join!(run, said.follow(output, &watch.over)) } => both,
@@ -108,7 +109,7 @@ struct Said {
 
 impl Said {
     /// Passes everything on, to the end. What is over a limit is told to `over`, and let go.
-    async fn follow(&mut self, output: &mut Output, over: &Notify) {
+    async fn follow(&mut self, output: &Output, over: &Notify) {
         while let Err(limit) = relay(output, async || self.next().await).await {
             self.over.get_or_insert(limit);
             over.notify_one();
@@ -131,7 +132,7 @@ impl Said {
     }
 
     /// Writes what comes behind the output: the traceback, unless it is that of having been stopped.
-    async fn end(self, output: &mut Output, stopped: bool) -> Result<(), Refusal> {
+    async fn end(self, output: &Output, stopped: bool) -> Result<(), Refusal> {
         let mut traceback = self.traceback;
         if !stopped && !traceback.is_empty() {
             if !traceback.ends_with('\n') {
@@ -160,6 +161,7 @@ struct Watch<'a> {
     name: String,
     timeout: Duration,
     entry: &'a Entry,
+    output: &'a Output,
     /// The code has written more than it may.
     over: Notify,
     why: Cell<Option<Why>>,
@@ -174,6 +176,7 @@ impl Watch<'_> {
             () = self.over.notified() => Why::TooMuch,
         };
         self.why.set(Some(why));
+        self.output.hurry();
         if let Some(process) = self.process().await {
             // An interpreter that would only be ended by a TERM is interrupted instead, and so keeps its state.
             if process.handles(Signal::Term) {

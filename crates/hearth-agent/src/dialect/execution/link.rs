@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use super::answer::{Answer, Answers};
 use super::lines::Lines;
 use super::request::{self, Action, ErrorType, Exec, Language, OpId, Packages, Refusal, Request};
-use super::write::{Unknown, Writes};
+use super::write::{InUse, Unknown, Writes};
 use super::{Entry, Execution, cancelled, exec, interpreter, read};
 use crate::session::Writer;
 
@@ -157,12 +157,16 @@ impl Link {
         Ok(())
     }
 
-    fn begin_write(&self, op_id: OpId, path: String, executable: bool) -> Result<(), Refusal> {
-        let entry = self.enter(Some(op_id.clone()))?;
-        let root = self.execution.home()?;
+    fn begin_write(&self, op_id: OpId, path: Result<String, Refusal>, executable: bool) -> Result<(), Refusal> {
+        let begin = |path| Ok((path, self.enter(Some(op_id.clone()))?, self.execution.home()?));
+        let (path, entry, root) = path.and_then(begin).inspect_err(|_| self.writes.refuse(op_id.clone()))?;
         let answers = self.answers(Some(op_id.clone()));
         let writes = Rc::clone(&self.writes);
-        let pieces = writes.begin(op_id);
+        if self.way == Way::Port {
+            // The one of this name may be that of a client which is gone.
+            writes.give_up(&op_id);
+        }
+        let pieces = writes.begin(op_id).map_err(in_use)?;
         self.spawn(async move { writes.run(pieces, root, path, executable, answers, &entry).await });
         Ok(())
     }
@@ -233,6 +237,10 @@ impl Link {
             own.map_err(|_| Refusal::request(format_args!("{OPERATIONS} operations of this client have not ended")))?;
         self.execution.enter(op_id, own)
     }
+}
+
+fn in_use(InUse: InUse) -> Refusal {
+    Refusal::request("a write with this op_id has not ended")
 }
 
 fn no_write(Unknown: Unknown) -> Refusal {

@@ -11,7 +11,7 @@
 //!
 //! - every operation ends with one message that is its last: `complete`, `error`, or the one answer it has;
 //! - operations run beside each other; what was asked of one language runs in turn;
-//! - a client that does not read holds up what it is to read, and nothing else; what waits for it is bounded;
+//! - a client that does not read holds up what it is to read, and nothing else: no language's turn, no code; what waits for it is bounded;
 //! - a client that leaves ends its files' transfers. Its code runs on, to its end or its timeout, as if somebody were listening: the state
 //!   is for whoever comes next.
 
@@ -49,6 +49,7 @@ use crate::session::{Reader, Writer};
 use dual::Dual;
 use lines::Memory;
 use link::{Link, Way};
+use output::Held;
 use request::{ErrorType, OpId, Refusal};
 
 /// The reference's port on the guest's loopback.
@@ -63,6 +64,7 @@ const OPERATIONS: usize = 256;
 pub(crate) struct Execution {
     agent: Rc<Agent>,
     memory: Rc<Memory>,
+    held: Rc<Held>,
     places: Arc<Semaphore>,
     running: RefCell<HashMap<u64, Running>>,
     next: Cell<u64>,
@@ -90,6 +92,7 @@ impl Execution {
         Rc::new(Self {
             agent,
             memory: Rc::default(),
+            held: Rc::default(),
             places: Arc::new(Semaphore::new(OPERATIONS)),
             running: RefCell::default(),
             next: Cell::new(0),

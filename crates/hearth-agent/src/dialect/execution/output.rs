@@ -1,8 +1,11 @@
 //! What code writes, on its way to a client: gathered for a short while, cut between characters, and no more than so much of it.
 
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::sync::Notify;
+use tokio::time::{self, Instant};
 
 use super::answer::{Answer, Answers, PIECE};
 use super::request::{ErrorType, Refusal};
@@ -13,6 +16,10 @@ const PATIENCE: Duration = Duration::from_millis(50);
 const STDOUT: usize = 1_000_000;
 /// What it may write to its error output.
 const STDERR: usize = 100_000;
+/// What may wait for the clients of all execs, in bytes. Past it code waits for its client, and is stopped when that does not read.
+const HELD: usize = 32 * 1024 * 1024;
+/// How long it waits.
+const STALL: Duration = Duration::from_secs(1);
 
 /// One of the two streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,13 +44,23 @@ impl Stream {
     }
 }
 
-/// Both streams of one exec.
+/// Both streams of one exec. Whoever writes does not wait for the client: what waits for that is bounded by what an exec may write, and by
+/// [`HELD`] for all of them.
 pub(super) struct Output {
     answers: Answers,
+    batches: RefCell<[Batch; 2]>,
     /// Nobody listens: the rest is let go, and the code is none the wiser.
-    gone: bool,
-    batches: [Batch; 2],
+    gone: Cell<bool>,
+    /// Nothing waits for room any more: what there is none for is let go.
+    hurried: Cell<bool>,
+    ended: Cell<bool>,
+    changed: Notify,
+    held: Rc<Held>,
 }
+
+/// What waits for the clients of all execs, in bytes.
+#[derive(Debug, Default)]
+pub(super) struct Held(Cell<usize>);
 
 struct Batch {
     stream: Stream,
@@ -54,67 +71,140 @@ struct Batch {
     left: usize,
 }
 
-/// Code has written more than it may.
+/// Code has written more than there is room for.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct OverLimit(Stream);
+pub(super) enum OverLimit {
+    /// More than it may write to this stream.
+    Stream(Stream),
+    /// Too much that its client, among others, has not read.
+    Unread,
+}
 
 impl Output {
-    pub(super) fn new(answers: Answers) -> Self {
+    pub(super) fn new(answers: Answers, held: Rc<Held>) -> Self {
         let batch = |stream, left| Batch { stream, text: Text::default(), due: None, left };
-        Self { answers, gone: false, batches: [batch(Stream::Stdout, STDOUT), batch(Stream::Stderr, STDERR)] }
+        Self {
+            answers,
+            batches: RefCell::new([batch(Stream::Stdout, STDOUT), batch(Stream::Stderr, STDERR)]),
+            gone: Cell::new(false),
+            hurried: Cell::new(false),
+            ended: Cell::new(false),
+            changed: Notify::new(),
+            held,
+        }
     }
 
-    /// Takes bytes, and sends what is enough for a message. What is over the limit is let go.
-    pub(super) async fn take(&mut self, stream: Stream, bytes: &[u8]) -> Result<(), OverLimit> {
-        let batch = &mut self.batches[stream as usize];
+    /// Takes bytes. What is over a limit is let go.
+    pub(super) async fn take(&self, stream: Stream, bytes: &[u8]) -> Result<(), OverLimit> {
+        if !self.room(bytes.len()).await {
+            return Err(OverLimit::Unread);
+        }
+        let batch = &mut self.batches.borrow_mut()[stream as usize];
         let kept = &bytes[..bytes.len().min(batch.left)];
         batch.left -= kept.len();
-        if !kept.is_empty() {
+        if !kept.is_empty() && !self.gone.get() {
             batch.text.push(kept);
             batch.due.get_or_insert_with(|| Instant::now() + PATIENCE);
+            self.held.0.set(self.held.0.get() + kept.len());
+            self.changed.notify_waiters();
         }
-        while self.batches[stream as usize].text.is_enough() {
-            self.send(stream as usize, false).await;
-        }
-        if kept.len() < bytes.len() { Err(OverLimit(stream)) } else { Ok(()) }
+        if kept.len() < bytes.len() { Err(OverLimit::Stream(stream)) } else { Ok(()) }
     }
 
-    /// When [`Self::send_due`] is to be called, if it is.
-    pub(super) fn due(&self) -> Option<Instant> {
-        self.batches.iter().filter_map(|batch| batch.due).min()
-    }
-
-    /// Sends what has waited long enough.
-    pub(super) async fn send_due(&mut self) {
-        let now = Instant::now();
-        for index in [0, 1] {
-            if self.batches[index].due.is_some_and(|due| due <= now) {
-                self.send(index, false).await;
+    /// Waits until there is room for so many bytes; false when none comes, or nothing waits for it any more.
+    async fn room(&self, bytes: usize) -> bool {
+        loop {
+            let changed = self.changed.notified();
+            if self.waiting() == 0 || self.held.0.get() + bytes <= HELD || self.gone.get() {
+                return true;
+            }
+            if self.hurried.get() || time::timeout(STALL, changed).await.is_err() {
+                return false;
             }
         }
     }
 
-    /// Sends all there is, the pieces of characters that were never finished included.
-    pub(super) async fn finish(&mut self) {
-        let mut order = [0, 1];
-        order.sort_by_key(|&index| self.batches[index].due);
-        for index in order {
-            self.send(index, true).await;
+    fn waiting(&self) -> usize {
+        self.batches.borrow().iter().map(|batch| batch.text.bytes.len()).sum()
+    }
+
+    /// Has nothing wait for room any more.
+    pub(super) fn hurry(&self) {
+        self.hurried.set(true);
+        self.changed.notify_waiters();
+    }
+
+    /// Says that nothing more comes.
+    pub(super) fn end(&self) {
+        self.ended.set(true);
+        self.changed.notify_waiters();
+    }
+
+    /// Sends all that is taken, when there is enough of it or it has waited long enough, until all is sent behind the end: the pieces of
+    /// characters that were never finished included.
+    pub(super) async fn send_all(&self) {
+        loop {
+            let changed = self.changed.notified();
+            if let Some(index) = self.ready() {
+                self.send(index).await;
+                continue;
+            }
+            if self.ended.get() {
+                return;
+            }
+            let due = self.due();
+            tokio::select! {
+                () = changed => {}
+                () = time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
+            }
         }
     }
 
-    async fn send(&mut self, index: usize, last: bool) {
-        let batch = &mut self.batches[index];
-        batch.due = None;
-        let chunk = batch.text.take(last);
-        if !chunk.is_empty() && !self.gone {
-            self.gone = self.answers.send(&batch.stream.message(&chunk)).await.is_err();
+    fn due(&self) -> Option<Instant> {
+        self.batches.borrow().iter().filter_map(|batch| batch.due).min()
+    }
+
+    /// What is to be sent now, the oldest first.
+    fn ready(&self) -> Option<usize> {
+        let (batches, now) = (self.batches.borrow(), Instant::now());
+        let is_ready = |batch: &Batch| match self.ended.get() {
+            true => !batch.text.bytes.is_empty(),
+            false => batch.text.is_enough() || batch.due.is_some_and(|due| due <= now),
+        };
+        [0, 1].into_iter().filter(|&index| is_ready(&batches[index])).min_by_key(|&index| batches[index].due)
+    }
+
+    async fn send(&self, index: usize) {
+        let (stream, chunk) = {
+            let batch = &mut self.batches.borrow_mut()[index];
+            let (before, chunk) = (batch.text.bytes.len(), batch.text.take(self.ended.get()));
+            self.held.0.set(self.held.0.get() - (before - batch.text.bytes.len()));
+            // The beginning of a character waits for its end.
+            batch.due = (batch.text.bytes.len() > 3).then(|| Instant::now() + PATIENCE);
+            (batch.stream, chunk)
+        };
+        self.changed.notify_waiters();
+        if !chunk.is_empty() && !self.gone.get() {
+            self.gone.set(self.answers.send(&stream.message(&chunk)).await.is_err());
         }
     }
 }
 
+impl Drop for Output {
+    fn drop(&mut self) {
+        self.held.0.set(self.held.0.get() - self.waiting());
+    }
+}
+
 impl From<OverLimit> for Refusal {
-    fn from(OverLimit(stream): OverLimit) -> Self {
+    fn from(over: OverLimit) -> Self {
+        let stream = match over {
+            OverLimit::Stream(stream) => stream,
+            OverLimit::Unread => {
+                let message = "too much output waits for clients that do not read: the code was stopped";
+                return Self::new(ErrorType::OutputLimit, message);
+            }
+        };
         let limit = if stream == Stream::Stdout { STDOUT } else { STDERR };
         let message = format!("{} is over the limit of {limit} bytes: the code was stopped", stream.name());
         Self::new(ErrorType::OutputLimit, message)
@@ -159,7 +249,6 @@ fn unfinished(bytes: &[u8]) -> usize {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
-    use std::rc::Rc;
 
     use bytes::Bytes;
     use proptest::prelude::*;
@@ -207,13 +296,19 @@ mod tests {
     /// Lets an exec write, with a client that reads all of it.
     async fn sent(pieces: &[(Stream, Vec<u8>)]) -> (Vec<Value>, Result<(), OverLimit>) {
         let (queue, mut lines) = mpsc::channel(10_000);
-        let mut output = Output::new(answers(queue));
-        let mut result = Ok(());
-        for (stream, bytes) in pieces {
-            result = result.and(output.take(*stream, bytes).await);
-        }
-        output.finish().await;
+        let held = Rc::<Held>::default();
+        let output = Output::new(answers(queue), Rc::clone(&held));
+        let write = async {
+            let mut result = Ok(());
+            for (stream, bytes) in pieces {
+                result = result.and(output.take(*stream, bytes).await);
+            }
+            output.end();
+            result
+        };
+        let (result, ()) = tokio::join!(write, output.send_all());
         drop(output);
+        assert_eq!(held.0.get(), 0);
         let mut messages = Vec::new();
         while let Some(line) = lines.recv().await {
             assert!(line.len() < LINE);
@@ -255,24 +350,44 @@ mod tests {
         let (messages, result) = sent(&pieces).await;
         assert_eq!(text_of(&messages, "stdout").len(), STDOUT);
         assert_eq!(text_of(&messages, "stderr").len(), STDERR);
-        assert_eq!(result, Err(OverLimit(Stream::Stdout)));
+        assert_eq!(result, Err(OverLimit::Stream(Stream::Stdout)));
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_is_written_waits_for_more_only_so_long() {
         let (queue, mut lines) = mpsc::channel(10);
-        let mut output = Output::new(answers(queue));
         let begun = Instant::now();
+        let output = Output::new(answers(queue), Rc::default());
         assert_eq!(output.due(), None);
         output.take(Stream::Stderr, b"a").await.unwrap();
         tokio::time::advance(PATIENCE / 2).await;
         output.take(Stream::Stdout, b"b").await.unwrap();
-        assert_eq!(output.due(), Some(begun + PATIENCE));
-        output.send_due().await;
-        assert!(lines.try_recv().is_err());
+        assert_eq!((output.due(), output.ready()), (Some(begun + PATIENCE), None));
         tokio::time::advance(PATIENCE / 2).await;
-        output.send_due().await;
-        assert!(lines.try_recv().is_ok_and(|line| line.starts_with(br#"{"type":"stderr","chunk":"a""#)));
-        assert_eq!(output.due(), Some(begun + PATIENCE * 3 / 2));
+        let first = async { lines.recv().await.unwrap() };
+        let first =
+            tokio::select! { first = first => first, () = output.send_all() => unreachable!("it has not ended") };
+        assert!(first.starts_with(br#"{"type":"stderr","chunk":"a""#));
+        assert_eq!((output.due(), output.ready()), (Some(begun + PATIENCE * 3 / 2), None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn b45_what_waits_for_clients_that_do_not_read_is_bounded_and_so_is_the_wait_for_them() {
+        let held = Rc::new(Held(Cell::new(HELD - 10)));
+        let (queue, _lines) = mpsc::channel(1);
+        let output = Output::new(answers(queue), Rc::clone(&held));
+        let write = async |count: usize| {
+            let begun = Instant::now();
+            (output.take(Stream::Stdout, &[b'x'; 11][..count]).await, begun.elapsed())
+        };
+        // Whoever has nothing that waits may always go on.
+        assert_eq!(write(11).await, (Ok(()), Duration::ZERO));
+        let (waited, time) = write(1).await;
+        assert!(waited == Err(OverLimit::Unread) && time >= STALL);
+        output.hurry();
+        assert_eq!(write(1).await, (Err(OverLimit::Unread), Duration::ZERO));
+        assert_eq!(held.0.get(), HELD + 1);
+        drop(output);
+        assert_eq!(held.0.get(), HELD - 10);
     }
 }

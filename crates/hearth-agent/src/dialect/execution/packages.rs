@@ -17,7 +17,7 @@ use crate::packages;
 pub(super) async fn install(
     execution: &Execution,
     wanted: Packages,
-    output: &mut Output,
+    output: &Output,
     entry: &Entry,
 ) -> Result<Complete, Refusal> {
     let language = match wanted.language {

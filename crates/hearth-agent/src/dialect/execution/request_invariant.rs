@@ -1,6 +1,8 @@
 //! What must hold whatever line comes: the property test here and the fuzz target `execution_line` run the same check.
 
-use super::request::{Action, CODE, ErrorType, OpId, PACKAGES, Packages, VARIABLES, parse, parse_behind_a_cut};
+use super::request::{
+    Action, CODE, ErrorType, OpId, PACKAGES, Packages, Refusal, VARIABLES, parse, parse_behind_a_cut,
+};
 
 /// A line becomes a request that holds to the rules, or a refusal that can be told; and both know whom it concerns.
 pub(crate) fn execution_line(line: &[u8]) {
@@ -14,11 +16,15 @@ pub(crate) fn execution_line(line: &[u8]) {
         }
         Err((op_id, refusal)) => {
             assert!(op_id.is_none() || concerns(&op_id), "a refusal goes to nobody else");
-            assert!(refusal.message.chars().count() <= 2001 && !refusal.message.is_empty());
-            assert!(refusal.error_type.name().ends_with("_error"));
-            assert_ne!(refusal.error_type, ErrorType::Timeout, "nothing has run");
+            can_be_told(&refusal);
         }
     }
+}
+
+fn can_be_told(refusal: &Refusal) {
+    assert!(refusal.message.chars().count() <= 2001 && !refusal.message.is_empty());
+    assert!(refusal.error_type.name().ends_with("_error"));
+    assert_ne!(refusal.error_type, ErrorType::Timeout, "nothing has run");
 }
 
 /// The same of what is found behind a request that was cut off.
@@ -54,7 +60,8 @@ fn holds_to_the_rules(action: &Action) {
             assert!((1..=PACKAGES).contains(&packages.len()));
             assert!(packages.iter().all(|package| !package.starts_with('-') && language.read(package).is_some()));
         }
-        Action::WriteFile { path, .. } | Action::ReadFile { path } | Action::ListFiles { path } => {
+        Action::WriteFile { path: Err(refusal), .. } => can_be_told(refusal),
+        Action::WriteFile { path: Ok(path), .. } | Action::ReadFile { path } | Action::ListFiles { path } => {
             assert!(path.len() <= 4096 && !path.starts_with('/') && !path.contains(char::is_control));
             let mut depth = 0_i64;
             for part in path.split('/') {

@@ -32,7 +32,7 @@ pub(super) fn interpreter(code: &str) -> Option<Vec<&str>> {
 pub(super) async fn run(
     execution: &Execution,
     exec: Exec,
-    output: &mut Output,
+    output: &Output,
     entry: &Entry,
 ) -> Result<Complete, Refusal> {
     let begun = Instant::now();
@@ -60,11 +60,7 @@ pub(super) struct Bounds<'a> {
 }
 
 /// Passes on what a process writes, to its end; ends it when it is cancelled, or writes too much.
-pub(super) async fn follow(
-    process: Rc<Process>,
-    bounds: &Bounds<'_>,
-    output: &mut Output,
-) -> Result<Complete, Refusal> {
+pub(super) async fn follow(process: Rc<Process>, bounds: &Bounds<'_>, output: &Output) -> Result<Complete, Refusal> {
     let spawned = bounds.begun.elapsed();
     let reader = Reading { stdout: process.stdout.cursor(0, true), stderr: process.stderr.cursor(0, true), process };
     let relayed = tokio::select! {

@@ -53,14 +53,39 @@ pub(super) struct Pieces {
 /// There is no write of this name.
 pub(super) struct Unknown;
 
+/// There is a write of this name already, which goes on.
+pub(super) struct InUse;
+
 impl Writes {
-    /// Begins a write. One of the same name that has not ended is given up: its client has begun anew.
-    pub(super) fn begin(&self, op_id: OpId) -> Pieces {
+    /// Begins a write.
+    ///
+    /// # Errors
+    /// [`InUse`].
+    pub(super) fn begin(&self, op_id: OpId) -> Result<Pieces, InUse> {
+        let mut active = self.active.borrow_mut();
+        if active.contains_key(&op_id) {
+            return Err(InUse);
+        }
         let number = self.next.replace(self.next.get() + 1);
         let (pieces, queue) = mpsc::channel(PIECES);
-        self.active.borrow_mut().insert(op_id.clone(), Active { number, pieces });
+        active.insert(op_id.clone(), Active { number, pieces });
         self.failed.borrow_mut().retain(|failed| *failed != op_id);
-        Pieces { op_id, number, queue }
+        Ok(Pieces { op_id, number, queue })
+    }
+
+    /// Notes a write that was refused before it began, so that what its client has sent behind it already is passed over.
+    pub(super) fn refuse(&self, op_id: OpId) {
+        // What comes is for the one of this name that goes on.
+        if !self.active.borrow().contains_key(&op_id) {
+            self.note_failed(op_id);
+        }
+    }
+
+    fn note_failed(&self, op_id: OpId) {
+        let mut failed = self.failed.borrow_mut();
+        failed.retain(|other| *other != op_id);
+        failed.truncate(FAILED - 1);
+        failed.push_front(op_id);
     }
 
     /// Hands a chunk to its write.
@@ -91,6 +116,11 @@ impl Writes {
         Ok(())
     }
 
+    /// Gives up the write of this name, if there is one.
+    pub(super) fn give_up(&self, op_id: &OpId) {
+        self.active.borrow_mut().remove(op_id);
+    }
+
     /// Gives up what has not ended.
     pub(super) fn cut_off(&self) {
         self.active.borrow_mut().clear();
@@ -100,9 +130,7 @@ impl Writes {
         let mut active = self.active.borrow_mut();
         if active.get(op_id).is_some_and(|active| active.number == number) {
             active.remove(op_id);
-            let mut failed = self.failed.borrow_mut();
-            failed.truncate(FAILED - 1);
-            failed.push_front(op_id.clone());
+            self.note_failed(op_id.clone());
         }
     }
 
@@ -123,7 +151,7 @@ impl Writes {
         };
         let told = match written {
             Ok(Some(bytes_written)) => answers.send(&Answer::FileWriteAck { path: &path, bytes_written }).await,
-            // Cut off, or begun anew.
+            // Cut off.
             Ok(None) => Ok(()),
             Err(refusal) => {
                 self.fail(&pieces.op_id, pieces.number);

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{ErrorKind, Read};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -118,6 +118,10 @@ fn b45_a_client_that_does_not_read_holds_up_itself_alone() {
             for number in 0..20 {
                 client.send(&json!({"action": "read_file", "op_id": number, "path": "noise"}));
                 client.send(&script(&format!("code {number}"), "head -c 900000 /dev/zero"));
+                if number % 10 == 0 {
+                    let (name, code) = (format!("shell {number}"), "head -c 900000 /dev/zero");
+                    client.send(&json!({"action": "exec", "op_id": name, "language": "raw", "code": code}));
+                }
             }
             client
         })
@@ -126,6 +130,9 @@ fn b45_a_client_that_does_not_read_holds_up_itself_alone() {
     for _ in 0..10 {
         client.assert_alive();
         assert_eq!(client.ask(&script("code", "echo fine")).stdout, "fine\n");
+        let shell = json!({"action": "exec", "op_id": "shell", "language": "raw", "code": "echo fine"});
+        let outcome = client.ask(&shell);
+        assert_eq!(outcome.stdout, "fine\n", "{outcome:?}");
         let read = client.ask(&json!({"action": "read_file", "op_id": "file", "path": "noise"}));
         assert_eq!(read.last["size"], 8_000_000);
     }
@@ -246,6 +253,26 @@ fn b18_a_line_over_the_limit_is_one_error_and_the_next_is_served() {
     client.send_raw(&longest);
     assert_eq!(client.receive()["type"], "pong");
     client.assert_alive();
+}
+
+#[test]
+fn b45_code_whose_client_does_not_read_gives_its_turn_to_others_at_its_end_and_its_timeout() {
+    let served = Served::start();
+    for (way, ended) in WAYS.into_iter().flat_map(|way| [(way, true), (way, false)]) {
+        let rest = if ended { "" } else { "; sleep 60" };
+        let mut stuck = served.connect(way);
+        let (code, timeout) = (format!("head -c 900000 /dev/zero | tr '\\0' x{rest}"), if ended { 60 } else { 1 });
+        stuck.send(&json!({"action": "exec", "op_id": 1, "language": "raw", "code": code, "timeout": timeout}));
+        let begun = Instant::now();
+        let mut other = served.connect(Way::Unix);
+        let outcome = other.ask(&json!({"action": "exec", "op_id": 2, "language": "raw", "code": "echo hi"}));
+        assert_eq!((outcome.stdout.as_str(), outcome.code()), ("hi\n", 0));
+        assert!(begun.elapsed() < Duration::from_secs(4), "{way:?} {ended}: {:?}", begun.elapsed());
+        // Whoever reads in the end is told all of it.
+        let outcome = stuck.outcome(&json!(1));
+        assert_eq!(outcome.stdout.len(), 900_000, "{way:?} {ended}");
+        assert_eq!(outcome.last["error_type"], if ended { Value::Null } else { json!("timeout_error") });
+    }
 }
 
 #[test]

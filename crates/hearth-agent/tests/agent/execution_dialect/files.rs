@@ -286,6 +286,39 @@ fn b28_a_client_that_leaves_in_the_middle_of_a_write_leaves_nothing() {
 }
 
 #[test]
+fn a_write_that_is_refused_has_one_last_message_whatever_was_sent_behind_it() {
+    let served = Served::start();
+    symlink("/tmp", served.home().join("t")).unwrap();
+    for way in WAYS {
+        let mut client = served.connect(way);
+        for path in ["../x", "", "t/x", &"x".repeat(256)] {
+            client.send(&json!({"action": "write_file", "op_id": 1, "path": path}));
+            client.send(&json!({"action": "file_chunk", "op_id": 1, "data": STANDARD.encode(frame(b"x"))}));
+            client.send(&json!({"action": "file_end", "op_id": 1}));
+            assert_eq!(client.outcome(&json!(1)).error(), "path_error", "{path}");
+            client.assert_alive();
+        }
+        // Up to its end, and no further.
+        assert_eq!(client.ask(&json!({"action": "file_end", "op_id": 1})).error(), "protocol_error");
+        assert_eq!(client.write_frame("1", "whole", &frame(b"x"), 3).last["bytes_written"], 1);
+    }
+}
+
+#[test]
+fn a_second_write_of_a_name_in_use_is_refused_and_the_first_goes_on() {
+    let served = Served::start();
+    let mut client = served.connect(Way::Unix);
+    client.send(&json!({"action": "write_file", "op_id": "w", "path": "first"}));
+    for path in ["second", "../second"] {
+        let refused = client.ask(&json!({"action": "write_file", "op_id": "w", "path": path}));
+        assert_eq!(refused.error(), if path == "second" { "request_error" } else { "path_error" });
+    }
+    client.send(&json!({"action": "file_chunk", "op_id": "w", "data": STANDARD.encode(frame(b"x"))}));
+    assert_eq!(client.ask(&json!({"action": "file_end", "op_id": "w"})).last["path"], "first");
+    assert_eq!(names(&served), ["first"]);
+}
+
+#[test]
 fn a_write_and_a_read_can_be_cancelled() {
     let served = Served::start();
     let mut client = served.connect(Way::Dual);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use hearth_channel::{ChannelError, KernelSent};
 use hearth_protocol::kernel::{KernelExec, KernelStart, KernelState};
 use hearth_protocol::secrets::Secret;
-use hearth_protocol::{ErrorCode, limits};
+use hearth_protocol::{ErrorCode, StreamName, limits};
 
 use super::{Bash, Python, Retry, exec, is_here, print, run};
 use crate::support::{Agent, HANG, is_alive, number};
@@ -56,10 +56,7 @@ async fn code_for_a_busy_kernel_waits_for_its_turn() {
     let second = channel.exec_in_kernel(KernelExec::new(Bash), "echo $x").await.unwrap();
     channel.ping().await.unwrap();
     std::fs::write(agent.workspace().join("go"), "told\n").unwrap();
-    assert_eq!(
-        second.next().await.unwrap(),
-        Some(KernelSent::Output(hearth_protocol::StreamName::Stdout, "told\n".into()))
-    );
+    assert_eq!(second.next().await.unwrap(), Some(KernelSent::Output(StreamName::Stdout, "told\n".into())));
 }
 
 #[tokio::test]
@@ -76,10 +73,7 @@ async fn code_goes_on_without_its_client_and_the_next_waits_for_it() {
     assert_eq!(channel.kernels().await.unwrap()[0].state, KernelState::Busy);
     let next = channel.exec_in_kernel(KernelExec::new(Bash), "echo $x").await.unwrap();
     std::fs::write(agent.workspace().join("go"), "told\n").unwrap();
-    assert_eq!(
-        next.next().await.unwrap(),
-        Some(KernelSent::Output(hearth_protocol::StreamName::Stdout, "told\n".into()))
-    );
+    assert_eq!(next.next().await.unwrap(), Some(KernelSent::Output(StreamName::Stdout, "told\n".into())));
 }
 
 #[tokio::test]
@@ -107,6 +101,93 @@ async fn b03_a_deadline_interrupts_and_then_kills_and_what_was_said_is_kept() {
         run(&channel, Python, "import time").await;
         let done = exec(&channel, limited, heeding).await.unwrap();
         assert_eq!((done.out().as_str(), done.ran().timed_out, done.code()), ("heard\n", true, 0));
+    }
+}
+
+/// Starts code that writes without end, and waits until it can write no more: its client does not read.
+async fn flood(channel: &hearth_channel::Channel, exec: KernelExec, code: &str) -> hearth_channel::KernelOperation {
+    let flooding = channel.exec_in_kernel(exec, code).await.unwrap();
+    let first = flooding.next().await.unwrap();
+    assert!(matches!(first, Some(KernelSent::Output(..))), "{code}: {first:?}");
+    // Nothing tells that a pipe is full but time.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    flooding
+}
+
+#[tokio::test]
+async fn b45_a_client_that_does_not_read_keeps_no_kernel_from_others() {
+    let (python, javascript) = (
+        "import sys\nx = 1\nwhile True: sys.stdout.write('x' * 100000)",
+        "var x = 1; while (true) process.stdout.write('x'.repeat(100000))",
+    );
+    let languages = [
+        (Python, python, "x", Some("1")),
+        (super::Javascript, javascript, "x", Some("1")),
+        (Bash, "x=1; while :; do printf %100000d 1; done", "echo $x", None),
+        (Bash, "x=1; while :; do head -c 1000000 /dev/zero; done", "echo $x", None),
+    ];
+    for (language, code, next, value) in languages {
+        if !is_here(language) {
+            continue;
+        }
+        let agent = Agent::start();
+        let (stuck, channel) = (agent.connect().await, agent.connect().await);
+        for deadline in [None, Some(500)] {
+            let exec_of = KernelExec { timeout_ms: deadline, ..KernelExec::new(language) };
+            let flooding = flood(&stuck, exec_of, code).await;
+            let begun = Instant::now();
+            if deadline.is_none() {
+                channel.interrupt_kernel(language.name()).await.unwrap();
+            }
+            let done =
+                tokio::time::timeout(HANG, exec(&channel, KernelExec::new(language), next)).await.unwrap().unwrap();
+            assert!(begun.elapsed() < Duration::from_secs(2), "{language:?} {:?}", begun.elapsed());
+            assert!(done.value().as_deref() == value && (value.is_some() || done.out() == "1\n"), "{done:?}");
+            // Whoever reads in the end is told what there was, as far as it was kept.
+            let mut read = 0;
+            let ran = loop {
+                match flooding.next().await.unwrap().unwrap() {
+                    KernelSent::Output(StreamName::Stdout, bytes) => read += bytes.len() as u64,
+                    KernelSent::Ran(ran) => break ran,
+                    _ => {}
+                }
+            };
+            assert_eq!(
+                (ran.interrupted, ran.timed_out, ran.state_lost),
+                (true, deadline.is_some(), false),
+                "{language:?} {code} {ran:?}"
+            );
+            assert!(read > 1 << 20, "{read}");
+        }
+        flood(&stuck, KernelExec::new(language), code).await;
+        let begun = Instant::now();
+        channel.stop_kernel(language.name()).await.unwrap();
+        assert!(begun.elapsed() < Duration::from_secs(2), "{language:?}: a stop took {:?}", begun.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn b45_code_that_has_ended_is_over_although_its_client_does_not_read_and_loses_nothing() {
+    let agent = Agent::start();
+    let (slow, channel) = (agent.connect().await, agent.connect().await);
+    for end in ["", "; exit 3", "; kill -9 $$"] {
+        let code = format!("head -c 900000 /dev/zero | tr '\\0' x; printf %900000d 1 >&2{end}");
+        let first = slow.exec_in_kernel(KernelExec::new(Bash), &code).await.unwrap();
+        let more = format!("{}{code}", "head -c 3000000 /dev/zero; ");
+        let begun = Instant::now();
+        exec(&channel, KernelExec::new(Bash), &more).await.unwrap();
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+        let (mut out, mut err) = (Vec::new(), 0);
+        let ran = loop {
+            match first.next().await.unwrap().unwrap() {
+                KernelSent::Output(StreamName::Stdout, bytes) => out.extend_from_slice(&bytes),
+                KernelSent::Output(_, bytes) => err += bytes.len(),
+                KernelSent::Ran(ran) => break ran,
+                KernelSent::Event(event) => panic!("{event:?}"),
+            }
+        };
+        assert!(out == [b'x'; 900_000] && err == 900_000, "{} {err}", out.len());
+        assert_eq!((ran.dropped, ran.state_lost), (0, end.contains("kill")), "{end}");
     }
 }
 

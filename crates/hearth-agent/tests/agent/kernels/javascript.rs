@@ -91,6 +91,36 @@ async fn javascript_errors_are_data_and_show_the_users_lines_only() {
 }
 
 #[tokio::test]
+async fn b23_no_stack_in_javascript_shows_plumbing_frames() {
+    if !is_here(Javascript) {
+        return;
+    }
+    let agent = Agent::start();
+    let channel = agent.connect().await;
+    for code in [
+        "try { null.x } catch (e) { console.log(e) }",
+        "try { null.x } catch (e) { console.log(e.stack) } new Error('x').stack",
+        "function deep(n) { if (n) return deep(n - 1); console.log(new Error('d').stack) } for (let n = 0; n < 12; n++) deep(n)",
+        "new Error('x')",
+        "await 1; console.log(new RangeError('later')); console.trace('t')",
+        "Promise.reject(new Error('r')).catch((e) => console.log(e)); await new Promise((done) => setTimeout(done, 5))",
+        "const o = {}; Error.captureStackTrace(o); console.log(o.stack)",
+        "eval('new Error(1)')",
+        "[1].map(() => new Error('m'))",
+        "Error.prepareStackTrace = (e, frames) => frames.map((frame) => `${frame.getScriptNameOrSourceURL()}`).join(); console.log(new Error('mine').stack)",
+        "const old = Error.prepareStackTrace; Error.prepareStackTrace = undefined; console.log(new Error('plain')); Error.prepareStackTrace = old; new Error('again').stack",
+    ] {
+        let done = run(&channel, Javascript, code).await;
+        let said = format!("{}{}{:?}", done.out(), done.err(), done.events);
+        for plumbing in ["node:inspector", "hearth-driver", "Session.post"] {
+            assert!(!said.contains(plumbing), "{code}: {said}");
+        }
+        assert!(said.contains("exec-"), "what is the user's is shown: {code}: {said}");
+    }
+    assert_eq!(run(&channel, Javascript, "new Error('again').stack").await.value().unwrap(), "'exec-12.js'");
+}
+
+#[tokio::test]
 async fn b22_an_interrupt_ends_a_loop_and_an_await_in_javascript() {
     if !is_here(Javascript) {
         return;

@@ -332,3 +332,27 @@ async fn figures_are_shown_when_that_is_asked_for_and_at_the_end() {
     );
     assert!(run(&channel, Python, "plt.get_fignums()").await.value().unwrap() == "[]");
 }
+
+#[tokio::test]
+async fn b20_builtins_that_the_user_has_replaced_are_not_the_drivers() {
+    if !is_here(Python) {
+        return;
+    }
+    let agent = Agent::start();
+    let channel = agent.connect().await;
+    let replace = "import builtins; builtins.compile = builtins.exec = builtins.eval = builtins.open = builtins.__import__ = None";
+    assert_eq!(run(&channel, Python, replace).await.code(), 0);
+    let done = run(&channel, Python, "async def f(): return 7\nawait f()").await;
+    assert_eq!((done.code(), done.value().as_deref(), done.err().as_str()), (0, Some("7"), ""));
+    let failed = run(&channel, Python, "1\nexec('')").await;
+    assert_eq!(failed.traceback().lines().filter(|line| line.contains("hearth")).count(), 0, "{failed:?}");
+    assert!(failed.traceback().contains("line 2"), "{failed:?}");
+    run(&channel, Python, "was = builtins.isinstance; del builtins.isinstance").await;
+    let with_variable = KernelExec { env: [("A".to_owned(), "b".into())].into(), ..KernelExec::new(Python) };
+    let done = exec(&channel, with_variable, "raise ValueError(9)").await.unwrap();
+    assert_eq!((done.code(), done.ran().state_lost, done.err().as_str()), (1, false, ""));
+    assert!(done.traceback().ends_with("ValueError: 9\n"), "{done:?}");
+    run(&channel, Python, "builtins.isinstance = was").await;
+    let done = run(&channel, Python, "(exec, open)").await;
+    assert_eq!(done.value().unwrap(), "(None, None)", "what the user has changed stays so");
+}

@@ -58,7 +58,8 @@ pub(crate) enum Action {
     InstallPackages(Packages),
     WriteFile {
         op_id: OpId,
-        path: String,
+        /// Or why it is refused: what follows of the write is to be known as its.
+        path: Result<String, Refusal>,
         executable: bool,
     },
     FileChunk {
@@ -149,7 +150,7 @@ fn action(fields: Fields<'_>) -> Result<Action, Refusal> {
         "write_file" => Action::WriteFile {
             op_id: needed_op_id(&fields)?,
             executable: fields.make_executable.unwrap_or(false),
-            path: needed_path(fields)?,
+            path: needed_path(fields),
         },
         "file_chunk" => Action::FileChunk { op_id: needed_op_id(&fields)?, data: data(&fields)? },
         "file_end" => Action::FileEnd { op_id: needed_op_id(&fields)? },
