@@ -3,7 +3,8 @@
 #   make demo    a Python program in a microVM of its own
 #   make test    formatting, lints, and every test, those on real machines included
 #   make bench   every figure beside its baseline, as a table and in target/bench.json
-#   make soak    500 sandboxes and random kills, after which nothing may be left (HEARTH_SOAK_SEED repeats one)
+#   make soak    500 sandboxes and random kills, after which nothing may be left, and 300 kills of the daemon alone, after which nothing
+#                may be lost (HEARTH_SOAK_SEED repeats one)
 #   make fuzz    the fuzz targets, a minute each (needs cargo-fuzz and a nightly toolchain)
 
 CARGO ?= cargo
@@ -12,6 +13,7 @@ RELEASE := target/release/hearth
 FUZZ_SECONDS ?= 60
 
 SOAK ?= 500
+KILLS ?= 300
 
 .PHONY: demo test lint test-image bench soak fuzz setup-demo setup-test
 
@@ -41,6 +43,8 @@ bench: setup-demo
 soak: test-image
 	HEARTH_TEST_HOME=$(TEST_HOME) HEARTH_SOAK=$(SOAK) \
 		$(CARGO) test --locked --package hearth --test soak -- --nocapture
+	HEARTH_TEST_HOME=$(TEST_HOME) HEARTH_KILLS=$(KILLS) \
+		$(CARGO) test --locked --package hearth --test cli whenever_the_daemon_is_killed -- --nocapture
 
 fuzz:
 	cd fuzz && for target in $$($(CARGO) fuzz list); do \

@@ -1,5 +1,6 @@
 //! Dial: a request's streams, joined to a socket inside the guest.
 
+use std::cell::Cell;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::ffi::OsStrExt;
@@ -16,6 +17,9 @@ use crate::process::{Intake, OUTPUT_PIECE};
 use crate::session::operation::{Outlet, Streams};
 
 /// Connects, and carries bytes both ways until both have ended.
+///
+/// # Errors
+/// [`ErrorCode::ConnectionFailed`]: there is no connection, or, with what came before it carried, it broke.
 pub(crate) async fn run(request: DialRequest, streams: Streams) -> Result<Finished, Fault> {
     let Streams { input, output } = streams;
     let sent = match request {
@@ -35,7 +39,8 @@ pub(crate) async fn run(request: DialRequest, streams: Streams) -> Result<Finish
             join(input, output, reader, writer).await
         }
     };
-    Ok(Finished::Dial(DialResult::Ended { sent }))
+    let broke = |error| Fault::failed(ErrorCode::ConnectionFailed, format!("the connection broke: {error}"));
+    Ok(Finished::Dial(DialResult::Ended { sent: sent.map_err(broke)? }))
 }
 
 async fn connect_tcp(host: Option<&str>, port: u16, timeout: Duration) -> Result<TcpStream, Fault> {
@@ -67,34 +72,44 @@ fn refused(what: &str, error: &io::Error) -> Fault {
     Fault::never_started(ErrorCode::ConnectionFailed, format!("cannot connect to {what}: {error}"))
 }
 
-/// Carries bytes both ways, and returns how many the socket took.
+/// Carries bytes both ways until both have ended, and returns how many the socket took.
+///
+/// # Errors
+/// What broke the connection, at once: a stream that was reset has not come to its end.
 async fn join(
     mut input: Intake,
     output: Outlet,
     mut reader: impl AsyncRead + Unpin,
     mut writer: impl AsyncWrite + Unpin,
-) -> u64 {
+) -> io::Result<u64> {
+    // The kernel tells of a reset once: whoever writes then hears of it, and whoever reads finds an end.
+    let reset = Cell::new(None);
     let outward = async {
         let mut sent = 0;
         while let Ok(Some(bytes)) = input.next().await {
-            if writer.write_all(&bytes).await.is_err() {
+            if let Err(error) = writer.write_all(&bytes).await {
                 // It listens no more; what it still has to say is carried all the same.
-                return sent;
+                reset.set(Some(error).filter(|error| error.kind() == io::ErrorKind::ConnectionReset));
+                return Ok(sent);
             }
             sent += bytes.len() as u64;
         }
         let _ = writer.shutdown().await;
-        sent
+        Ok(sent)
     };
     let inward = async {
         loop {
             let mut buffer = BytesMut::with_capacity(OUTPUT_PIECE);
-            match reader.read_buf(&mut buffer).await {
-                Ok(count) if count > 0 => output.send(StreamName::Data, buffer.freeze()).await,
-                // A reset ends a stream as an end does: there is nothing better to tell a byte stream.
-                _ => return output.end(StreamName::Data).await,
+            if reader.read_buf(&mut buffer).await? > 0 {
+                output.send(StreamName::Data, buffer.freeze()).await;
+                continue;
             }
+            if let Some(error) = reset.take() {
+                return Err(error);
+            }
+            output.end(StreamName::Data).await;
+            return Ok(());
         }
     };
-    tokio::join!(outward, inward).0
+    tokio::try_join!(outward, inward).map(|(sent, ())| sent)
 }

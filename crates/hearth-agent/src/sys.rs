@@ -264,7 +264,8 @@ pub(crate) struct Reaped {
     pub(crate) code: Option<i32>,
     pub(crate) signal: Option<i32>,
     pub(crate) cpu_us: u64,
-    pub(crate) peak_memory_bytes: u64,
+    /// The largest resident memory of it or a child it waited for; the agent's own at its start counts, too.
+    pub(crate) resident_bytes: u64,
 }
 
 /// Reaps one ended child, if there is one. Must only be called by the reaper.
@@ -284,8 +285,18 @@ pub(crate) fn reap_one() -> Option<Reaped> {
         code: libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status)),
         signal: libc::WIFSIGNALED(status).then(|| libc::WTERMSIG(status)),
         cpu_us: microseconds(usage.ru_utime) + microseconds(usage.ru_stime),
-        peak_memory_bytes: usage.ru_maxrss as u64 * 1024,
+        resident_bytes: usage.ru_maxrss as u64 * 1024,
     })
+}
+
+/// The largest resident memory that the agent itself ever had, in bytes.
+pub(crate) fn own_resident_bytes() -> u64 {
+    // SAFETY: a plain out-parameter; an all-zero rusage is valid.
+    unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        libc::getrusage(libc::RUSAGE_SELF, &mut usage);
+        usage.ru_maxrss as u64 * 1024
+    }
 }
 
 /// Sends a signal to a process, or, by the negative of its number, to a process group.

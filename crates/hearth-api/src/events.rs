@@ -47,6 +47,12 @@ pub enum Happening {
     },
     /// Its name, labels or lifetime have changed.
     Changed {},
+    /// A daemon before this one had left it, and it was taken over.
+    Adopted {
+        /// What was under way then and was finished or undone, and what of it is lost.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        told: Option<String>,
+    },
 }
 
 #[cfg(test)]

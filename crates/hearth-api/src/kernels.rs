@@ -4,6 +4,8 @@
 //! there. Its answer is a line of JSON for each thing that it does, as it does it ([`KernelLine`]), of type [`LINES`]. What is refused before
 //! the first of them is an [`ErrorBody`] with a status, as everywhere.
 //!
+//! Each stream is in its own order. A value may come before output that was written earlier; the end comes behind all.
+//!
 //! A client that goes detaches: code that has begun runs to its end, and the kernel's next waits for it.
 
 use std::collections::BTreeMap;

@@ -88,6 +88,8 @@ pub enum Lifespan {
     Kept,
     /// On the connection that this request came over: when that ends, the sandbox is removed.
     Connection,
+    /// The same, until a change that comes over the same connection says that it is kept: for one that is not done yet.
+    Provisional,
 }
 
 /// What a guest starts from.
@@ -130,7 +132,7 @@ pub struct ChangeSandbox {
     /// Something else that becomes of it when nobody uses it.
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub idle: Option<Option<Idle>>,
-    /// `connection` has it removed when the connection that this request came over ends; `kept` takes that back, over the same connection.
+    /// `kept` lets one live on that was made as `provisional` over the same connection. It can be made nothing else.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lifespan: Option<Lifespan>,
 }
@@ -231,6 +233,8 @@ pub struct SandboxList {
 pub enum SandboxState {
     /// Its machine is being made.
     Creating,
+    /// A daemon before this one has left it, and it is being taken over.
+    Adopting,
     /// It takes requests.
     Running,
     /// It is being forked or saved, and runs on.

@@ -30,7 +30,8 @@ impl Dialled {
     /// The next bytes from the guest; `None` once it has said all. Cancel-safe.
     ///
     /// # Errors
-    /// [`ChannelError::Ended`] when the channel did.
+    /// [`ChannelError::Fault`] with [`hearth_protocol::ErrorCode::ConnectionFailed`] when the guest's side broke the connection, behind all that came
+    /// before; [`ChannelError::Ended`] when the channel did.
     pub async fn read(&self) -> Result<Option<Bytes>, ChannelError> {
         loop {
             match self.operation.next().await? {

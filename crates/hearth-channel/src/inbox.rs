@@ -385,7 +385,7 @@ mod tests {
         fn the_exit_comes_last_wherever_it_arrives(chunks in 0..20u64, exit_at in 0..20u64, end in any::<bool>()) {
             let mut inbox = inbox();
             let status = ExitStatus {
-                code: Some(0), signal: None, timed_out: false, out_of_memory: false, duration_us: 0, cpu_us: 0, peak_memory_bytes: 0,
+                code: Some(0), signal: None, timed_out: false, out_of_memory: false, duration_us: 0, cpu_us: 0, peak_memory_bytes: None,
             };
             let exit_at = exit_at.min(chunks);
             for at in 0..=chunks {

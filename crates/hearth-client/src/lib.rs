@@ -23,7 +23,7 @@ use hearth_api::process::{AttachProcess, ProcessList, ProcessStarted, SignalProc
 use hearth_api::usage::UsageList;
 use hearth_api::{
     ChangeSandbox, CreateSandbox, ExecRequest, ExecResult, FollowEvents, ForkSandbox, ForkedSandboxes, Health,
-    ListSandboxes, PausedSandbox, PoolInfo, SandboxInfo, SandboxList, SaveSandbox, SavedSandbox, Version,
+    Lifespan, ListSandboxes, PausedSandbox, PoolInfo, SandboxInfo, SandboxList, SaveSandbox, SavedSandbox, Version,
 };
 use hyper::Method;
 use serde::Serialize;
@@ -52,12 +52,12 @@ pub struct BoundSandbox {
 }
 
 impl BoundSandbox {
-    /// Lets it live on.
+    /// Lets it live on, if it is provisional.
     ///
     /// # Errors
     /// Any [`ClientError`]; the sandbox is removed then.
     pub async fn keep(mut self) -> Result<SandboxInfo, ClientError> {
-        let change = ChangeSandbox { lifespan: Some(hearth_api::Lifespan::Kept), ..ChangeSandbox::default() };
+        let change = ChangeSandbox { lifespan: Some(Lifespan::Kept), ..ChangeSandbox::default() };
         self.connection.json(Method::PATCH, &path(&self.info.id, ""), Some(&change)).await
     }
 }
@@ -144,7 +144,18 @@ impl Client {
     /// # Errors
     /// As [`Self::health`].
     pub async fn create_bound(&self, request: &CreateSandbox) -> Result<BoundSandbox, ClientError> {
-        let request = CreateSandbox { lifespan: hearth_api::Lifespan::Connection, ..request.clone() };
+        self.bind(CreateSandbox { lifespan: Lifespan::Connection, ..request.clone() }).await
+    }
+
+    /// The same, until it is [kept](BoundSandbox::keep): for one that is not done yet.
+    ///
+    /// # Errors
+    /// As [`Self::health`].
+    pub async fn create_provisional(&self, request: &CreateSandbox) -> Result<BoundSandbox, ClientError> {
+        self.bind(CreateSandbox { lifespan: Lifespan::Provisional, ..request.clone() }).await
+    }
+
+    async fn bind(&self, request: CreateSandbox) -> Result<BoundSandbox, ClientError> {
         let mut connection = self.connect().await?;
         let info = connection.json(Method::POST, "/v1/sandboxes", Some(&request)).await?;
         Ok(BoundSandbox { info, connection })

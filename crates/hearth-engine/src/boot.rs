@@ -21,7 +21,7 @@ use crate::{Engine, EngineError, Given, SandboxSpec, chain, dialects};
 /// firmware may have spoken): on a processor that runs guests directly a second is long.
 const KVM_SILENCE: Duration = Duration::from_secs(10);
 /// The same under software emulation, on a busy host.
-const TCG_SILENCE: Duration = Duration::from_secs(60);
+pub(crate) const TCG_SILENCE: Duration = Duration::from_secs(60);
 /// A bound on a boot that goes on saying things and never arrives.
 const BOOT: Duration = Duration::from_secs(300);
 
@@ -131,6 +131,7 @@ impl Engine {
         let mut failed: Vec<(Way, EngineError)> = Vec::new();
         for way in ways {
             let machine = self.machine_spec(spec, base, place.directory.path(), place.scratch.as_ref(), way)?;
+            let machine = MachineSpec { lifetime: place.directory.lifetime(), ..machine };
             match boot_once(machine, &place.directory, &spec.given, phases).await {
                 Ok((machine, channel)) => {
                     for (way, error) in failed.iter().filter(|(_, error)| error.is_the_ways_fault()) {
@@ -169,7 +170,7 @@ impl Engine {
             initramfs: initramfs::prepare(&self.directories.cache(), &base.image, contents)?,
             command_line: words(spec),
             disks: disks(&base.image, scratch),
-            ports: [CONTROL_PORT, BULK_PORT].map(port_name).to_vec(),
+            ports: ports(),
             lifetime: Lifetime::WithOwner,
             confinement: Confinement::Strongest,
             launcher: self.launcher.clone(),
@@ -182,6 +183,11 @@ fn words(spec: &SandboxSpec) -> Vec<String> {
     let scratch = spec.disk.map(|_| "hearth.scratch");
     let dialects = spec.dialects.map(|_| dialects::WORD);
     scratch.into_iter().chain(dialects).map(str::to_owned).collect()
+}
+
+/// The ports of every machine.
+pub(crate) fn ports() -> Vec<PortName> {
+    [CONTROL_PORT, BULK_PORT].map(port_name).to_vec()
 }
 
 fn port_name(name: &str) -> PortName {
@@ -200,13 +206,14 @@ impl Engine {
     ) -> Result<(Machine, Channel), EngineError> {
         let (directory, way) = (&place.directory, origin.template.way);
         let machine = self.machine_spec(spec, base, directory.path(), place.scratch.as_ref(), way)?;
+        let machine = MachineSpec { lifetime: directory.lifetime(), ..machine };
         let machine = Machine::restore(machine, origin.saved.clone()).await;
         let machine = machine.map_err(|source| EngineError::Machine { source })?;
         directory.note_groups(machine.cgroups());
         phases.note(Phase::Started);
         // Its console has nothing to say, so only the time bounds the wait.
         let channel = tokio::time::timeout(TCG_SILENCE, answer(&machine, way.accelerator)).await;
-        let channel = channel.unwrap_or_else(|_| Err(restored_in_silence(way.accelerator)))?;
+        let channel = channel.unwrap_or_else(|_| Err(silent(way.accelerator, "restored")))?;
         phases.note(Phase::Connected);
         renew(&channel, directory.id(), origin.renew, &spec.given).await?;
         // A template's one process, the interpreter that waits, was not frozen.
@@ -219,8 +226,9 @@ impl Engine {
     }
 }
 
-fn restored_in_silence(accelerator: Accelerator) -> EngineError {
-    let what = format!("its agent did not answer within {} s of being restored", TCG_SILENCE.as_secs());
+/// The error of a machine whose console has nothing to say, and whose agent does not answer either.
+pub(crate) fn silent(accelerator: Accelerator, after_being: &str) -> EngineError {
+    let what = format!("its agent did not answer within {} s of being {after_being}", TCG_SILENCE.as_secs());
     EngineError::Boot { accelerator: name(accelerator), what, console: String::new(), silent: true }
 }
 
@@ -286,7 +294,7 @@ async fn reach(machine: &Machine, accelerator: Accelerator) -> Result<Channel, E
 }
 
 /// Waits until the agent has answered, or QEMU has ended.
-async fn answer(machine: &Machine, accelerator: Accelerator) -> Result<Channel, EngineError> {
+pub(crate) async fn answer(machine: &Machine, accelerator: Accelerator) -> Result<Channel, EngineError> {
     tokio::select! {
         connected = connect(machine) => match connected {
             // The first sign of a QEMU that ends may be its end of the connection; its exit then says more.

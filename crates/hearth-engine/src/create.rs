@@ -1,7 +1,7 @@
 //! Creating a sandbox: a row of phases, each of which is undone when a later one fails, because what it made is dropped.
 
 use std::collections::BTreeMap;
-use std::fs::{DirBuilder, File};
+use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::time::Instant;
 
@@ -9,8 +9,7 @@ use hearth_channel::Channel;
 use hearth_image::{Image, InUse};
 use hearth_protocol::secrets::Secret;
 use hearth_protocol::{RawString, Renew};
-use hearth_vmm::{CpuCount, Machine, MachineSpec, MemoryMib, Qemu};
-use rustix::fs::{FlockOperation, flock};
+use hearth_vmm::{CpuCount, Lifetime, Machine, MachineSpec, MemoryMib, Qemu};
 
 use crate::accelerator::AcceleratorChoice;
 use crate::boot::{Booted, Origin, Phase, Phases, Renewal, connect};
@@ -46,7 +45,7 @@ impl DiskMib {
 }
 
 /// A sandbox to create.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SandboxSpec {
     /// The image, by name or by the beginning of its digest.
     pub image: String,
@@ -64,6 +63,14 @@ pub struct SandboxSpec {
     pub dialects: Option<DialectSpec>,
     /// What its programs are given.
     pub given: Given,
+}
+
+impl SandboxSpec {
+    /// The same without the values of secrets: once its guest has them, nobody else needs to.
+    pub(crate) fn without_secrets(mut self) -> Self {
+        self.given.secrets.clear();
+        self
+    }
 }
 
 /// The variable by which programs know their sandbox's id.
@@ -210,7 +217,7 @@ impl Engine {
         base: Base,
         mut phases: Phases,
     ) -> Result<Sandbox, EngineError> {
-        let place = self.place_to_boot(id, spec)?;
+        let place = self.place_to_boot(id, spec, self.lifetime)?;
         phases.note(Phase::Prepared);
         let booted = self.boot(spec, &base, &place, &mut phases).await?;
         Ok(Sandbox::new(spec, place, booted, None, base, phases))
@@ -228,7 +235,7 @@ impl Engine {
         match self.restore(spec, &base, &place, &origin, &mut phases).await {
             Ok((machine, channel)) => {
                 let booted = Booted { machine, channel, way: origin.template.way, failed: Vec::new() };
-                Ok(Sandbox::new(spec, place, booted, Some(origin.template), base, phases))
+                Ok(Sandbox::new(spec, place, booted, Some(origin.template.into()), base, phases))
             }
             Err(error) => Err((place, error)),
         }
@@ -242,7 +249,7 @@ impl Engine {
     /// As [`Self::create`], but for those of a boot.
     pub fn draft(&self, spec: &SandboxSpec) -> Result<Draft, EngineError> {
         let base = self.base(spec)?;
-        let place = self.place_to_boot(SandboxId::random(), spec)?;
+        let place = self.place_to_boot(SandboxId::random(), spec, Lifetime::WithOwner)?;
         let (_, ways) = self.ways(spec, &base.qemu, &base.image);
         let way = ways.into_iter().next().expect("there is always a way to try");
         let machine = self.machine_spec(spec, &base, place.directory.path(), place.scratch.as_ref(), way)?;
@@ -273,6 +280,13 @@ impl Engine {
         Ok(Base { qemu, image, in_use })
     }
 
+    /// What a sandbox that is there already is made of.
+    pub(crate) fn found(&self, digest: &str) -> Result<Base, EngineError> {
+        let qemu = self.qemu()?;
+        let image = self.find_image(digest)?;
+        Ok(Base { qemu, in_use: image.in_use()?, image })
+    }
+
     /// As [`Self::base`], for a guest that was saved: with just the QEMU and the processor that its template was made with.
     pub(crate) fn base_of(&self, spec: &SandboxSpec, record: &TemplateRecord) -> Result<Base, EngineError> {
         let base = self.base(spec)?;
@@ -281,8 +295,13 @@ impl Engine {
     }
 
     /// Makes what a guest needs to boot. It goes again when the value returned is dropped.
-    pub(crate) fn place_to_boot(&self, id: SandboxId, spec: &SandboxSpec) -> Result<Place, EngineError> {
-        let directory = self.make_directory(id)?;
+    pub(crate) fn place_to_boot(
+        &self,
+        id: SandboxId,
+        spec: &SandboxSpec,
+        lifetime: Lifetime,
+    ) -> Result<Place, EngineError> {
+        let directory = self.make_directory(id, lifetime)?;
         let scratch = spec.disk.map(|size| {
             let scratch = Scratch::bare(directory.path());
             scratch.format(size).map(|()| scratch)
@@ -292,20 +311,19 @@ impl Engine {
 
     /// Makes what a saved guest needs, with a copy of the scratch disk that it was saved with.
     pub(crate) fn place_for(&self, id: SandboxId, scratch: Option<&Scratch>) -> Result<Place, EngineError> {
-        let directory = self.make_directory(id)?;
+        let directory = self.make_directory(id, self.lifetime)?;
         let scratch = scratch.map(|saved| saved.copy_to(directory.path())?.made_writable());
         Ok(Place { scratch: scratch.transpose()?, directory })
     }
 
-    pub(crate) fn make_directory(&self, id: SandboxId) -> Result<SandboxDirectory, EngineError> {
+    pub(crate) fn make_directory(&self, id: SandboxId, lifetime: Lifetime) -> Result<SandboxDirectory, EngineError> {
         let path = self.directories.sandboxes().join(id.as_str());
         let failed = |source| EngineError::Directory { path: path.clone(), source };
         // Until the owner's file is locked nothing but this says that the directory has an owner.
         let _being_made = sweep::hold_off(&self.directories.births()).map_err(failed)?;
         DirBuilder::new().mode(0o700).create(&path).map_err(failed)?;
-        let made = SandboxDirectory::new(id, path.clone());
-        let owner = File::create(path.join(sweep::OWNER)).map_err(failed)?;
-        flock(&owner, FlockOperation::LockExclusive).map_err(|error| failed(error.into()))?;
+        let made = SandboxDirectory::new(id, path.clone(), lifetime);
+        let owner = sweep::own(&path, lifetime).map_err(failed)?;
         Ok(made.owned_by(owner))
     }
 }

@@ -80,6 +80,11 @@ impl Directories {
         self.home.join("run")
     }
 
+    /// What is known of sandboxes that outlive the process that holds them.
+    pub(crate) fn state(&self) -> PathBuf {
+        self.home.join("state")
+    }
+
     /// Consoles that were kept on request.
     pub fn logs(&self) -> PathBuf {
         self.home.join("logs")

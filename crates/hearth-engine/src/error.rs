@@ -10,6 +10,7 @@ use hearth_protocol::Fault;
 use hearth_vmm::{InvalidSpec, MachineError, QemuError};
 
 use crate::fleet::OverBudget;
+use crate::store::StoreError;
 use crate::{DiskMib, SavedFault, SnapshotFileError};
 
 /// What to do where there is no room.
@@ -176,6 +177,13 @@ pub enum EngineError {
         /// Why.
         source: SavedFault,
     },
+    /// What outlives the daemon could not be noted or read.
+    #[error("cannot keep what outlives the daemon")]
+    Store {
+        /// Why.
+        #[from]
+        source: StoreError,
+    },
     /// What was saved fits the host no longer.
     #[error("what was saved does not fit this host: {reason}")]
     Outdated {
@@ -289,7 +297,7 @@ impl EngineError {
             Self::MemoryShort { .. } | Self::DiskShort { .. } | Self::OverBudget(_) => Kind::Resources,
             Self::Directory { .. } | Self::NotOurs { .. } | Self::Format { .. } | Self::Listen { .. } => Kind::Host,
             Self::Initramfs { .. } | Self::InitramfsEntry { .. } | Self::Template { .. } => Kind::Host,
-            Self::Saved { .. } | Self::SnapshotFile { .. } => Kind::Host,
+            Self::Saved { .. } | Self::SnapshotFile { .. } | Self::Store { .. } => Kind::Host,
             Self::Machine { .. } | Self::Boot { .. } | Self::Channel { .. } | Self::Capture { .. } => Kind::Machine,
         }
     }
@@ -317,6 +325,9 @@ impl EngineError {
             Self::DiskShort { .. } => ROOM_HINT.to_owned(),
             full if full.is_disk_full() => ROOM_HINT.to_owned(),
             Self::HomeTooLong { .. } => "set HEARTH_HOME to a shorter path".to_owned(),
+            Self::Store { source: StoreError::Open { .. } } => {
+                "if it is damaged, put it aside: the daemon then begins without the sandboxes that it knew".to_owned()
+            }
             Self::NotOurs { .. } => "set HEARTH_HOME to a directory of your own".to_owned(),
             Self::Directory { .. } => "check the directory's permissions, or set HEARTH_HOME to another".to_owned(),
             Self::FormatTool { .. } => "install e2fsprogs".to_owned(),

@@ -52,11 +52,12 @@ impl Engine {
         source: &Sandbox,
         fork: ForkSpec,
     ) -> Result<Forked, EngineError> {
-        let template = source.restored_from()?.clone();
+        let template = self.template_below(source.restored_from()?).await?;
         let bases = (0..fork.copies).map(|_| self.base_of(&source.spec, &template.record));
         let bases = bases.collect::<Result<Vec<_>, _>>()?;
         self.check_room_for(&source.spec, fork.copies)?;
-        let directories = ids.into_iter().map(|id| self.make_directory(id)).collect::<Result<Vec<_>, _>>()?;
+        let directories =
+            ids.into_iter().map(|id| self.make_directory(id, self.lifetime)).collect::<Result<Vec<_>, _>>()?;
         let moment = source.capture(&mut *source.place.lock().await, directories[0].path()).await?;
         let begun = Instant::now();
         let renew = if fork.secrets { Renewal::WithSecrets } else { Renewal::Anew };
@@ -68,11 +69,7 @@ impl Engine {
             });
             places.push(Place { scratch: scratch.transpose()?, directory });
         }
-        let mut spec = source.spec.clone();
-        if !fork.secrets {
-            spec.given.secrets.clear();
-        }
-        let spec = &spec;
+        let spec = &source.spec;
         let starts = places.into_iter().zip(bases).map(|(place, base)| {
             let origin = Origin { template: template.clone(), saved: moment.saved.clone(), renew };
             async {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use hearth_protocol::{Renew, hex};
+use hearth_vmm::Lifetime;
 
 use crate::Given;
 use crate::boot::Renewal;
@@ -21,6 +22,13 @@ impl SandboxId {
         let mut bytes = [0; 6];
         fill_random(&mut bytes);
         Self(format!("sb-{}", hex::encode(&bytes)))
+    }
+
+    /// Reads one that was written down.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let digits = text.strip_prefix("sb-")?;
+        let fits = digits.len() == 12 && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        fits.then(|| Self(text.to_owned()))
     }
 
     /// The name.
@@ -69,13 +77,16 @@ impl fmt::Display for SandboxId {
 pub(crate) struct SandboxDirectory {
     id: SandboxId,
     path: PathBuf,
+    /// Whether its machine may outlive this process.
+    lifetime: Lifetime,
     /// Held for its lock, and longer than the directory is there.
     _owner: Option<File>,
+    kept: bool,
 }
 
 impl SandboxDirectory {
-    pub(crate) fn new(id: SandboxId, path: PathBuf) -> Self {
-        Self { id, path, _owner: None }
+    pub(crate) fn new(id: SandboxId, path: PathBuf, lifetime: Lifetime) -> Self {
+        Self { id, path, lifetime, _owner: None, kept: false }
     }
 
     pub(crate) fn owned_by(mut self, owner: File) -> Self {
@@ -85,6 +96,21 @@ impl SandboxDirectory {
 
     pub(crate) fn id(&self) -> &SandboxId {
         &self.id
+    }
+
+    pub(crate) fn lifetime(&self) -> Lifetime {
+        self.lifetime
+    }
+
+    /// Lets go of it, and leaves it to the next owner.
+    pub(crate) fn keep(mut self) {
+        self.kept = true;
+    }
+
+    /// The control groups that were noted.
+    pub(crate) fn groups(&self) -> Vec<PathBuf> {
+        let noted = fs::read_to_string(self.path.join(GROUPS)).unwrap_or_default();
+        noted.lines().map(PathBuf::from).collect()
     }
 
     /// Notes the control groups of the machine, for whoever cleans up after a killed owner. Without the note an empty group is left.
@@ -100,7 +126,9 @@ impl SandboxDirectory {
 
 impl Drop for SandboxDirectory {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.path);
+        if !self.kept {
+            let _ = fs::remove_dir_all(&self.path);
+        }
     }
 }
 

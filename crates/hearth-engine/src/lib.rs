@@ -4,11 +4,13 @@
 //! only parses, prints and signals. What must stay true:
 //!
 //! - *Nothing is left behind.* Everything a sandbox has on the host is in its own directory, or dies with its process. The directory
-//!   is locked by its owner; [`Engine::open`] removes those whose owner is gone.
+//!   is locked by its owner; [`Engine::open`] removes those whose owner is gone. Machines of a daemon's outlive it: the next takes them
+//!   over ([`fleet::Fleet::open`]), and ends those that nobody is to have.
 //! - *Nothing is assumed of an accelerator.* It is proven by reaching the agent, and the finding is kept.
 //! - *Refusals come first.* What can be known to fail fails before anything is created.
 
 mod accelerator;
+mod adopt;
 mod agent;
 mod boot;
 mod capture;
@@ -32,6 +34,7 @@ mod sandbox;
 mod saved;
 mod scratch;
 mod snapshot;
+mod store;
 mod sweep;
 mod template;
 mod versions;
@@ -53,6 +56,7 @@ pub use preflight::host_memory;
 pub use sandbox::Sandbox;
 pub use saved::SavedFault;
 pub use snapshot::{SnapshotFileError, SnapshotRecord, Taken};
+pub use store::StoreError;
 pub use template::{TemplateId, TemplateInfo, TemplateMemory, TemplateRecord};
 
 pub use hearth_channel as channel;
@@ -63,7 +67,7 @@ pub use hearth_vmm as vmm;
 use hearth_vmm::MemoryMib;
 
 use hearth_image::ImageStore;
-use hearth_vmm::{Launcher, Qemu, QemuProgram};
+use hearth_vmm::{Launcher, Lifetime, Qemu, QemuProgram};
 use std::path::PathBuf;
 use std::sync::Arc;
 use template::Templates;
@@ -81,6 +85,8 @@ pub struct Engine {
     images: ImageStore,
     templates: Arc<Templates>,
     versions: Arc<Versions>,
+    /// Whether machines may outlive this process.
+    lifetime: Lifetime,
 }
 
 impl Engine {
@@ -99,7 +105,8 @@ impl Engine {
         let images = ImageStore::open(&directories.images())?;
         let templates = Arc::new(Templates::in_directory(directories.templates()));
         let versions = Arc::new(Versions::in_file(directories.versions()));
-        Ok(Self { directories, launcher, qemu, images, templates, versions })
+        let lifetime = Lifetime::WithOwner;
+        Ok(Self { directories, launcher, qemu, images, templates, versions, lifetime })
     }
 
     /// The images there are.

@@ -1,5 +1,6 @@
 //! A sandbox that takes requests.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,8 @@ use crate::create::{Base, DialectSpec, Given, Place};
 use crate::dialects::{DialectAddresses, Dialects};
 use crate::guest::{describe, printable};
 use crate::identity::SandboxId;
-use crate::template::Template;
+use crate::scratch::Scratch;
+use crate::template::Below;
 use crate::{EngineError, SandboxSpec};
 
 /// A sandbox. Dropping it ends its machine and removes its directory at once; [`Self::remove`] also waits until all is gone.
@@ -26,11 +28,13 @@ pub struct Sandbox {
     /// What changes its life as a whole (a fork, a save) holds this.
     pub(crate) place: Mutex<Place>,
     id: SandboxId,
-    pub(crate) base: Base,
+    /// Kept for the image's sake; none for one that was taken over and whose image is gone.
+    base: Option<Base>,
     pub(crate) spec: SandboxSpec,
     /// What it was restored from; none for one that was booted.
-    pub(crate) template: Option<Arc<Template>>,
+    below: Option<Below>,
     way: Way,
+    disk_below: usize,
     failed: Vec<String>,
     phases: Phases,
 }
@@ -40,16 +44,32 @@ impl Sandbox {
         spec: &SandboxSpec,
         place: Place,
         booted: Booted,
-        template: Option<Arc<Template>>,
+        below: Option<Below>,
         base: Base,
         phases: Phases,
     ) -> Self {
         let Booted { machine, channel, way, failed } = booted;
         let id = place.directory.id().clone();
         // A name may come to mean another image.
-        let spec = SandboxSpec { image: base.image.digest.as_str().to_owned(), ..spec.clone() };
-        let (channel, place) = (Arc::new(channel), Mutex::new(place));
-        Self { dialects: None, channel, machine, place, id, base, spec, template, way, failed, phases }
+        let spec = SandboxSpec { image: base.image.digest.as_str().to_owned(), ..spec.clone() }.without_secrets();
+        let disk_below = place.scratch.as_ref().map_or(0, Scratch::below);
+        let (channel, place, base) = (Arc::new(channel), Mutex::new(place), Some(base));
+        Self { dialects: None, channel, machine, place, id, base, spec, below, way, disk_below, failed, phases }
+    }
+
+    /// One that an earlier process has made. Its specification names the image by its digest.
+    pub(crate) fn adopted(
+        spec: SandboxSpec,
+        place: Place,
+        booted: Booted,
+        below: Option<Below>,
+        base: Option<Base>,
+    ) -> Self {
+        let Booted { machine, channel, way, failed } = booted;
+        let id = place.directory.id().clone();
+        let disk_below = place.scratch.as_ref().map_or(0, Scratch::below);
+        let (channel, place, phases) = (Arc::new(channel), Mutex::new(place), Phases::since(Instant::now()));
+        Self { dialects: None, channel, machine, place, id, base, spec, below, way, disk_below, failed, phases }
     }
 
     pub(crate) fn after_failures(self, failed: Vec<String>) -> Self {
@@ -64,6 +84,7 @@ impl Sandbox {
         let renewal = if *given == Given::default() { Renewal::Same } else { Renewal::Anew };
         boot::renew(&self.channel, &self.id, renewal, given).await?;
         self.spec.given = given.clone();
+        self.spec.given.secrets.clear();
         phases.note(Phase::Ready);
         self.phases = phases;
         Ok(())
@@ -95,8 +116,23 @@ impl Sandbox {
     ///
     /// # Errors
     /// [`EngineError::NotRestored`].
-    pub(crate) fn restored_from(&self) -> Result<&Arc<Template>, EngineError> {
-        self.template.as_ref().ok_or(EngineError::NotRestored)
+    pub(crate) fn restored_from(&self) -> Result<&Below, EngineError> {
+        self.below.as_ref().ok_or(EngineError::NotRestored)
+    }
+
+    /// The QEMU that runs it, as far as it is known.
+    pub(crate) fn qemu_path(&self) -> Option<&Path> {
+        self.base.as_ref().map(|base| base.qemu.path())
+    }
+
+    /// The overlays of its disk that its QEMU cannot write to.
+    pub(crate) fn disk_below(&self) -> usize {
+        self.disk_below
+    }
+
+    /// What runs it.
+    pub(crate) fn way(&self) -> Way {
+        self.way
     }
 
     /// The same, for whoever may need it longer: with the sandbox it ends all the same.
@@ -158,8 +194,16 @@ impl Sandbox {
         drop(self.end().await);
     }
 
+    /// Lets go of it: its machine goes on without this process, for the next to take over.
+    pub(crate) fn let_go(self) {
+        let Self { dialects, channel, machine, place, .. } = self;
+        drop((dialects, channel));
+        machine.release();
+        place.into_inner().directory.keep();
+    }
+
     /// Ends its machine at once, and returns what it has on the host.
-    pub(crate) async fn end(self) -> (Place, Base, SandboxSpec) {
+    pub(crate) async fn end(self) -> (Place, Option<Base>, SandboxSpec) {
         let Self { dialects, channel, machine, place, base, spec, .. } = self;
         drop((dialects, channel));
         // It has nothing to finish: what its guest wrote to a disk is in the file or gone with it.

@@ -284,10 +284,26 @@ pub(crate) fn read_ram(directory: &Path, record: &FileRecord, memory: MemoryMib)
     read_whole(&path, record, |reader| SealedRam::read_from(reader, memory).map_err(failed))
 }
 
+/// Whether memory is just what was written.
+pub(crate) fn is_ram(directory: &Path, record: &FileRecord, ram: &SealedRam) -> Result<bool, SavedFault> {
+    let path = directory.join(MEMORY);
+    read_whole(&path, record, |reader| ram.is_as_written(reader).map_err(SavedFault::file(&path)))
+}
+
 pub(crate) fn read_changes(directory: &Path, record: &FileRecord, size: u64) -> Result<Delta, SavedFault> {
     let path = directory.join(MEMORY);
     let failed = |source| SavedFault::Memory { path: path.clone(), source };
     read_whole(&path, record, |reader| Delta::read_from(reader, size).map_err(failed))
+}
+
+/// Has all files of a directory, and that they are there, be on the host's disk.
+pub(crate) fn sync(directory: &Path) -> Result<(), SavedFault> {
+    let entries = fs::read_dir(directory).map_err(SavedFault::file(directory))?;
+    let files = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file()));
+    for path in files.map(|entry| entry.path()).chain([directory.to_owned()]) {
+        File::open(&path).and_then(|file| file.sync_all()).map_err(SavedFault::file(&path))?;
+    }
+    Ok(())
 }
 
 /// Removes what [`write_changes`] has written.

@@ -42,6 +42,20 @@ impl Scratch {
         Self { directory: directory.to_owned(), overlays, own: overlays }
     }
 
+    /// Names one whose machine runs, or was paused, under an earlier process: the overlays behind `below` are its own. What was made ready
+    /// for it and not put on goes.
+    pub(crate) fn adopted(directory: &Path, overlays: usize, below: usize) -> Self {
+        let scratch = Self { directory: directory.to_owned(), overlays, own: below };
+        // Where nothing was made ready there is nothing to remove.
+        let _ = fs::remove_file(scratch.overlay(overlays + 1));
+        scratch
+    }
+
+    /// The overlays that a QEMU of this sandbox's own cannot write to.
+    pub(crate) fn below(&self) -> usize {
+        self.own
+    }
+
     /// How many overlays there are.
     pub(crate) fn overlays(&self) -> usize {
         self.overlays

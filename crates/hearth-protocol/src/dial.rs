@@ -8,7 +8,8 @@ use crate::{ErrorCode, Fault, RawString, limits};
 ///
 /// The stream goes both ways as the request's `stdin` and `data`. The end of `stdin` ends the guest's reading and nothing else (half-close);
 /// the guest's own end is [`DialResult`], which comes when both ways have ended. The first credit for `stdin` says that the
-/// connection is made; a fault before it that there is none.
+/// connection is made; a fault before it that there is none. One behind it, [`ErrorCode::ConnectionFailed`] with [`crate::Outcome::Failed`], says
+/// that the guest's side broke the connection (a reset), which ends both ways at once; what came before is sent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
 pub enum DialRequest {

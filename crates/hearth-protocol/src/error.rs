@@ -74,7 +74,7 @@ pub enum ErrorCode {
     ConnectionFailed,
     /// The time that the request allowed has passed.
     TimedOut,
-    /// It was given up before its end, because the host wanted no more of it.
+    /// It was given up before its end, because the host wanted no more of it, or the session has lost the lane of its streams.
     Cancelled,
     /// The operating system refused; the message says what.
     Io,

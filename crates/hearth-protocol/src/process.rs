@@ -97,8 +97,13 @@ pub struct ExitStatus {
     pub duration_us: u64,
     /// The processor time of it and the children it waited for, in microseconds.
     pub cpu_us: u64,
-    /// The largest resident memory of it or a child it waited for, in bytes.
-    pub peak_memory_bytes: u64,
+    /// The most memory that it took, in bytes; left out where that is not known.
+    ///
+    /// Where the guest has control groups with the controller `memory`, all that was charged to its tree at once: what files it has read or written
+    /// take in memory included. Elsewhere the largest resident memory of it or a child it waited for, known only if it is more than the agent's own
+    /// ever was: the kernel counts the agent's, which a process begins in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peak_memory_bytes: Option<u64>,
 }
 
 impl ExitStatus {

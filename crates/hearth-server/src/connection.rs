@@ -40,25 +40,39 @@ pub enum Ended<T> {
 
 /// What goes with a connection: sandboxes that are bound to it.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Bound(Arc<Mutex<Vec<(SandboxId, Leash)>>>);
+pub(crate) struct Bound(Arc<Mutex<Leashes>>);
+
+#[derive(Debug, Default)]
+struct Leashes {
+    bound: Vec<Leash>,
+    provisional: Vec<(SandboxId, Leash)>,
+}
 
 impl Bound {
     /// Has a sandbox removed when the connection ends.
     pub(crate) fn add(&self, member: Member) {
-        let mut all = self.all();
-        if !all.iter().any(|(id, _)| id == member.id()) {
-            all.push((member.id().clone(), Leash::new(member)));
+        self.all().bound.push(Leash::new(member));
+    }
+
+    /// The same, until it is kept.
+    pub(crate) fn add_provisional(&self, member: Member) {
+        self.all().provisional.push((member.id().clone(), Leash::new(member)));
+    }
+
+    /// Whether a sandbox may still be kept over this connection.
+    pub(crate) fn is_provisional(&self, member: &Member) -> bool {
+        self.all().provisional.iter().any(|(id, _)| id == member.id())
+    }
+
+    /// Lets a provisional sandbox live on.
+    pub(crate) fn keep(&self, member: &Member) {
+        let provisional = &mut self.all().provisional;
+        if let Some(index) = provisional.iter().position(|(id, _)| id == member.id()) {
+            provisional.swap_remove(index).1.release();
         }
     }
 
-    /// Lets a sandbox live on, and tells whether it was bound to this connection.
-    pub(crate) fn release(&self, member: &Member) -> bool {
-        let mut all = self.all();
-        let found = all.iter().position(|(id, _)| id == member.id());
-        found.map(|index| all.swap_remove(index).1.release()).is_some()
-    }
-
-    fn all(&self) -> MutexGuard<'_, Vec<(SandboxId, Leash)>> {
+    fn all(&self) -> MutexGuard<'_, Leashes> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -71,6 +71,7 @@ fn told(event: fleet::Event) -> sse::Event {
     let what = match event.what {
         fleet::Happening::State { state: reached, reason } => Happening::State { state: state(reached), reason },
         fleet::Happening::Changed => Happening::Changed {},
+        fleet::Happening::Adopted { told } => Happening::Adopted { told },
     };
     let event = Event {
         position,

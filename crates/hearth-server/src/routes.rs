@@ -11,11 +11,7 @@ use hearth_engine::fleet::{Fleet, Member};
 use tokio::sync::watch;
 
 use crate::answer::Refusal;
-<<<<<<< HEAD
-use crate::{events, exec, files, health, history, kernels, pool, processes, sandboxes, services, shells};
-=======
-use crate::{events, exec, files, health, history, pool, processes, sandboxes, services, shells, usage};
->>>>>>> surface
+use crate::{events, exec, files, health, history, kernels, pool, processes, sandboxes, services, shells, usage};
 
 /// The largest body of a request that is read whole, in bytes.
 const BODY: usize = 4 * 1024 * 1024;

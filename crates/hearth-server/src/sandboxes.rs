@@ -36,8 +36,10 @@ pub(crate) async fn create(
         publish_port(&member, port).await.map_err(|error| Refusal::from(error).within(&format!("ports[{number}]")))?;
     }
     leash.release();
-    if lifespan == Lifespan::Connection {
-        bound.add(member.clone());
+    match lifespan {
+        Lifespan::Kept => {}
+        Lifespan::Connection => bound.add(member.clone()),
+        Lifespan::Provisional => bound.add_provisional(member.clone()),
     }
     Ok((StatusCode::CREATED, Json(info(member.view()))))
 }
@@ -63,6 +65,10 @@ pub(crate) async fn change(
     Path(reference): Path<String>,
     Body(request): Body<ChangeSandbox>,
 ) -> Result<Json<SandboxInfo>, Refusal> {
+    if request.lifespan.is_some_and(|lifespan| lifespan != Lifespan::Kept) {
+        let message = "what a sandbox's life hangs on is said when it is made, and can only be changed to kept";
+        return Err(ErrorBody::new(OwnCode::InvalidValue, message).with_field("lifespan").into());
+    }
     let member = app.member(&reference)?;
     let changes = Changes {
         name: request.name.map(|name| name.map(SandboxName::new).transpose()).transpose()?,
@@ -70,14 +76,14 @@ pub(crate) async fn change(
         lifetime: request.ttl_seconds.map(|time| time.map(Lifetime::from_seconds).transpose()).transpose()?,
         idle: request.idle.map(|idle| idle.map(policy).transpose()).transpose()?,
     };
+    if request.lifespan.is_some() && !bound.is_provisional(&member) {
+        let message = "the sandbox was not made as provisional over this connection";
+        return Err(ErrorBody::new(OwnCode::WrongState, message).with_field("lifespan").into());
+    }
     member.change(changes)?;
-    match request.lifespan {
-        Some(Lifespan::Connection) => bound.add(member.clone()),
-        Some(Lifespan::Kept) if !bound.release(&member) => {
-            let message = "the sandbox is not bound to this connection";
-            return Err(ErrorBody::new(OwnCode::WrongState, message).with_field("lifespan").into());
-        }
-        Some(Lifespan::Kept) | None => {}
+    if request.lifespan.is_some() {
+        member.keep().await?;
+        bound.keep(&member);
     }
     Ok(Json(info(member.view())))
 }
@@ -171,6 +177,7 @@ pub(crate) fn new_sandbox(app: &App, request: CreateSandbox) -> Result<NewSandbo
         labels: Labels::new(request.labels)?,
         lifetime: request.ttl_seconds.map(Lifetime::from_seconds).transpose()?,
         idle: request.idle.map(policy).transpose()?,
+        bound: request.lifespan != Lifespan::Kept,
     })
 }
 
@@ -243,6 +250,7 @@ fn filter(query: ListSandboxes) -> Result<Filter, Refusal> {
 pub(crate) fn state(state: fleet::State) -> SandboxState {
     match state {
         fleet::State::Creating => SandboxState::Creating,
+        fleet::State::Adopting => SandboxState::Adopting,
         fleet::State::Running => SandboxState::Running,
         fleet::State::Capturing => SandboxState::Capturing,
         fleet::State::Pausing => SandboxState::Pausing,

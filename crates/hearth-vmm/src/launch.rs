@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{self, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -19,7 +20,8 @@ use tokio::io::AsyncReadExt;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::jail::{FromLauncher, JailFailure as Failure, JailGap, JailLevel, MAX_MESSAGE, Plan, Prepared, Step};
-use crate::process::Child;
+use crate::machine::Note;
+use crate::process::{Child, ProcessRecord};
 use crate::spec::{Confinement, Launcher};
 use crate::sys::{self, ChildPlan, ChildStep, IdentityMaps, RawChild};
 
@@ -47,16 +49,18 @@ pub(crate) struct Launch<'a> {
     pub(crate) plan: Plan,
     pub(crate) output: OwnedFd,
     pub(crate) descriptors: Vec<OwnedFd>,
+    /// Where to note which process it is, if it may outlive this one.
+    pub(crate) note_in: Option<PathBuf>,
 }
 
 /// Launches in the strongest jail that is wanted and allowed. A refusal of namespaces is remembered for the process.
 pub(crate) async fn launch(request: Launch<'_>) -> Result<Launched, LaunchError> {
     static REFUSED: OnceLock<String> = OnceLock::new();
-    let Launch { launcher, confinement, mut plan, output, descriptors } = request;
-    let (output, descriptors) = (Arc::new(output), Arc::new(descriptors));
+    let Launch { launcher, confinement, mut plan, output, descriptors, note_in } = request;
+    let (output, descriptors, note_in) = (Arc::new(output), Arc::new(descriptors), note_in.as_deref());
     if confinement == Confinement::Strongest && REFUSED.get().is_none() {
         plan.level = JailLevel::Namespaces;
-        match attempt(launcher, &plan, &output, &descriptors).await {
+        match attempt(launcher, &plan, &output, &descriptors, note_in).await {
             Err(LaunchError::Launch { failure, source }) if failure.is_refusal() => {
                 drop(REFUSED.set(format!("{failure}: {source}")));
             }
@@ -64,7 +68,7 @@ pub(crate) async fn launch(request: Launch<'_>) -> Result<Launched, LaunchError>
         }
     }
     plan.level = JailLevel::Landlock;
-    let mut launched = attempt(launcher, &plan, &output, &descriptors).await?;
+    let mut launched = attempt(launcher, &plan, &output, &descriptors, note_in).await?;
     let reason = match confinement {
         Confinement::WithoutNamespaces => "not asked for".to_owned(),
         Confinement::Strongest => REFUSED.get().cloned().unwrap_or_default(),
@@ -78,24 +82,33 @@ async fn attempt(
     plan: &Plan,
     output: &Arc<OwnedFd>,
     descriptors: &Arc<Vec<OwnedFd>>,
+    note_in: Option<&Path>,
 ) -> Result<Launched, LaunchError> {
-    let (mut report, report_end) = report_pipe().map_err(|source| LaunchError::Prepare { source })?;
-    let order = Order::new(launcher, plan, output.clone(), descriptors.clone(), report_end)?;
+    let prepare = |source| LaunchError::Prepare { source };
+    let (mut report, report_end) = report_pipe().map_err(prepare)?;
+    let mut order = Order::new(launcher, plan, output.clone(), descriptors.clone(), report_end)?;
+    let go_ahead = note_in.map(|_| order.owned_apart()).transpose().map_err(prepare)?;
     let raw = spawner().spawn(order).await.map_err(|source| failed(Failure::at(Step::Namespaces)(source)))?;
     let mut child = Child::new(raw);
+    if let (Some(directory), Some(go_ahead)) = (note_in, go_ahead) {
+        let process = ProcessRecord::of(child.pid()).map_err(prepare)?;
+        Note { process, held: None }.write(directory).map_err(prepare)?;
+        // A launcher that has failed no longer reads, and says why.
+        let _ = rustix::io::write(&go_ahead, b"g");
+    }
     let mut text = Vec::new();
     let mut bounded = (&mut report).take(MAX_MESSAGE);
     // Its end means that the launcher has ended, or has become QEMU.
     match tokio::time::timeout(LAUNCH_TIMEOUT, bounded.read_to_end(&mut text)).await {
         Ok(Ok(_)) => {}
-        Ok(Err(source)) => return Err(LaunchError::Prepare { source }),
+        Ok(Err(source)) => return Err(prepare(source)),
         Err(_) => return Err(LaunchError::TimedOut),
     }
     match read_report(&text) {
         Some(FromLauncher::Ready(prepared)) => Ok(Launched { child, level: plan.level, prepared }),
         Some(FromLauncher::Failed(failure)) => Err(failed(failure)),
         None => {
-            let status = child.wait().await.map_err(|source| LaunchError::Prepare { source })?;
+            let status = child.wait().await.map_err(prepare)?.unwrap_or_default();
             Err(LaunchError::NotALauncher { program: launcher.program.display().to_string(), status })
         }
     }
@@ -143,6 +156,8 @@ struct Order {
     output: Arc<OwnedFd>,
     plan: File,
     report: OwnedFd,
+    /// What it follows in place of all that its owner has started.
+    apart: Option<OwnedFd>,
     descriptors: Arc<Vec<OwnedFd>>,
 }
 
@@ -170,11 +185,20 @@ impl Order {
             output,
             plan: plan_file(plan).map_err(prepare)?,
             report,
+            apart: None,
             descriptors,
         })
     }
 
+    /// Gives the child a pipe of its own from its owner, and returns the owner's end.
+    fn owned_apart(&mut self) -> io::Result<OwnedFd> {
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
+        self.apart = Some(read);
+        Ok(write)
+    }
+
     fn carry_out(&self, owner: BorrowedFd<'_>) -> io::Result<RawChild> {
+        let owner = self.apart.as_ref().map_or(owner, AsFd::as_fd);
         let own = [self.plan.as_fd(), self.report.as_fd(), owner];
         let passed: Vec<BorrowedFd<'_>> = own.into_iter().chain(self.descriptors.iter().map(AsFd::as_fd)).collect();
         sys::spawn(&ChildPlan {

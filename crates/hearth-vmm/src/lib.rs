@@ -33,12 +33,10 @@ mod tsc;
 pub use console::{CONSOLE_TAIL, Console, Stall};
 pub use kvm::{KvmStatus, kvm_status};
 pub use launch::LaunchError;
-<<<<<<< HEAD
-pub use machine::{Exit, Machine, MachineError, PreparedCapture, PreparedOverlay, STDERR_TAIL};
-=======
 pub use load::Load;
-pub use machine::{Exit, Machine, MachineError, STDERR_TAIL};
->>>>>>> surface
+pub use machine::{
+    Adoption, Exit, Machine, MachineError, PreparedCapture, PreparedOverlay, STDERR_TAIL, end_noted, noted_ram,
+};
 pub use memory::HostMemory;
 pub use overlay::create_overlay;
 pub use qemu::{Qemu, QemuError, QemuProgram, QemuVersion};

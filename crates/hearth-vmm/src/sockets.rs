@@ -66,6 +66,11 @@ pub(crate) struct SocketFile {
 }
 
 impl SocketFile {
+    /// Names one that somebody else has made.
+    pub(crate) fn there(path: PathBuf) -> Self {
+        Self { path, keep: false }
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }

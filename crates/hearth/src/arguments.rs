@@ -186,7 +186,7 @@ impl Command {
             Self::Pool(options) => options.json,
             Self::Image(ImageCommand::Build(options)) => options.json,
             Self::Image(ImageCommand::List { json } | ImageCommand::Rm { json, .. }) => *json,
-            Self::Image(ImageCommand::Inspect { .. }) => true,
+            Self::Image(ImageCommand::Inspect { .. }) => false,
             Self::Template(TemplateCommand::List { json } | TemplateCommand::Rm { json, .. }) => *json,
             Self::Template(TemplateCommand::Build(options)) => options.json,
             Self::Agent { .. } | Self::Completions { .. } | Self::Man { .. } => false,

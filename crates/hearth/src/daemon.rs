@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use hearth_client::{Client, ClientError};
-use hearth_engine::Directories;
+use hearth_engine::{Directories, Engine};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::failure::Failure;
@@ -64,6 +64,14 @@ pub(crate) async fn client_saying(say: bool) -> Result<Client, Failure> {
 pub(crate) async fn running_client() -> Result<Option<Client>, Failure> {
     let client = Client::new(socket(&home::directories()?));
     Ok(is_there(&client).await?.then_some(client))
+}
+
+/// A client of the daemon for what may be there already: one is started only if an earlier one has left sandboxes.
+pub(crate) async fn holding_client() -> Result<Option<Client>, Failure> {
+    match running_client().await? {
+        None if Engine::has_left(&home::directories()?) => client().await.map(Some),
+        running => Ok(running),
+    }
 }
 
 /// Whether the daemon that runs, if one does, is another program than this.

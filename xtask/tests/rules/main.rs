@@ -46,6 +46,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("sha1", &["hearth-files"]),
     ("bzip2", &["hearth-files"]),
     ("zstd", &["hearth-files", "hearth-engine"]),
+    ("rusqlite", &["hearth-engine"]),
     ("ruzstd", &["hearth-image"]),
     ("lzma-rust2", &["hearth-image", "hearth-files"]),
     ("vte", &["hearth-agent"]),

@@ -28,14 +28,19 @@ struct Reading {
 pub(super) async fn read(agent: &Agent, read: Read, streams: Streams) -> Result<FileResult, Fault> {
     let path = read.path.as_bytes();
     let (mut file, size) = hearth_files::open_file(&agent.roots.open(read.root)?, path)?;
-    let length = read.length.unwrap_or(u64::MAX).min(u64::MAX - read.offset);
+    let mut length = read.length.unwrap_or(u64::MAX).min(u64::MAX - read.offset);
     let expected = size.saturating_sub(read.offset).min(length);
     if let Some(most) = read.at_most.filter(|most| expected > *most) {
         let message =
             format!("read {}: it has {expected} bytes to send, over the limit of {most}", read.path.to_string_lossy());
         return Err(Fault::never_started(ErrorCode::TooLarge, message));
     }
-    file.seek(SeekFrom::Start(read.offset)).map_err(|error| FileError::new("read", path, error))?;
+    match file.seek(SeekFrom::Start(read.offset)) {
+        Ok(_) => {}
+        // No file of its file system reaches so far.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => length = 0,
+        Err(error) => return Err(FileError::new("read", path, error).into()),
+    }
     let mut reading = Reading { file, left: length, path: path.to_vec() };
     let result = FileResult::Read { size };
     // What the kernel makes up as it is read says that it is empty, and may take its time.

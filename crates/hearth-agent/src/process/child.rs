@@ -22,6 +22,8 @@ use crate::sys::{self, Reaped};
 
 /// How long the rest of a terminal's output may take once its process has exited.
 const TERMINAL_PATIENCE: Duration = Duration::from_secs(1);
+/// How much that may be, in bytes: what the kernel keeps of a terminal is less.
+const TERMINAL_REST: u64 = 64 * 1024;
 
 /// A process that was started.
 pub(crate) struct Process {
@@ -254,6 +256,7 @@ impl Process {
     pub(super) async fn finish(&self, pipes: &Pipes, timed_out: bool) {
         let duration_us = self.started.get().elapsed().as_micros() as u64;
         if self.terminal.is_some() {
+            self.stdout.take_rest(TERMINAL_REST);
             // The kernel hangs the terminal up when its session's leader exits, and the pump then sees its end.
             let _ = tokio::time::timeout(TERMINAL_PATIENCE, self.stdout.wait_for_end()).await;
             self.stdout.end_now();
@@ -269,7 +272,7 @@ impl Process {
             out_of_memory: self.ran_out_of_memory(reaped.and_then(|child| child.code), signal),
             duration_us,
             cpu_us: reaped.map_or(0, |child| child.cpu_us),
-            peak_memory_bytes: reaped.map_or(0, |child| child.peak_memory_bytes),
+            peak_memory_bytes: self.tree.peak_memory().or_else(|| reaped.and_then(peak_resident)),
         });
         self.ended.notify_waiters();
     }
@@ -281,4 +284,10 @@ impl Process {
         let may_be = signal == Some(kill) || code == Some(128 + kill) || self.tree.is_limited();
         may_be && self.tree.ran_out_of_memory()
     }
+}
+
+/// The largest resident memory of what was reaped, where that can be told from the agent's: a child begins in the agent's own memory, which the
+/// kernel counts as the child's until it has become the program, and keeps counting.
+fn peak_resident(child: Reaped) -> Option<u64> {
+    Some(child.resident_bytes).filter(|&bytes| bytes > sys::own_resident_bytes())
 }

@@ -48,6 +48,8 @@ pub(crate) struct Output {
     end: Cell<Option<u64>>,
     /// Once the process has exited: how many bytes are taken when all its own are.
     drain_to: Cell<Option<u64>>,
+    /// How many bytes are taken whether there is room before the lossless followers or not.
+    unheld_to: Cell<u64>,
     closed: Cell<bool>,
     /// Who is shown every byte that is kept, and where it stands.
     tap: RefCell<Option<(u64, Tap)>>,
@@ -76,6 +78,7 @@ impl Output {
             room: Notify::new(),
             end: Cell::new(None),
             drain_to: Cell::new(None),
+            unheld_to: Cell::new(0),
             closed: Cell::new(false),
             tap: RefCell::default(),
             pipe: RefCell::default(),
@@ -301,6 +304,10 @@ impl Output {
             let moved = self.room.notified();
             self.ring.borrow_mut().prepare();
             let room = self.room_now();
+            if let Some(needed) = self.needed_by_rest() {
+                self.ring.borrow_mut().extend(needed.saturating_sub(room));
+                return room.max(needed);
+            }
             // Not less: a nearly full ring would be filled byte by byte, with a switch to the process and back each time.
             let held = self.redactor.borrow().as_ref().map_or(0, |redactor| redactor.room_for(FEED));
             let (fill, window) = (self.ring.borrow().fill_limit(), self.ring.borrow().window());
@@ -323,11 +330,26 @@ impl Output {
         room
     }
 
-    /// Tells the stream that its process has exited, and waits until all that the process itself wrote is in the ring. What is
-    /// in the pipe at this moment is that, and perhaps some bytes of children that still hold the pipe.
+    /// The room that the next read needs of what is taken whoever is slow.
+    fn needed_by_rest(&self) -> Option<usize> {
+        let left = self.unheld_to.get().saturating_sub(self.taken.get());
+        let next = left.min(SCRATCH_SIZE as u64) as usize;
+        (left > 0).then(|| self.redactor.borrow().as_ref().map_or(next, |redactor| redactor.room_for(next)))
+    }
+
+    /// Has the next `bytes` be taken at once, whoever is slow to read: nothing more holds their writer back. The ring grows by what it must so
+    /// that lossless followers find them all the same; where it may not, they find a gap.
+    pub(super) fn take_rest(&self, bytes: u64) {
+        self.unheld_to.set(self.taken.get() + bytes);
+        self.room.notify_waiters();
+    }
+
+    /// Tells the stream that its process has exited, and waits until all that the process itself wrote is in the ring, which no follower
+    /// delays. What is in the pipe at this moment is that, and perhaps some bytes of children that still hold the pipe.
     pub(crate) async fn drain(&self, pipe: Option<&AsyncFd<OwnedFd>>) {
         let waiting = pipe.and_then(|pipe| bytes_waiting(pipe.get_ref()).ok()).unwrap_or(0);
         self.drain_to.set(Some(self.taken.get() + waiting));
+        self.take_rest(waiting);
         self.note_drained();
         self.wait_for_end().await;
     }

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::ops::Range;
 use std::rc::Rc;
 
-use hearth_protocol::Budget;
+use hearth_protocol::{Budget, limits};
 
 /// The most that one [`Ring::fill`] takes: so much more than the tail has room, so that what is kept is not what is written over.
 pub(super) const FILL: usize = 256 * 1024;
@@ -13,6 +13,8 @@ const LEAST_HEAD: usize = 16 * 1024;
 /// What every tail may take with its room to fill. More than is ever written at once, so that a tail that ends its growth here loses
 /// nothing of that.
 const LEAST_TAIL: usize = 80 * 1024;
+/// What a tail may keep at most that was extended.
+const LONGEST_TAIL: usize = 2 * limits::KEPT_MOST as usize;
 
 /// A bound on what all rings together may take. Past it a ring grows no more, and what it keeps is less than its budget.
 #[derive(Debug)]
@@ -96,7 +98,7 @@ impl Ring {
 
     /// The position of the first byte of the tail.
     fn tail_start(&self) -> u64 {
-        self.total.saturating_sub(self.window() as u64).max(self.head.len() as u64)
+        self.total.saturating_sub(self.window() as u64).max(self.intact).max(self.head.len() as u64)
     }
 
     /// How many bytes may be written before a reader at `cursor` would lose any.
@@ -151,6 +153,31 @@ impl Ring {
         if self.tail.len() < self.tail_limit && self.is_past_head() {
             self.grow_tail(written as usize + self.fill_limit());
         }
+    }
+
+    /// Lets the tail keep `more` bytes, beyond its budget, as far as there is memory and [`LONGEST_TAIL`] allows.
+    pub(crate) fn extend(&mut self, more: usize) {
+        let kept = self.window() + more;
+        let limit = kept + FILL.min(kept / 4);
+        if more == 0 || kept > LONGEST_TAIL {
+            return;
+        }
+        if self.tail.len() < self.tail_limit {
+            // It has not wrapped, and grows as it is written.
+            self.tail_limit = limit;
+            return;
+        }
+        if self.grant(self.tail.len(), limit, 0) < limit {
+            return;
+        }
+        let mut tail = vec![0; limit];
+        let mut at = self.intact.max(self.head.len() as u64);
+        let start = |position: u64| ((position - self.head.len() as u64) % limit as u64) as usize;
+        while let Some((_, piece)) = self.read(at, limit - start(at)) {
+            tail[start(at)..start(at) + piece.len()].copy_from_slice(piece);
+            at += piece.len() as u64;
+        }
+        (self.tail, self.tail_limit) = (tail, limit);
     }
 
     /// Where the next bytes of the tail go, up to its wrap.
@@ -230,8 +257,6 @@ impl Drop for Ring {
 
 #[cfg(test)]
 mod tests {
-    use hearth_protocol::limits;
-
     use super::*;
 
     const HEAD: usize = limits::KEPT_HEAD as usize;
@@ -365,6 +390,36 @@ mod tests {
         assert!(memory.taken.get() <= memory.limit + least, "{}", memory.taken.get());
         rings.clear();
         assert_eq!(memory.taken.get(), 0);
+    }
+
+    #[test]
+    fn an_extended_tail_keeps_what_it_had_and_that_much_more() {
+        let data: Vec<u8> = (0..3 * (HEAD + TAIL)).map(|i| (i * 19 % 223) as u8).collect();
+        for written in [0, HEAD / 2, HEAD + TAIL / 2, HEAD + TAIL, data.len() - TAIL - 12_345] {
+            let mut ring = ring();
+            data[..written].chunks(10_007).for_each(|piece| ring.write(piece));
+            let cursor = written.saturating_sub(TAIL) as u64;
+            let room = ring.room_before(cursor);
+            ring.extend(100_000);
+            assert_eq!(ring.room_before(cursor), room + 100_000);
+            let more = &data[..written + room + 100_000];
+            more[written..].chunks(4096).for_each(|piece| ring.write(piece));
+            assert!(read_all(&ring, cursor, 5000) == (more[cursor as usize..].to_vec(), 0), "after {written}");
+            let (kept, gap) = read_all(&ring, 0, usize::MAX);
+            assert_eq!((kept.len() + gap as usize, gap), (more.len(), ring.dropped(u64::MAX)));
+            ring.write(&data);
+            assert!(read_all(&ring, ring.total() - TAIL as u64, 5000) == (data[data.len() - TAIL..].to_vec(), 0));
+        }
+    }
+
+    #[test]
+    fn a_tail_that_there_is_no_memory_to_extend_stays_as_it_is() {
+        let memory = Memory::new(HEAD + TAIL + FILL);
+        let mut ring = Ring::new(Budget::default(), memory);
+        ring.write(&vec![1; HEAD + 3 * TAIL]);
+        let cursor = ring.total() - TAIL as u64;
+        ring.extend(100_000);
+        assert_eq!((ring.room_before(cursor), read_all(&ring, cursor, 5000)), (0, (vec![1; TAIL], 0)));
     }
 
     #[test]

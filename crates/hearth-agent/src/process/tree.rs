@@ -4,8 +4,8 @@
 //! parents and sessions in `/proc`, which a daemon that leaves both escapes; [`Trees::describe`] then says why.
 
 use std::cell::{Cell, RefCell};
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -20,6 +20,10 @@ use crate::sys;
 const CPU_PERIOD_US: u64 = 100_000;
 /// Control groups that are kept ready, so that a start need not make one.
 const SPARE: usize = 4;
+
+/// What may be charged to a group that is used again, in bytes: pages of files that an earlier tree has read or written, which count for the next.
+/// Some is always there, since the kernel charges in advance.
+const LEFT_CHARGED: u64 = 512 * 1024;
 
 /// The file of a group that stops all in it.
 const FREEZE: &str = "cgroup.freeze";
@@ -45,6 +49,8 @@ pub(crate) struct Group {
     killed: Cell<bool>,
     /// Whether limits were set, which one that comes later must not inherit.
     limited: bool,
+    /// Its `memory.peak`, where the kernel can begin that anew for a group that is used again.
+    peak: Option<File>,
 }
 
 /// One process and all it has started.
@@ -173,7 +179,7 @@ fn prepare(mount: &Path, root: &Path) -> io::Result<()> {
 }
 
 /// Reads a file of at most 4 KiB, which the kernel makes anew at each read from its beginning.
-fn read_from_start(file: &OwnedFd) -> io::Result<String> {
+fn read_from_start(file: impl AsFd) -> io::Result<String> {
     let mut buffer = [0; 4096];
     let count = rustix::io::pread(file, &mut buffer, 0)?;
     Ok(String::from_utf8_lossy(&buffer[..count]).into_owned())
@@ -193,7 +199,8 @@ impl Groups {
         let path = self.root.join(number.to_string());
         fs::create_dir(&path)?;
         let directory = rustix::fs::open(&path, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        Ok(Group { path, directory, killed: Cell::new(false), limited: false })
+        let peak = File::options().read(true).write(true).open(path.join("memory.peak")).ok();
+        Ok(Group { path, directory, killed: Cell::new(false), limited: false, peak })
     }
 
     fn take(&self) -> Option<Group> {
@@ -202,7 +209,7 @@ impl Groups {
 
     /// Keeps an empty group for the next tree, unless it bears marks of the last one.
     fn put_back(&self, group: Group) {
-        let marked = group.limited || group.killed.get() || group.out_of_memory_kills() > 0;
+        let marked = group.limited || group.killed.get() || group.out_of_memory_kills() > 0 || !group.forget_memory();
         if self.spare.borrow().len() < 2 * SPARE && !marked {
             self.spare.borrow_mut().push(group);
         } else {
@@ -224,6 +231,18 @@ impl Group {
     fn out_of_memory_kills(&self) -> u64 {
         let events = self.read("memory.events");
         events.lines().find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok()).unwrap_or(0)
+    }
+
+    /// Begins the peak of its memory anew; false for one to which too much is charged still, or where that cannot be done.
+    fn forget_memory(&self) -> bool {
+        let Some(mut peak) = self.peak.as_ref() else { return true };
+        let charged = self.read("memory.current").trim().parse();
+        charged.is_ok_and(|bytes: u64| bytes <= LEFT_CHARGED) && peak.write_all(b"reset\n").is_ok()
+    }
+
+    /// The most memory that was charged to it at once, in bytes, since it was last made use of.
+    fn peak_memory(&self) -> Option<u64> {
+        read_from_start(self.peak.as_ref()?).ok()?.trim().parse().ok()
     }
 
     /// Sets the limits, or says which cannot be set.
@@ -307,6 +326,11 @@ impl Tree {
     /// Whether its memory is limited, or anything else of it.
     pub(crate) fn is_limited(&self) -> bool {
         self.group().is_some_and(|group| group.limited)
+    }
+
+    /// The most memory that it took at once, in bytes, where the kernel accounts it for each tree.
+    pub(crate) fn peak_memory(&self) -> Option<u64> {
+        self.group()?.peak_memory()
     }
 
     /// Whether the kernel has killed a member for want of memory.

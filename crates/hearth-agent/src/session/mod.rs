@@ -27,8 +27,8 @@ use std::rc::Rc;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use hearth_protocol::{
     AgentHello, Attach, ChunkDecoder, ChunkHeader, ErrorCode, Fault, Finished, FrameError, HelloAnswer, HelloScanner,
-    HostHello, Lane, LineDecoder, Reply, ReplyBody, Request, RequestBody, RequestId, Start, StreamName, encode_line,
-    limits, negotiate, parse_request,
+    HostHello, Lane, LineDecoder, Outcome, Reply, ReplyBody, Request, RequestBody, RequestId, Start, StreamName,
+    encode_line, limits, negotiate, parse_request,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
@@ -80,6 +80,8 @@ pub(crate) struct Session {
     control: mpsc::Sender<Outgoing>,
     bulk: mpsc::Sender<Outgoing>,
     active: RefCell<HashMap<RequestId, Active>>,
+    /// Why there is no bulk lane any more.
+    bulk_lost: RefCell<Option<String>>,
     tasks: RefCell<JoinSet<()>>,
 }
 
@@ -107,6 +109,7 @@ impl Session {
             control: control_sender,
             bulk: bulk_sender,
             active: RefCell::default(),
+            bulk_lost: RefCell::default(),
             tasks: RefCell::default(),
         });
         session.spawn(write_lane(control, control_queue));
@@ -141,14 +144,49 @@ impl Session {
         }
     }
 
-    /// Serves the bulk lane: finds the hello, answers it, then carries chunks both ways. Ends when the lane does.
+    /// Serves the bulk lane for as long as there is one, as [`Self::carry_chunks`] does. What needs it fails then, and control goes on.
     pub(crate) async fn serve_bulk(
         self: Rc<Self>,
+        reader: Reader,
+        writer: Writer,
+        scanner: HelloScanner,
+        queue: mpsc::Receiver<Outgoing>,
+        next_host: impl AsyncFn() -> bool,
+    ) {
+        let reason = match self.carry_chunks(reader, writer, scanner, queue, next_host).await {
+            LaneError::Io(error) => error.to_string(),
+            LaneError::Frame(error) => {
+                let message = format!("the bulk lane is lost: {error}");
+                let fault = Fault::never_started(ErrorCode::MalformedRequest, message);
+                self.reply(None, ReplyBody::Error(fault)).await;
+                error.to_string()
+            }
+        };
+        self.lose_bulk(&reason).await;
+    }
+
+    /// Ends every request that has streams: none of them can end well without the lane. The processes go on.
+    async fn lose_bulk(&self, reason: &str) {
+        let message = format!("the session has lost its bulk lane ({reason}): connect anew");
+        self.bulk_lost.replace(Some(message.clone()));
+        let active = self.active.take();
+        active.values().for_each(|request| request.task.abort());
+        for id in active.into_keys() {
+            let fault = Fault::failed(ErrorCode::Cancelled, message.clone());
+            self.reply(Some(id), ReplyBody::Error(fault)).await;
+        }
+    }
+
+    /// Finds the hello, answers it, then carries chunks both ways until the lane ends or breaks. Where it ends before the hello, `next_host`
+    /// waits for another host there, and says whether one can come.
+    async fn carry_chunks(
+        &self,
         mut reader: Reader,
         mut writer: Writer,
         mut scanner: HelloScanner,
         queue: mpsc::Receiver<Outgoing>,
-    ) {
+        next_host: impl AsyncFn() -> bool,
+    ) -> LaneError {
         let mut buffer = BytesMut::new();
         let hello = loop {
             if let Some(line) = scanner.scan(&mut buffer) {
@@ -157,31 +195,32 @@ impl Session {
                     _ => continue,
                 }
             }
-            if !read_some(&mut reader, &mut buffer).await {
-                return;
+            if let Err(error) = read_some(&mut reader, &mut buffer).await
+                && !next_host().await
+            {
+                return error.into();
             }
         };
-        if writer.write_all(&answer(&hello).to_bytes()).await.is_err() {
-            return;
+        if let Err(error) = writer.write_all(&answer(&hello).to_bytes()).await {
+            return error.into();
         }
-        tokio::join!(write_lane(writer, queue), self.read_chunks(reader, buffer));
+        tokio::select! {
+            () = write_lane(writer, queue) => io::Error::from(io::ErrorKind::BrokenPipe).into(),
+            broken = self.read_chunks(reader, buffer) => broken,
+        }
     }
 
-    async fn read_chunks(&self, mut reader: Reader, mut buffer: BytesMut) {
+    async fn read_chunks(&self, mut reader: Reader, mut buffer: BytesMut) -> LaneError {
         let mut decoder = ChunkDecoder::default();
         loop {
             match decoder.decode(&mut buffer) {
                 Ok(Some((header, payload))) => self.take_chunk(&header, payload).await,
                 Ok(None) => {
-                    if !read_some(&mut reader, &mut buffer).await {
-                        return;
+                    if let Err(error) = read_some(&mut reader, &mut buffer).await {
+                        return error.into();
                     }
                 }
-                Err(error) => {
-                    let fault =
-                        Fault::never_started(ErrorCode::MalformedRequest, format!("the bulk lane is lost: {error}"));
-                    return self.reply(None, ReplyBody::Error(fault)).await;
-                }
+                Err(error) => return error.into(),
             }
         }
     }
@@ -293,17 +332,20 @@ impl Session {
 
     async fn start(self: &Rc<Self>, id: RequestId, start: &Start) -> Result<Option<ReplyBody>, Fault> {
         self.refuse_duplicate(id)?;
+        if start.attach.is_some() {
+            self.refuse_without_bulk()?;
+        }
         let process = self.agent.processes.start(start)?;
         let started = ReplyBody::Started { process: process.id, pid: process.pid };
         let Some(delivery) = start.attach else { return Ok(Some(started)) };
         let follower = Follower::new(&process, (0, 0), delivery);
         self.reply(Some(id), started).await;
-        self.follow(id, process, follower);
-        Ok(None)
+        self.follow(id, process, follower).map(|()| None)
     }
 
     async fn attach(self: &Rc<Self>, id: RequestId, attach: &Attach) -> Result<Option<ReplyBody>, Fault> {
         self.refuse_duplicate(id)?;
+        self.refuse_without_bulk()?;
         let process = self.agent.processes.get(&attach.process)?;
         for (stream, from, total) in
             [("stdout", attach.stdout, process.stdout.total()), ("stderr", attach.stderr, process.stderr.total())]
@@ -315,8 +357,7 @@ impl Session {
         }
         let follower = Follower::new(&process, (attach.stdout, attach.stderr), attach.delivery);
         self.reply(Some(id), ReplyBody::Started { process: process.id, pid: process.pid }).await;
-        self.follow(id, process, follower);
-        Ok(None)
+        self.follow(id, process, follower).map(|()| None)
     }
 
     fn refuse_duplicate(&self, id: RequestId) -> Result<(), Fault> {
@@ -327,7 +368,15 @@ impl Session {
         Err(Fault::never_started(ErrorCode::DuplicateRequest, message))
     }
 
-    fn follow(self: &Rc<Self>, id: RequestId, process: Rc<Process>, follower: Follower) {
+    /// Refuses a request with streams where there is no lane for them.
+    fn refuse_without_bulk(&self) -> Result<(), Fault> {
+        let lost = self.bulk_lost.borrow().clone();
+        lost.map_or(Ok(()), |message| Err(Fault::never_started(ErrorCode::Cancelled, message)))
+    }
+
+    fn follow(self: &Rc<Self>, id: RequestId, process: Rc<Process>, follower: Follower) -> Result<(), Fault> {
+        // It may have gone while the word of the start was on its way.
+        self.refuse_without_bulk().map_err(|fault| Fault { outcome: Outcome::Failed, ..fault })?;
         let credits = follower.credits();
         let (control, bulk, weak) = (self.control.clone(), self.bulk.clone(), Rc::downgrade(self));
         let input = process.input.clone();
@@ -339,6 +388,7 @@ impl Session {
         };
         let task = self.spawn(task);
         self.active.borrow_mut().insert(id, Active { input, credits, stdin: Rc::default(), task });
+        Ok(())
     }
 
     /// Runs an operation beside everything else; its end is its reply.
@@ -351,6 +401,7 @@ impl Session {
         F: Future<Output = Result<Finished, Fault>> + 'static,
     {
         self.refuse_duplicate(id)?;
+        self.refuse_without_bulk()?;
         if self.active.borrow().len() >= ACTIVE {
             let message = format!("{ACTIVE} requests of this session have not ended");
             return Err(Fault::never_started(ErrorCode::Busy, message));
@@ -459,10 +510,13 @@ async fn write_chunk(lane: &mut Writer, mut head: Vec<u8>, payload: Bytes) -> io
     lane.write_all(&head).await
 }
 
-/// Reads the bulk lane once; false at the end.
-async fn read_some(reader: &mut Reader, buffer: &mut BytesMut) -> bool {
+/// Reads the bulk lane once; at the end there is nothing to read.
+async fn read_some(reader: &mut Reader, buffer: &mut BytesMut) -> io::Result<()> {
     buffer.reserve(READ_BULK);
-    matches!(reader.read_buf(&mut buffer.limit(READ_BULK)).await, Ok(count) if count > 0)
+    match reader.read_buf(&mut buffer.limit(READ_BULK)).await? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        _ => Ok(()),
+    }
 }
 
 /// Why a lane cannot be read on.

@@ -56,12 +56,15 @@ async fn run(
     }
     let (session, queue) = Session::new(Rc::clone(agent), writer);
     let (bulk_reader, bulk_writer) = bulk.halves();
-    let serve_bulk = Rc::clone(&session).serve_bulk(bulk_reader, bulk_writer, HelloScanner::new(hello.epoch), queue);
+    // One port may show a new host before the other shows that the last one has left.
+    let next_host = async || bulk.changed().await.is_ok();
+    let scanner = HelloScanner::new(hello.epoch);
+    let serve_bulk = Rc::clone(&session).serve_bulk(bulk_reader, bulk_writer, scanner, queue, next_host);
     let serve_control = session.serve_control(lines);
     tokio::pin!(serve_bulk, serve_control);
     let end = tokio::select! {
         end = &mut serve_control => end,
-        // The bulk port says end of file when its host has left; the control port will, too.
+        // The bulk port says end of file when its host has left; the control port will, too. Else the host is told what that costs it.
         () = &mut serve_bulk => serve_control.await,
     };
     match end {

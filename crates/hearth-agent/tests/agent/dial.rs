@@ -1,9 +1,12 @@
 //! Byte streams to what listens inside the guest.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use hearth_channel::{ChannelError, Dialled};
-use hearth_protocol::ErrorCode;
 use hearth_protocol::dial::DialRequest;
+use hearth_protocol::{ErrorCode, Fault, Outcome};
+use rustix::net::sockopt::set_socket_linger;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener};
 
@@ -77,6 +80,70 @@ async fn b42_sixty_megabytes_reach_a_slow_reader_whole() {
         }
     }
     assert!(received == content, "{} bytes came", received.len());
+}
+
+/// Reads until the stream breaks.
+async fn read_until_broken(stream: &Dialled) -> (Vec<u8>, Fault) {
+    let mut all = Vec::new();
+    loop {
+        match tokio::time::timeout(HANG, stream.read()).await.unwrap() {
+            Ok(Some(bytes)) => all.extend_from_slice(&bytes),
+            Ok(None) => panic!("a clean end after {} bytes", all.len()),
+            Err(ChannelError::Fault { source }) => return (all, source),
+            Err(other) => panic!("not a fault of the agent's: {other}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn b42_a_connection_that_is_reset_is_not_taken_for_one_that_ended() {
+    let agent = Agent::start();
+    let channel = agent.connect().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    for finished in [false, true] {
+        let stream = channel.dial(tcp(port)).await.unwrap();
+        let (mut server, _) = listener.accept().await.unwrap();
+        // Its input stays open, with nothing to write, or has ended.
+        let mut writer = stream.writer().unwrap();
+        if finished {
+            writer.write(Bytes::new()).await.unwrap();
+            writer.finish();
+            server.read_to_end(&mut Vec::new()).await.unwrap();
+        }
+        server.write_all(&[b'x'; 1000]).await.unwrap();
+        set_socket_linger(&server, Some(Duration::ZERO)).unwrap();
+        drop(server);
+        let (said, broken) = read_until_broken(&stream).await;
+        assert_eq!((broken.code, broken.outcome), (ErrorCode::ConnectionFailed, Outcome::Failed), "{broken}");
+        assert_eq!(said, [b'x'; 1000]);
+    }
+}
+
+#[tokio::test]
+async fn b42_a_reset_that_a_write_runs_into_breaks_the_reader_too() {
+    let agent = Agent::start();
+    let channel = agent.connect().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let stream = channel.dial(tcp(listener.local_addr().unwrap().port())).await.unwrap();
+    let (server, _) = listener.accept().await.unwrap();
+    let mut writer = stream.writer().unwrap();
+    let write = async {
+        // Until the connection takes no more, and then until nobody takes it.
+        while writer.write(Bytes::from(vec![0; 100_000])).await.is_ok() {}
+    };
+    let reset = async {
+        server.readable().await.unwrap();
+        set_socket_linger(&server, Some(Duration::ZERO)).unwrap();
+        drop(server);
+        read_until_broken(&stream).await
+    };
+    let ((), (said, broken)) = tokio::join!(write, reset);
+    assert_eq!(
+        (said.len(), broken.code, broken.outcome),
+        (0, ErrorCode::ConnectionFailed, Outcome::Failed),
+        "{broken}"
+    );
 }
 
 #[tokio::test]

@@ -42,7 +42,9 @@ async fn any_part_of_a_file_can_be_read() {
     let channel = agent.connect().await;
     let content: Vec<u8> = (0..200_000_u32).map(|n| (n % 251) as u8).collect();
     channel.write("f", None, content.clone().into()).await.unwrap();
-    for (offset, length) in [(0, 0), (0, 1), (199_999, 10), (200_000, 1), (1 << 40, 1), (100, 150_000), (7, 70_000)] {
+    let parts = [(0, 0), (0, 1), (199_999, 10), (200_000, 1), (1 << 40, 1), (100, 150_000), (7, 70_000)];
+    let beyond_any_file = [(i64::MAX as u64, 1), (1 << 63, 1), (u64::MAX, u64::MAX)];
+    for (offset, length) in parts.into_iter().chain(beyond_any_file) {
         let read = channel.read_with(Read { offset, length: Some(length), ..Read::new("f") }).await.unwrap();
         let mut bytes = Vec::new();
         while let Some(sent) = read.next().await.unwrap() {
@@ -51,7 +53,7 @@ async fn any_part_of_a_file_can_be_read() {
             }
         }
         let start = content.len().min(offset as usize);
-        let end = content.len().min(start + length as usize);
+        let end = content.len().min(start.saturating_add(length as usize));
         assert_eq!(bytes, &content[start..end], "{offset}+{length}");
     }
     // Files that the kernel makes up say that they are empty.

@@ -8,6 +8,7 @@ mod behaviours;
 mod dial;
 mod execution_dialect;
 mod files;
+mod fuzz;
 mod history;
 mod kernels;
 mod packages;

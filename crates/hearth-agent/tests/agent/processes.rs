@@ -1,13 +1,15 @@
 //! Processes that are there: by tag, by several clients, in pieces, within limits, a thousand at once.
 
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hearth_channel::{Channel, ChannelError, Event};
 use hearth_protocol::process::ReadOutput;
+use hearth_protocol::secrets::SecretValue;
 use hearth_protocol::{
-    Attach, Budget, Command, Delivery, ErrorCode, Keep, Outcome as Retry, ProcessId, ProcessRef, PtySize,
-    ResourceLimits, Signal, SignalScope, Start, StreamName, Tag,
+    Attach, Budget, Command, Delivery, ErrorCode, Keep, Outcome as Retry, ProcessId, ProcessRef, ProcessState, PtySize,
+    ResourceLimits, Signal, SignalScope, Start, StreamName, Tag, limits,
 };
 
 use crate::support::{Agent, HANG, fault, finish, is_alive, number, peak_kib, run, shell};
@@ -80,6 +82,34 @@ async fn floods_that_nobody_reads_leave_everybody_else_their_turn() {
         slowest = slowest.max(begun.elapsed());
     }
     assert!(slowest < Duration::from_millis(250), "{slowest:?}");
+}
+
+#[tokio::test]
+async fn b47_pings_are_answered_between_the_bytes_of_a_gigabyte() {
+    const BYTES: u64 = 1 << 30;
+    /// What may arrive while a ping is under way, however busy the machine is: some ten times what the agent and the lane hold of a stream.
+    const MEANWHILE: u64 = 8 << 20;
+    let agent = Agent::start();
+    let channel = agent.connect().await;
+    let process = channel.start(shell(&format!("exec head -c {BYTES} /dev/zero"))).await.unwrap();
+    let (taken, mut pings) = (Cell::new(0), 0);
+    let take = async {
+        while let Some(Event::Output { bytes, .. }) = process.next_event().await.unwrap() {
+            taken.set(taken.get() + bytes.len() as u64);
+        }
+    };
+    let ping = async {
+        loop {
+            let begun = taken.get();
+            channel.ping().await.unwrap();
+            let meanwhile = taken.get() - begun;
+            assert!(meanwhile <= MEANWHILE, "ping {pings} took as long as {meanwhile} bytes");
+            pings += 1;
+        }
+    };
+    tokio::select! { () = take => {}, never = ping => never }
+    assert_eq!(taken.get(), BYTES);
+    assert!(pings >= 1000, "{pings} pings");
 }
 
 #[tokio::test]
@@ -408,4 +438,74 @@ async fn a_read_of_standard_error_is_its_own() {
     let id = start(&channel, "echo out; echo err >&2").await;
     let read = ReadOutput { stream: StreamName::Stderr, wait_ms: 10_000, ..ReadOutput::new(id) };
     assert_eq!(channel.read_output(read).await.unwrap().1, "err\n");
+}
+
+/// Waits until nothing that has a tag is listed as running.
+async fn wait_until_listed_as_ended(channel: &Channel, name: &str) {
+    let ended = async {
+        while channel.list_tagged(tag(name)).await.unwrap().iter().any(|one| one.state == ProcessState::Running) {}
+    };
+    tokio::time::timeout(HANG, ended).await.expect("the end is known");
+}
+
+#[tokio::test]
+async fn a_follower_that_takes_nothing_keeps_no_exit_from_anybody_else() {
+    let agent = Agent::start();
+    let (stuck, channel) = (agent.connect().await, agent.connect().await);
+    for (pty, hidden) in [(None, None), (None, Some("hidden")), (Some(PtySize { columns: 80, rows: 24 }), None)] {
+        let mut forever = Start { tag: Some(tag("forever")), pty, timeout_ms: Some(500), ..shell("yes; true") };
+        forever.redact.extend(hidden.map(SecretValue::from));
+        // Nothing is taken of it from here on, so that its window, ring and pipe are full when its time is over.
+        let first = stuck.start(forever.clone()).await.unwrap();
+        let attach = Attach { process: first.id().into(), stdout: 0, stderr: 0, delivery: Delivery::Bounded };
+        let second = finish(&channel.attach(attach).await.unwrap()).await;
+        assert!(second.timed_out(), "{:?}", second.status);
+        wait_until_listed_as_ended(&channel, "forever").await;
+        // The tag is free, and the first follower still gets every byte.
+        finish(&channel.start(Start { timeout_ms: Some(1), ..forever }).await.unwrap()).await;
+        let first = finish(&first).await;
+        assert_eq!((first.gaps, first.totals.stdout), (0, second.totals.stdout));
+        assert_eq!(first.stdout.len() as u64, first.totals.stdout);
+        let line = if pty.is_some() { "y\r\n" } else { "y\n" };
+        assert!(first.stdout.chunks(line.len()).all(|said| line.as_bytes().starts_with(said)));
+    }
+}
+
+#[tokio::test]
+async fn a_kill_is_known_while_a_follower_takes_nothing() {
+    let agent = Agent::start();
+    let (stuck, channel) = (agent.connect().await, agent.connect().await);
+    let flood = Start { tag: Some(tag("flood")), ..shell("head -c 2000000 /dev/zero; yes") };
+    let first = stuck.start(flood).await.unwrap();
+    // Once there is less room than the agent reads at a time, the writer is held back.
+    let full = limits::WINDOW + limits::KEPT_TAIL - 256 * 1024;
+    let held_back = async { while channel.list().await.unwrap()[0].output.stdout <= full {} };
+    tokio::time::timeout(HANG, held_back).await.expect("the ring fills");
+    channel.signal(first.id(), Signal::Kill, SignalScope::Tree).await.unwrap();
+    wait_until_listed_as_ended(&channel, "flood").await;
+    let outcome = finish(&first).await;
+    assert_eq!((outcome.signal(), outcome.gaps, outcome.stdout.len() as u64), (Some(9), 0, outcome.totals.stdout));
+}
+
+#[tokio::test]
+async fn the_peak_of_memory_is_the_processes_own_or_said_to_be_unknown() {
+    for options in [&[][..], &["--no-cgroup"]] {
+        let agent = Agent::start_with(options);
+        let channel = agent.connect().await;
+        // A process begins in the agent's memory, of which there is much once it has held much output.
+        for _ in 0..2 {
+            let keep = Keep { stdout: Budget { head: 0, tail: limits::KEPT_MOST }, ..Keep::default() };
+            let id =
+                channel.start(Start { keep, attach: None, ..shell("head -c 30000000 /dev/zero") }).await.unwrap().id();
+            let attach = Attach { process: id.into(), stdout: 0, stderr: 0, delivery: Delivery::Bounded };
+            finish(&channel.attach(attach).await.unwrap()).await;
+        }
+        let held = peak_kib(agent.pid()) * 1024;
+        assert!(held > 24 << 20, "the agent took {held} bytes");
+        let peak = async |text: &str| run(&channel, text).await.status.unwrap().peak_memory_bytes;
+        let small = peak("true").await;
+        assert!(small.is_none_or(|bytes| bytes < 8 << 20), "{small:?} of {held}, {options:?}");
+        let large = peak("dd if=/dev/zero of=/dev/null bs=150M count=1 2> /dev/null").await;
+        assert!(large.is_some_and(|bytes| (150 << 20..200 << 20).contains(&bytes)), "{large:?}, {options:?}");
+    }
 }

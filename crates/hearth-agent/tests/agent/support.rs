@@ -1,9 +1,9 @@
 //! An agent to test against, and the few things every test does with it.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::{Child, Command as Program, Stdio};
+use std::process::{Child, ChildStderr, Command as Program, Stdio};
 use std::time::Duration;
 
 use hearth_channel::{Channel, ChannelError, ConnectOptions, Endpoint, Endpoints, Event, Process};
@@ -17,6 +17,7 @@ pub(crate) const HANG: Duration = Duration::from_secs(60);
 /// A running agent. It, and all it has started, ends with this.
 pub(crate) struct Agent {
     process: Child,
+    errors: BufReader<ChildStderr>,
     directory: tempfile::TempDir,
     /// The addresses that it serves, as it says them.
     pub(crate) addresses: Vec<String>,
@@ -62,10 +63,11 @@ impl Agent {
             .spawn()
             .unwrap();
         let mut line = String::new();
-        BufReader::new(process.stderr.take().unwrap()).read_line(&mut line).unwrap();
+        let mut errors = BufReader::new(process.stderr.take().unwrap());
+        errors.read_line(&mut line).unwrap();
         let addresses = line.strip_prefix("hearth-agent: serving ").unwrap_or_else(|| panic!("{line:?}"));
         let addresses = addresses.split_whitespace().map(str::to_owned).collect();
-        Self { process, directory, addresses }
+        Self { process, errors, directory, addresses }
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -105,11 +107,23 @@ impl Agent {
         stream
     }
 
+    fn ask_to_end(&self) {
+        let pid = rustix::process::Pid::from_child(&self.process);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    }
+
     /// Asks the agent to end, and returns once it has.
     pub(crate) fn stop(mut self) -> bool {
-        rustix::process::kill_process(rustix::process::Pid::from_child(&self.process), rustix::process::Signal::TERM)
-            .unwrap();
+        self.ask_to_end();
         self.process.wait().unwrap().success()
+    }
+
+    /// Asks the agent to end, and returns what it has said on standard error since it began to serve.
+    pub(crate) fn last_words(mut self) -> String {
+        self.ask_to_end();
+        let mut words = String::new();
+        self.errors.read_to_string(&mut words).unwrap();
+        words
     }
 }
 
@@ -123,7 +137,6 @@ impl Drop for Agent {
 
 /// Reads one line a byte at a time, so that nothing behind it is lost.
 pub(crate) fn read_line(stream: &mut UnixStream) -> String {
-    use std::io::Read;
     let mut line = Vec::new();
     let mut byte = [0];
     while stream.read(&mut byte).unwrap() == 1 && byte[0] != b'\n' {

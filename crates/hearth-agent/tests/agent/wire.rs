@@ -1,6 +1,8 @@
 //! What no client of ours would send.
 
 use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
 
 use hearth_channel::Endpoint;
 use hearth_protocol::{Epoch, Lane};
@@ -50,14 +52,52 @@ async fn b18_a_header_over_the_limit_closes_the_connection_and_the_agent_serves_
     assert_eq!(run(&agent.connect().await, "echo next").await.stdout, b"next\n");
 }
 
+/// Begins to write the file `new`, breaks the bulk lane in the middle of that by `breaking`, and checks that the request ends, that the next
+/// is refused rather than left waiting, and that nothing of the file is left. Returns what control said first.
+fn break_an_upload(agent: &Agent, number: u8, breaking: impl FnOnce(UnixStream)) -> String {
+    let mut control = agent.raw(epoch(number), Lane::Control);
+    let mut bulk = agent.raw(epoch(number), Lane::Bulk);
+    let write = |id: u64| format!("{{\"id\":{id},\"type\":\"file\",\"op\":\"write\",\"path\":\"new\"}}\n");
+    control.write_all(write(1).as_bytes()).unwrap();
+    assert!(read_line(&mut control).contains("\"credit\""));
+    bulk.write_all(b"{\"id\":1,\"stream\":\"stdin\",\"at\":0,\"payload\":4}\nsome").unwrap();
+    breaking(bulk);
+    let first = read_line(&mut control);
+    let ended = if first.starts_with("{\"id\":1,") { first.clone() } else { read_line(&mut control) };
+    assert!(ended.contains("\"code\":\"cancelled\"") && ended.contains("\"outcome\":\"failed\""), "{ended}");
+    control.write_all(write(2).as_bytes()).unwrap();
+    let refused = read_line(&mut control);
+    assert!(refused.contains("\"id\":2,") && refused.contains("\"code\":\"cancelled\""), "{refused}");
+    assert!(refused.contains("\"outcome\":\"never_started\""), "{refused}");
+    control.write_all(b"{\"id\":3,\"type\":\"ping\"}\n").unwrap();
+    assert_eq!(read_line(&mut control), r#"{"id":3,"type":"pong"}"#);
+    first
+}
+
 #[tokio::test]
-async fn b18_a_payload_cut_short_harms_nobody() {
+async fn b18_a_payload_cut_short_ends_its_upload_and_harms_nobody() {
     let agent = Agent::start();
-    let control = agent.raw(epoch(3), Lane::Control);
-    let mut bulk = agent.raw(epoch(3), Lane::Bulk);
-    bulk.write_all(b"{\"id\":1,\"stream\":\"stdin\",\"at\":0,\"payload\":1000}\nonly this").unwrap();
-    drop((bulk, control));
-    assert_eq!(run(&agent.connect().await, "echo next").await.stdout, b"next\n");
+    let cut_short = |mut bulk: UnixStream| {
+        bulk.write_all(b"{\"id\":1,\"stream\":\"stdin\",\"at\":4,\"payload\":1000}\nonly this").unwrap();
+    };
+    let first = break_an_upload(&agent, 3, cut_short);
+    assert!(first.contains("\"id\":1,"), "{first}");
+    assert_eq!(run(&agent.connect().await, "[ -e new ] || echo next").await.stdout, b"next\n");
+}
+
+#[tokio::test]
+async fn b18_b48_a_bulk_lane_that_cannot_be_understood_ends_every_upload_and_says_so() {
+    let agent = Agent::start();
+    let announced = b"{\"id\":1,\"stream\":\"stdin\",\"at\":4,\"payload\":1099511627776}\n".to_vec();
+    for (number, garbage) in [(10, b"garbage\n".to_vec()), (11, vec![b'x'; 70_000]), (12, announced)] {
+        let first = break_an_upload(&agent, number, |mut bulk| {
+            // The agent may close before all of it is taken.
+            let _ = bulk.write_all(&garbage);
+            let _ = bulk.read_to_end(&mut Vec::new());
+        });
+        assert!(first.contains("\"id\":null") && first.contains("the bulk lane is lost"), "{first}");
+    }
+    assert_eq!(run(&agent.connect().await, "[ -e new ] || echo next").await.stdout, b"next\n");
 }
 
 #[tokio::test]
@@ -74,7 +114,7 @@ async fn a_payload_or_header_over_the_limit_ends_the_bulk_lane_with_a_word() {
 #[tokio::test]
 async fn a_connection_that_speaks_something_else_is_closed() {
     let agent = Agent::start();
-    let mut stream = std::os::unix::net::UnixStream::connect(agent.socket()).unwrap();
+    let mut stream = UnixStream::connect(agent.socket()).unwrap();
     stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
     let mut answer = Vec::new();
     // A reset says the same as an end: what was sent was not read to its end.
@@ -83,9 +123,25 @@ async fn a_connection_that_speaks_something_else_is_closed() {
 }
 
 #[tokio::test]
+async fn a_crowd_that_says_nothing_keeps_nobody_out() {
+    /// Less than the agent's patience with one that says nothing.
+    const BEFORE_ANY_GIVES_UP: Duration = Duration::from_secs(15);
+    let agent = Agent::start();
+    let connect = || UnixStream::connect(agent.socket()).unwrap();
+    let begun = Instant::now();
+    let mut crowd: Vec<_> = (0..600).map(|_| connect()).collect();
+    assert_eq!(run(&agent.connect().await, "echo served").await.stdout, b"served\n");
+    assert!(begun.elapsed() < BEFORE_ANY_GIVES_UP, "served after {:?}", begun.elapsed());
+    // It is the oldest that made room, and not the newest.
+    assert_eq!(crowd[0].read(&mut [0]).unwrap(), 0);
+    crowd[599].set_nonblocking(true).unwrap();
+    assert_eq!(crowd[599].read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+}
+
+#[tokio::test]
 async fn versions_without_overlap_are_refused_with_both_ranges() {
     let agent = Agent::start();
-    let mut stream = std::os::unix::net::UnixStream::connect(agent.socket()).unwrap();
+    let mut stream = UnixStream::connect(agent.socket()).unwrap();
     let hello = format!("\n{{\"hello\":{{\"epoch\":\"{}\",\"lane\":\"control\",\"min\":7,\"max\":9}}}}\n", epoch(6));
     stream.write_all(hello.as_bytes()).unwrap();
     let answer = read_line(&mut stream);

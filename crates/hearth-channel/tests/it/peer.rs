@@ -166,7 +166,7 @@ pub(crate) fn success() -> ExitStatus {
         out_of_memory: false,
         duration_us: 1,
         cpu_us: 1,
-        peak_memory_bytes: 1,
+        peak_memory_bytes: Some(1),
     }
 }
 

@@ -1,5 +1,6 @@
 //! What all who know a sandbox share with its task.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
@@ -11,6 +12,7 @@ use super::idle::Uses;
 use super::ports::Ports;
 use super::task::Message;
 use super::{About, Changes, IdlePolicy, Labels, NewSandbox, Removal, SandboxName, State, View, expiry};
+use crate::store::{Changed, Lasting};
 use crate::{SandboxId, SandboxSpec};
 
 /// What all who know a sandbox share with its task.
@@ -26,8 +28,10 @@ pub(super) struct Entry {
     pub(super) uses: watch::Sender<Uses>,
     pub(super) ports: Ports,
     labels: Mutex<Labels>,
-    created: SystemTime,
+    pub(super) created: SystemTime,
     pub(super) spec: SandboxSpec,
+    /// Whether it outlives the process that holds it.
+    lasts: AtomicBool,
 }
 
 /// What the task publishes.
@@ -65,7 +69,36 @@ impl Entry {
             labels: Mutex::new(new.labels),
             created,
             spec: new.spec,
+            lasts: AtomicBool::new(!new.bound),
         }
+    }
+
+    /// Whether it outlives the process that holds it.
+    pub(super) fn lasts(&self) -> bool {
+        self.lasts.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_lasts(&self, lasts: bool) {
+        self.lasts.store(lasts, Ordering::Release);
+    }
+
+    /// That of a sandbox which an earlier process has left.
+    pub(super) fn adopted(last: &Lasting, inbox: mpsc::Sender<Message>) -> Self {
+        let new = NewSandbox {
+            spec: last.spec.clone(),
+            labels: last.labels.clone(),
+            idle: last.idle,
+            ..NewSandbox::default()
+        };
+        let entry = Self { created: last.created, ..Self::new(last.id.clone(), new, inbox) };
+        // What is over by now is over at once.
+        let left = |at: SystemTime| (Instant::now() + at.duration_since(SystemTime::now()).unwrap_or_default(), at);
+        entry.expires.send_replace(last.expires.map(left));
+        entry.status.send_modify(|status| {
+            status.state = State::Adopting;
+            status.about = Some(Arc::new(About::of_way(last.way)));
+        });
+        entry
     }
 
     pub(super) fn view(&self, name: Option<SandboxName>) -> View {
@@ -90,15 +123,22 @@ impl Entry {
         self.labels.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(super) fn change(&self, changes: Changes) {
-        if let Some(labels) = changes.labels {
-            *self.labels.lock().unwrap_or_else(PoisonError::into_inner) = labels;
-        }
-        if let Some(lifetime) = changes.lifetime {
-            self.expires.send_replace(expiry(lifetime));
-        }
-        if let Some(idle) = changes.idle {
-            self.idle.send_replace(idle);
-        }
+    /// Changes what is noted on it, once `keep` has noted all that it then is.
+    pub(super) fn change<E>(&self, changes: Changes, keep: impl FnOnce(Changed) -> Result<(), E>) -> Result<(), E> {
+        // Held to the end, so that what is noted is what is.
+        let mut labels = self.labels.lock().unwrap_or_else(PoisonError::into_inner);
+        let expires = changes.lifetime.map_or_else(|| *self.expires.borrow(), expiry);
+        let idle = changes.idle.unwrap_or_else(|| *self.idle.borrow());
+        let new_labels = changes.labels.unwrap_or_else(|| labels.clone());
+        keep(Changed {
+            name: changes.name.flatten(),
+            labels: new_labels.clone(),
+            expires: expires.map(|(_, at)| at),
+            idle,
+        })?;
+        *labels = new_labels;
+        self.expires.send_replace(expires);
+        self.idle.send_replace(idle);
+        Ok(())
     }
 }

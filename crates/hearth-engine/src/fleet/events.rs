@@ -39,6 +39,11 @@ pub enum Happening {
     },
     /// Its name, labels or lifetime have been changed.
     Changed,
+    /// An earlier process had left it, and it was taken over. What was under way then and was finished or undone is told, and what is lost.
+    Adopted {
+        /// That.
+        told: Option<String>,
+    },
 }
 
 /// The newest events. Those who read never hold up those who write.

@@ -50,7 +50,7 @@ impl Member {
         for admitted in admitted {
             let (sender, receiver) = oneshot::channel();
             let (member, told) = admitted.begin(Origin::Fork(receiver));
-            orders.push((member.id().clone(), sender));
+            orders.push((member.entry.clone(), sender));
             made.push(async { told.await.unwrap_or_else(|_| Ok(())) });
             leashes.push((member.clone(), Leash::new(member)));
         }
@@ -96,6 +96,7 @@ impl Member {
                 labels: labels.clone(),
                 lifetime: new.lifetime,
                 idle: new.idle,
+                bound: false,
             })
         };
         (1..=new.copies).map(copy).collect()

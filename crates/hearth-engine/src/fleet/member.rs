@@ -108,8 +108,12 @@ impl Member {
     }
 
     pub(super) async fn order<T>(&self, order: impl FnOnce(Reply<T>) -> Order) -> Result<T, FleetError> {
+        self.ask(|reply| Message::Order(order(reply))).await
+    }
+
+    pub(super) async fn ask<T>(&self, message: impl FnOnce(Reply<T>) -> Message) -> Result<T, FleetError> {
         let (reply, told) = oneshot::channel();
-        let sent = self.entry.inbox.send(Message::Order(order(reply))).await;
+        let sent = self.entry.inbox.send(message(reply)).await;
         // A task ends, and gives work up, only with its sandbox.
         sent.map_err(|_| self.removed())?;
         told.await.unwrap_or_else(|_| Err(self.removed()))
@@ -139,16 +143,17 @@ impl Member {
     /// Changes what is noted on it: all of it or nothing.
     ///
     /// # Errors
-    /// [`FleetError::NameTaken`], [`FleetError::Unknown`] when it is gone.
+    /// [`FleetError::NameTaken`], [`FleetError::Unknown`] when it is gone, [`FleetError::Engine`] with [`crate::EngineError::Store`].
     pub fn change(&self, changes: Changes) -> Result<(), FleetError> {
         let mut registry = self.shared.registry();
-        match changes.name.clone() {
-            Some(name) => registry.rename(&self.entry.id, name)?,
-            None => drop(registry.find(self.id().as_str())?),
-        }
-        let name = registry.name(&self.entry.id);
+        drop(registry.find(self.id().as_str())?);
+        let name = changes.name.clone().unwrap_or_else(|| registry.name(&self.entry.id));
+        registry.check_free(name.as_ref(), |holder| holder == self.id().as_str())?;
+        let changes = Changes { name: Some(name.clone()), ..changes };
+        // A name is known to all before anybody else can take it.
+        self.entry.change(changes, |changed| self.shared.keep_change(&self.entry, &changed))?;
+        registry.rename(&self.entry.id, name.clone())?;
         drop(registry);
-        self.entry.change(changes);
         self.shared.events.add(&self.entry.id, name, Happening::Changed);
         Ok(())
     }

@@ -10,9 +10,12 @@
 //!
 //! - A request to a paused sandbox wakes it. While a request goes on, its sandbox is not idle (`idle.rs`).
 //!
-//! Nothing here outlives its process.
+//! What outlives the process is noted in a database (`crate::store`) before anybody is told of it: a sandbox that was made, paused, changed
+//! or asked to go. [`Fleet::open`] takes over what an earlier process has left (`adopt.rs`). What is bound to a connection, the pool, and whatever
+//! is half made ends with the process, by the next one's hand if need be.
 
 mod admission;
+mod adopt;
 mod entry;
 mod error;
 mod events;
@@ -47,7 +50,9 @@ pub use registry::FleetLimits;
 pub use state::{Input, Lifecycle, Refused, State, Work};
 pub use work::{ForkReport, PauseReport};
 
+use crate::accelerator::Way;
 use crate::pool::{Claimed, Pool};
+use crate::store::Store;
 use crate::{Engine, EngineError, Phase, PoolLimits, PoolStatus, SandboxId, SandboxSpec, StartFrom};
 use admission::Line;
 use entry::Entry;
@@ -75,6 +80,8 @@ struct Shared {
     line: Line,
     gate: Gate,
     pool: Option<Pool>,
+    /// What outlives this process; none where nothing does.
+    store: Option<Store>,
     events: Events,
     /// How many there are.
     population: watch::Sender<usize>,
@@ -147,6 +154,8 @@ pub struct NewSandbox {
     pub lifetime: Option<Lifetime>,
     /// What becomes of it when nobody uses it; nothing by default.
     pub idle: Option<IdlePolicy>,
+    /// Whether it is bound to something of this process, such as a connection, and so ends with it.
+    pub bound: bool,
 }
 
 /// How long a sandbox may live: up to [`LONGEST_LIFETIME`].
@@ -277,6 +286,19 @@ pub struct About {
     pub phases: Vec<(Phase, Duration)>,
 }
 
+impl About {
+    /// What is known of one that is about to be taken over.
+    fn of_way(way: Way) -> Self {
+        Self {
+            accelerator: crate::accelerator::name(way.accelerator),
+            board: way.board(),
+            jail_warning: None,
+            failed_before: Vec::new(),
+            phases: Vec::new(),
+        }
+    }
+}
+
 /// How much of the limits is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Usage {
@@ -295,20 +317,30 @@ pub struct Usage {
 impl Fleet {
     /// Makes an empty one over an engine, without a pool, in which nobody waits for room.
     pub fn new(engine: Engine, limits: FleetLimits) -> Self {
-        Self::build(engine, limits, QueueLimits::NONE, None)
+        Self::build(engine, limits, QueueLimits::NONE, None, None)
     }
 
     /// Makes an empty one over an engine, with a warm pool, that gives memory back when the host's falls below the pool's floor.
     ///
     /// Needs a tokio runtime.
     pub fn with_pool(engine: Engine, limits: FleetLimits, queue: QueueLimits, pool: PoolLimits) -> Self {
+        Self::pooled(engine, limits, queue, pool, None)
+    }
+
+    fn pooled(engine: Engine, limits: FleetLimits, queue: QueueLimits, pool: PoolLimits, store: Option<Store>) -> Self {
         let floor = pool.floor_mib << 20;
-        let fleet = Self::build(engine, limits, queue, Some(pool).filter(|pool| pool.ready > 0));
+        let fleet = Self::build(engine, limits, queue, Some(pool).filter(|pool| pool.ready > 0), store);
         tokio::spawn(reclaim::watch(Arc::downgrade(&fleet.shared), floor));
         fleet
     }
 
-    fn build(engine: Engine, limits: FleetLimits, queue: QueueLimits, pool: Option<PoolLimits>) -> Self {
+    fn build(
+        engine: Engine,
+        limits: FleetLimits,
+        queue: QueueLimits,
+        pool: Option<PoolLimits>,
+        store: Option<Store>,
+    ) -> Self {
         let gate = Gate::of_host();
         let shared = Shared {
             pool: pool.map(|pool| Pool::start(engine.clone(), pool, &gate)),
@@ -316,6 +348,7 @@ impl Fleet {
             registry: Mutex::new(Registry::new(limits)),
             line: Line::new(queue),
             gate,
+            store,
             events: Events::new(),
             population: watch::Sender::new(0),
             ending: watch::Sender::new(false),
@@ -408,7 +441,8 @@ impl Fleet {
         self.shared.population.subscribe()
     }
 
-    /// Takes no more sandboxes, removes those there are and the pool, and waits until nothing of them is left.
+    /// Takes no more sandboxes. Lets go of those that outlive this process once no work on them goes on, removes the others and the pool, and
+    /// waits until that is done.
     pub async fn end(&self) {
         let members: Vec<Member> = {
             let registry = self.shared.registry();

@@ -59,6 +59,11 @@ impl Ports {
         work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Those that are open.
+    pub(super) fn published(&self) -> Vec<PublishedPort> {
+        self.with(|open| open.iter().map(|open| open.port.clone()).collect())
+    }
+
     /// Closes all.
     pub(super) fn close(&self) {
         self.with(Vec::clear);
@@ -69,8 +74,26 @@ impl Member {
     /// Publishes a port. That something listens in the guest is not looked at.
     ///
     /// # Errors
-    /// [`FleetError::Dial`], [`FleetError::Listen`], [`FleetError::TooManyPorts`], [`FleetError::WrongState`].
+    /// [`FleetError::Dial`], [`FleetError::Listen`], [`FleetError::TooManyPorts`], [`FleetError::WrongState`], [`FleetError::Engine`] with
+    /// [`crate::EngineError::Store`].
     pub async fn publish(&self, new: NewPort) -> Result<PublishedPort, FleetError> {
+        let port = self.listen(new).await?;
+        let kept = self.entry.ports.with(|open| {
+            let kept = self.keep_ports(open);
+            // Its task listens for as long as the port is among the open ones.
+            kept.inspect_err(|_| open.retain(|open| open.port.listen != port.listen))
+        });
+        kept.map(|()| port)
+    }
+
+    /// Notes those that are open, if the sandbox outlives this process.
+    fn keep_ports(&self, open: &[Open]) -> Result<(), FleetError> {
+        let ports: Vec<_> = open.iter().map(|open| open.port.clone()).collect();
+        Ok(self.shared.keep_ports(&self.entry, &ports)?)
+    }
+
+    /// Publishes a port without noting it.
+    pub(super) async fn listen(&self, new: NewPort) -> Result<PublishedPort, FleetError> {
         let to = DialRequest::Tcp { host: new.guest_host.clone(), port: new.guest_port, timeout_ms: None };
         to.validate().map_err(|source| FleetError::Dial { source })?;
         let failed = |source| FleetError::Listen { address: new.listen, source };
@@ -95,7 +118,7 @@ impl Member {
 
     /// The ports that are published.
     pub fn ports(&self) -> Vec<PublishedPort> {
-        self.entry.ports.with(|open| open.iter().map(|open| open.port.clone()).collect())
+        self.entry.ports.published()
     }
 
     /// Closes a port of this host's, with its connections.
@@ -107,14 +130,18 @@ impl Member {
         let closed = self.entry.ports.with(|open| {
             let before = open.len();
             open.retain(is_other);
-            before != open.len()
+            (before != open.len()).then(|| self.keep_ports(open))
         });
-        if closed { Ok(()) } else { Err(FleetError::UnknownPort { port }) }
+        closed.unwrap_or(Err(FleetError::UnknownPort { port }))
     }
 
     /// Closes the ports that are published for a service.
     pub fn unpublish_service(&self, service: &str) {
-        self.entry.ports.with(|open| open.retain(|open| open.port.service.as_deref() != Some(service)));
+        self.entry.ports.with(|open| {
+            open.retain(|open| open.port.service.as_deref() != Some(service));
+            // Where that cannot be noted it is open again for the next daemon, which leads to a service that is not there.
+            let _ = self.keep_ports(open);
+        });
     }
 }
 

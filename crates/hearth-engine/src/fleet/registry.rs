@@ -78,9 +78,14 @@ impl<T: Clone> Registry<T> {
         // A name does not become free by waiting for memory, so it comes first.
         self.check_name(id, name.as_ref())?;
         self.check_budgets(share).map_err(EngineError::from)?;
+        self.adopt(id, name, share, value);
+        Ok(())
+    }
+
+    /// Takes one in that is there already, whatever the limits are.
+    pub(super) fn adopt(&mut self, id: &SandboxId, name: Option<SandboxName>, share: Share, value: T) {
         let Share { memory_mib, cpus } = share;
         self.places.insert(id.as_str().to_owned(), Place { name, memory_mib, cpus, value });
-        Ok(())
     }
 
     fn check_budgets(&self, share: Share) -> Result<(), OverBudget> {

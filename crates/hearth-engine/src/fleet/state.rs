@@ -7,7 +7,11 @@
 //!     │ CreateFailed       v
 //!     v                  failed          Remove, from anywhere ──> removing ── RemoveDone ──> removed
 //!  removed
+//!
+//! adopting ── FoundRunning, FoundPaused, Lost ──> running, paused, failed
 //! ```
+//!
+//! One that an earlier process has left begins with adopting.
 //!
 //! One piece of work goes on at a time, and removal wins over all of it.
 
@@ -18,6 +22,8 @@ use std::fmt;
 pub enum State {
     /// Its machine is being made.
     Creating,
+    /// An earlier process has left it, and it is being taken over.
+    Adopting,
     /// It takes requests.
     Running,
     /// Its state is being captured, for a fork or a snapshot; it runs on afterwards.
@@ -43,6 +49,12 @@ pub enum Input {
     Created,
     /// It could not be made, and nothing of it is left.
     CreateFailed,
+    /// It was taken over, and takes requests.
+    FoundRunning,
+    /// It was taken over, and is on disk.
+    FoundPaused,
+    /// It was taken over, and its machine is gone.
+    Lost,
     /// A fork or a snapshot is asked for.
     Capture,
     /// The capture is over, well or not.
@@ -102,6 +114,11 @@ impl Lifecycle {
         Self { state: State::Creating }
     }
 
+    /// Begins with [`State::Adopting`].
+    pub fn adopt() -> Self {
+        Self { state: State::Adopting }
+    }
+
     /// Where it stands.
     pub fn state(&self) -> State {
         self.state
@@ -123,6 +140,9 @@ fn step(state: State, input: Input) -> Option<(State, Option<Work>)> {
     Some(match (state, input) {
         (S::Creating, Input::Created) => (S::Running, None),
         (S::Creating, Input::CreateFailed) => (S::Removed, None),
+        (S::Adopting, Input::FoundRunning) => (S::Running, None),
+        (S::Adopting, Input::FoundPaused) => (S::Paused, None),
+        (S::Adopting, Input::Lost) => (S::Failed, None),
         (S::Running, Input::Capture) => (S::Capturing, Some(Work::Capture)),
         (S::Capturing, Input::Captured) => (S::Running, None),
         (S::Running, Input::Pause) => (S::Pausing, Some(Work::Pause)),
@@ -143,8 +163,9 @@ fn step(state: State, input: Input) -> Option<(State, Option<Work>)> {
 
 impl State {
     /// Every state.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Creating,
+        Self::Adopting,
         Self::Running,
         Self::Capturing,
         Self::Pausing,
@@ -159,6 +180,7 @@ impl State {
     pub fn name(self) -> &'static str {
         match self {
             Self::Creating => "creating",
+            Self::Adopting => "adopting",
             Self::Running => "running",
             Self::Capturing => "capturing",
             Self::Pausing => "pausing",
@@ -172,7 +194,8 @@ impl State {
 
     /// Whether work goes on that will end by itself.
     pub fn is_passing(self) -> bool {
-        matches!(self, Self::Creating | Self::Capturing | Self::Pausing | Self::Resuming | Self::Removing)
+        use State::{Adopting, Capturing, Creating, Pausing, Removing, Resuming};
+        matches!(self, Creating | Adopting | Capturing | Pausing | Resuming | Removing)
     }
 
     /// Whether it has a machine, and so takes memory of the host's.
@@ -192,9 +215,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const INPUTS: [Input; 13] = [
+    const INPUTS: [Input; 16] = [
         Input::Created,
         Input::CreateFailed,
+        Input::FoundRunning,
+        Input::FoundPaused,
+        Input::Lost,
         Input::Capture,
         Input::Captured,
         Input::Pause,
@@ -212,10 +238,13 @@ mod tests {
         prop::collection::vec(prop::sample::select(&INPUTS[..]), 0..40)
     }
 
+    fn lives() -> impl Strategy<Value = Lifecycle> {
+        any::<bool>().prop_map(|is_new| if is_new { Lifecycle::begin() } else { Lifecycle::adopt() })
+    }
+
     proptest! {
         #[test]
-        fn one_piece_of_work_goes_on_at_a_time(inputs in inputs()) {
-            let mut life = Lifecycle::begin();
+        fn one_piece_of_work_goes_on_at_a_time(mut life in lives(), inputs in inputs()) {
             for input in inputs {
                 let before = life.state();
                 match life.take(input) {
@@ -228,8 +257,7 @@ mod tests {
         }
 
         #[test]
-        fn whatever_happened_a_sandbox_can_be_removed_and_stays_so(inputs in inputs(), later in inputs()) {
-            let mut life = Lifecycle::begin();
+        fn whatever_happened_a_sandbox_can_be_removed_and_stays_so(mut life in lives(), inputs in inputs(), later in inputs()) {
             for input in inputs {
                 let _ = life.take(input);
             }
@@ -246,8 +274,7 @@ mod tests {
         }
 
         #[test]
-        fn removal_begins_once(inputs in inputs()) {
-            let mut life = Lifecycle::begin();
+        fn removal_begins_once(mut life in lives(), inputs in inputs()) {
             let begun = inputs.into_iter().filter(|input| life.take(*input) == Ok(Some(Work::Remove))).count();
             prop_assert!(begun <= 1);
         }
@@ -255,7 +282,7 @@ mod tests {
 
     #[test]
     fn every_state_can_be_reached_and_every_work_ends_in_a_state_at_rest() {
-        let mut reached = std::collections::HashSet::from([State::Creating]);
+        let mut reached = std::collections::HashSet::from([State::Creating, State::Adopting]);
         loop {
             let next: Vec<State> = reached
                 .iter()

@@ -11,6 +11,8 @@ use super::{
     About, FleetError, Happening, IdleAction, IdlePolicy, Input, Lifecycle, Member, Refused, Removal, Share, State,
     Work, idle, reclaim,
 };
+use crate::adopt::Adopted;
+use crate::store::Kept;
 use crate::{EngineError, Paused, Sandbox, chain};
 
 /// What a task is asked.
@@ -22,6 +24,8 @@ pub(super) enum Message {
     Machine(oneshot::Sender<Option<u32>>),
     /// The host's memory is short, and it is not used.
     GiveWay,
+    /// To have it outlive this process.
+    Keep(Reply<()>),
     /// To do something with the whole of the sandbox.
     Order(Order),
 }
@@ -47,6 +51,8 @@ pub(super) struct Task {
     body: Option<Body>,
     job: Option<Job>,
     creator: Option<oneshot::Sender<Result<(), EngineError>>>,
+    /// Whether it was left to the next process.
+    let_go: bool,
 }
 
 impl Task {
@@ -57,7 +63,7 @@ impl Task {
         creator: oneshot::Sender<Result<(), EngineError>>,
     ) -> Self {
         Self {
-            life: Lifecycle::begin(),
+            life: if matches!(origin, Origin::Left(..)) { Lifecycle::adopt() } else { Lifecycle::begin() },
             inbox,
             removal: member.entry.removal.subscribe(),
             expires: member.entry.expires.subscribe(),
@@ -65,19 +71,21 @@ impl Task {
             body: None,
             job: Some(work::create(&member, origin)),
             creator: Some(creator),
+            let_go: false,
             member,
         }
     }
 
-    /// Runs until nothing of the sandbox is left.
+    /// Runs until nothing of the sandbox is left, or it is left to the next process.
     pub(super) async fn run(mut self) {
-        while self.life.state() != State::Removed {
+        while self.life.state() != State::Removed && !self.let_go {
             match self.next().await {
                 Next::Done(done) => {
                     self.job = None;
                     self.finish(done);
                 }
-                Next::Ended(how) => self.step(Input::MachineEnded, Some(format!("its machine has ended: {how}"))),
+                Next::Ended(how) => self.failed(Input::MachineEnded, format!("its machine has ended: {how}")),
+                Next::Remove(Removal::Ending) if self.lasts() => self.let_go(),
                 Next::Remove(why) => self.remove(why),
                 Next::Idle(policy) => self.idle(policy),
                 Next::Message(Message::Console(reply)) => {
@@ -90,6 +98,7 @@ impl Task {
                 }
                 Next::Message(Message::Order(order)) => self.take(order, None),
                 Next::Message(Message::GiveWay) => self.give_way(),
+                Next::Message(Message::Keep(reply)) => tell(reply, self.keep()),
             }
         }
     }
@@ -100,14 +109,21 @@ impl Task {
             Some(Body::Running(sandbox)) if state == State::Running => Some(sandbox),
             _ => None,
         };
+        // Work that goes on when the process ends comes to its end first, where there is something to leave to the next.
+        let is_held_up = *self.removal.borrow() == Some(Removal::Ending) && self.lasts() && state.is_passing();
         tokio::select! {
             done = work(&mut self.job) => Next::Done(done),
-            why = wanted(&mut self.removal), if state != State::Removing => Next::Remove(why),
+            why = wanted(&mut self.removal), if state != State::Removing && !is_held_up => Next::Remove(why),
             () = expired(&mut self.expires), if state != State::Removing => Next::Remove(Removal::Expired),
             how = ended(sandbox.map(Arc::as_ref)) => Next::Ended(how),
             policy = self.idleness.idle(sandbox.map(|sandbox| sandbox.share_channel())) => Next::Idle(policy),
             Some(message) = self.inbox.recv() => Next::Message(message),
         }
+    }
+
+    /// Whether there is something of it that the next process can take over.
+    fn lasts(&self) -> bool {
+        self.member.entry.lasts() && self.member.shared.store.is_some() && self.life.state() != State::Creating
     }
 
     fn running(&self) -> Option<&Arc<Sandbox>> {
@@ -120,6 +136,7 @@ impl Task {
     fn finish(&mut self, done: Done) {
         match done {
             Done::Created(created) => self.created(*created),
+            Done::Adopted(adopted, told) => self.adopted(*adopted, told),
             Done::NotForked => self.step(Input::CreateFailed, Some("the fork came to nothing".to_owned())),
             Done::Paused(paused, reply) => self.paused(*paused, reply),
             Done::Resumed(resumed, reply) => self.resumed(*resumed, reply),
@@ -154,6 +171,63 @@ impl Task {
             // One that is gone has had the sandbox removed.
             let _ = creator.send(outcome);
         }
+    }
+
+    fn adopted(&mut self, adopted: Result<Adopted, EngineError>, mut told: Vec<String>) {
+        match adopted {
+            Ok(Adopted::Running(sandbox, what)) => {
+                told.extend(what.map(str::to_owned));
+                self.body = Some(Body::Running(Arc::new(*sandbox)));
+                // Where that cannot be noted, the next process finds its machine all the same.
+                let _ = self.member.shared.keep_state(&self.member.entry, &Kept::Running);
+                self.step(Input::FoundRunning, None);
+            }
+            Ok(Adopted::Paused(paused)) => {
+                self.body = Some(Body::Paused(paused));
+                self.step(Input::FoundPaused, None);
+            }
+            Ok(Adopted::Lost(directory, why)) => {
+                self.body = Some(Body::Lost(directory));
+                self.failed(Input::Lost, why);
+            }
+            Err(error) => self.failed(Input::Lost, chain(&error)),
+        }
+        self.member.note_adopted(told);
+    }
+
+    /// Notes that its machine is gone, and why. Where that cannot be noted, the next process finds it so.
+    fn failed(&mut self, input: Input, why: String) {
+        let Member { entry, shared } = &self.member;
+        let _ = shared.keep_state(entry, &Kept::Failed(why.clone()));
+        self.step(input, Some(why));
+    }
+
+    /// Notes that it is there, as is done beforehand with one that is bound to nothing.
+    fn keep(&self) -> Result<(), FleetError> {
+        let Member { entry, shared } = &self.member;
+        let state = self.life.state();
+        let sandbox = self.running().filter(|_| matches!(state, State::Running | State::Capturing));
+        let sandbox = sandbox.ok_or_else(|| self.member.refused(state, Input::Capture))?;
+        entry.set_lasts(true);
+        let kept = shared.keep([(&**entry, &**sandbox)].into_iter());
+        kept.map_err(|source| {
+            entry.set_lasts(false);
+            EngineError::from(source).into()
+        })
+    }
+
+    /// Leaves it to the next process.
+    fn let_go(&mut self) {
+        if let Some(body) = self.body.take() {
+            body.let_go();
+        }
+        self.let_go = true;
+        let Member { entry, shared } = &self.member;
+        entry.ports.close();
+        entry.status.send_modify(|status| status.channel = None);
+        let mut registry = shared.registry();
+        registry.release(&entry.id);
+        shared.population.send_replace(registry.len());
     }
 
     fn paused(&mut self, paused: Result<Paused, crate::Refused<Sandbox>>, reply: Option<Reply<PauseReport>>) {
@@ -222,10 +296,10 @@ impl Task {
         let shared = self.member.shared.clone();
         let job = match (order, self.body.take()) {
             (Order::Pause(reply), Some(Body::Running(sandbox))) => match Arc::try_unwrap(sandbox) {
-                Ok(sandbox) => Some(work::pause(shared, sandbox, reply)),
+                Ok(sandbox) => Some(work::pause(&self.member, sandbox, reply)),
                 Err(_) => None,
             },
-            (Order::Resume(reply), Some(Body::Paused(paused))) => Some(work::resume(shared, *paused, reply)),
+            (Order::Resume(reply), Some(Body::Paused(paused))) => Some(work::resume(&self.member, *paused, reply)),
             (Order::Fork { copies, secrets, reply }, Some(Body::Running(sandbox))) => {
                 self.body = Some(Body::Running(sandbox.clone()));
                 Some(work::fork(shared, sandbox, copies, secrets, reply))
@@ -290,6 +364,7 @@ impl Task {
         self.job = None;
         self.creator = None;
         let body = self.body.take();
+        self.member.shared.forget(&self.member.entry);
         self.job = Some(Box::pin(async move {
             if let Some(body) = body {
                 body.remove().await;

@@ -7,12 +7,16 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hearth_vmm::SealedRam;
 use tokio::sync::oneshot;
 
 use super::entry::Entry;
 use super::{FleetError, Input, Member, SandboxName, Shared};
+use crate::adopt::Adopted;
+use crate::identity::SandboxDirectory;
 use crate::pool::Claimed;
-use crate::{EngineError, ForkSpec, Paused, Refused, Sandbox, SandboxId, Taken};
+use crate::store::{Kept, Lasting, PauseRecord};
+use crate::{EngineError, ForkSpec, Paused, Refused, Sandbox, Taken};
 
 /// A sandbox in one of the two shapes in which it can last.
 #[derive(Debug)]
@@ -21,9 +25,23 @@ pub(super) enum Body {
     Running(Arc<Sandbox>),
     /// On disk.
     Paused(Box<Paused>),
+    /// Left by an earlier process, without a machine.
+    Lost(SandboxDirectory),
 }
 
 impl Body {
+    /// Leaves it to the next process.
+    pub(super) fn let_go(self) {
+        match self {
+            Self::Running(sandbox) => match Arc::into_inner(sandbox) {
+                Some(sandbox) => sandbox.let_go(),
+                None => debug_assert!(false, "a sandbox is let go by its only holder"),
+            },
+            Self::Paused(paused) => paused.let_go(),
+            Self::Lost(directory) => directory.keep(),
+        }
+    }
+
     /// Leaves nothing of it.
     pub(super) async fn remove(self) {
         match self {
@@ -33,6 +51,7 @@ impl Body {
                 None => debug_assert!(false, "a sandbox is removed by its only holder"),
             },
             Self::Paused(paused) => drop(paused),
+            Self::Lost(directory) => drop(directory),
         }
     }
 }
@@ -58,8 +77,8 @@ pub struct ForkReport {
     pub changed_bytes: u64,
 }
 
-/// A copy to make: its id, and where to hand it over.
-pub(super) type Copy = (SandboxId, oneshot::Sender<Sandbox>);
+/// A copy to make, and where to hand it over.
+pub(super) type Copy = (Arc<Entry>, oneshot::Sender<Sandbox>);
 
 /// Work that is asked for.
 #[derive(Debug)]
@@ -103,6 +122,7 @@ pub(super) enum Done {
     Created(Box<Result<Sandbox, EngineError>>),
     /// The fork that was to make it came to nothing.
     NotForked,
+    Adopted(Box<Result<Adopted, EngineError>>, Vec<String>),
     Paused(Box<Result<Paused, Refused<Sandbox>>>, Option<Reply<PauseReport>>),
     Resumed(Box<Result<Sandbox, Refused<Paused>>>, Reply<()>),
     Forked(Result<ForkReport, EngineError>, Reply<ForkReport>),
@@ -121,19 +141,38 @@ pub(super) enum Origin {
     Ready(Claimed, std::time::Instant),
     /// Another sandbox, which hands it over.
     Fork(oneshot::Receiver<Sandbox>),
+    /// An earlier process.
+    Left(Left),
+}
+
+/// What an earlier process has left of a sandbox.
+pub(super) struct Left {
+    pub(super) last: Box<Lasting>,
+    /// What of it is lost already.
+    pub(super) lost: Vec<String>,
+    /// What its machine has mapped of a template.
+    pub(super) mapped: Option<Arc<SealedRam>>,
 }
 
 pub(super) fn create(member: &Member, origin: Origin) -> Job {
     let (shared, entry) = (member.shared.clone(), member.entry.clone());
     match origin {
-        Origin::Specification => Box::pin(async move { Done::Created(Box::new(make(&shared, &entry).await)) }),
+        Origin::Specification => Box::pin(async move {
+            let made = make(&shared, &entry).await;
+            Done::Created(Box::new(kept(&shared, &entry, made).await))
+        }),
         Origin::Ready(ready, begun) => Box::pin(async move {
             let sandbox = match ready.take(begun, &entry.spec.given).await {
                 Ok(sandbox) => Ok(sandbox),
                 // It has died meanwhile, nothing of it is left, and its id is free for another.
                 Err(_) => make(&shared, &entry).await,
             };
-            Done::Created(Box::new(sandbox))
+            Done::Created(Box::new(kept(&shared, &entry, sandbox).await))
+        }),
+        Origin::Left(Left { last, lost, mapped }) => Box::pin(async move {
+            let adopted = shared.engine.adopt(&last).await;
+            drop(mapped);
+            Done::Adopted(Box::new(adopted), lost)
         }),
         Origin::Fork(copy) => Box::pin(async move {
             match copy.await {
@@ -144,18 +183,40 @@ pub(super) fn create(member: &Member, origin: Origin) -> Job {
     }
 }
 
+/// Notes that a sandbox is there. One that cannot be noted is none.
+async fn kept(shared: &Shared, entry: &Entry, made: Result<Sandbox, EngineError>) -> Result<Sandbox, EngineError> {
+    let sandbox = made?;
+    match shared.keep([(entry, &sandbox)].into_iter()) {
+        Ok(()) => Ok(sandbox),
+        Err(source) => {
+            sandbox.remove().await;
+            Err(source.into())
+        }
+    }
+}
+
 /// Makes a machine, when its turn has come.
 async fn make(shared: &Shared, entry: &Entry) -> Result<Sandbox, EngineError> {
     let _turn = shared.gate.pass().await?;
     shared.engine.create_as(entry.id.clone(), &entry.spec).await
 }
 
-pub(super) fn pause(shared: Arc<Shared>, sandbox: Sandbox, reply: Option<Reply<PauseReport>>) -> Job {
-    Box::pin(async move { Done::Paused(Box::new(shared.engine.pause(sandbox).await), reply) })
+pub(super) fn pause(member: &Member, sandbox: Sandbox, reply: Option<Reply<PauseReport>>) -> Job {
+    let Member { entry, shared } = member.clone();
+    Box::pin(async move {
+        let keeper = shared.clone();
+        let note = move |record: &PauseRecord| keeper.keep_state(&entry, &Kept::Paused(record.clone()));
+        Done::Paused(Box::new(shared.engine.pause_noting(sandbox, Box::new(note)).await), reply)
+    })
 }
 
-pub(super) fn resume(shared: Arc<Shared>, paused: Paused, reply: Reply<()>) -> Job {
-    Box::pin(async move { Done::Resumed(Box::new(shared.engine.resume(paused).await), reply) })
+pub(super) fn resume(member: &Member, paused: Paused, reply: Reply<()>) -> Job {
+    let Member { entry, shared } = member.clone();
+    Box::pin(async move {
+        let keeper = shared.clone();
+        let note = move |_: &Sandbox| keeper.keep_state(&entry, &Kept::Running);
+        Done::Resumed(Box::new(shared.engine.resume_noting(paused, Box::new(note)).await), reply)
+    })
 }
 
 pub(super) fn fork(
@@ -167,12 +228,19 @@ pub(super) fn fork(
 ) -> Job {
     Box::pin(async move {
         let spec = ForkSpec { copies: copies.len(), secrets };
-        let (ids, takers): (Vec<_>, Vec<_>) = copies.into_iter().unzip();
+        let ids = copies.iter().map(|(entry, _)| entry.id.clone()).collect();
         let forked = shared.engine.fork_as(ids, &source, spec).await;
-        let report = forked.map(|forked| {
-            // A copy that was removed meanwhile is dropped here, and nothing is left of it.
-            forked.copies.into_iter().zip(takers).for_each(|(copy, taker)| drop(taker.send(copy)));
-            ForkReport { stopped: forked.stopped, changed_bytes: forked.changed_bytes }
+        let report = forked.and_then(|forked| {
+            // All of them, or none.
+            shared.keep(copies.iter().map(|(entry, _)| &**entry).zip(&forked.copies))?;
+            for (copy, (entry, taker)) in forked.copies.into_iter().zip(copies) {
+                if let Err(copy) = taker.send(copy) {
+                    // It was removed meanwhile, before it was noted.
+                    shared.forget(&entry);
+                    drop(copy);
+                }
+            }
+            Ok(ForkReport { stopped: forked.stopped, changed_bytes: forked.changed_bytes })
         });
         Done::Forked(report, reply)
     })

@@ -1,6 +1,7 @@
 //! The one task of a pool.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::time::Duration;
 
 use hearth_protocol::{Command, Delivery, Start};
@@ -175,7 +176,7 @@ impl Task {
                 match made {
                     Ok(sandbox) => {
                         self.counts.made += 1;
-                        let stamp = Stamp::of(sandbox.base.qemu.path().to_owned());
+                        let stamp = Stamp::of(sandbox.qemu_path().unwrap_or(Path::new("")).to_owned());
                         self.put(&kind, sandbox, stamp);
                     }
                     // It is tried again later; a caller who is refused the same learns why.

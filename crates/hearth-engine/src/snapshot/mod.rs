@@ -40,7 +40,7 @@ impl Engine {
     /// [`EngineError::SnapshotExists`], [`EngineError::NotRestored`] and [`EngineError::Outdated`] before it is stopped;
     /// [`EngineError::Capture`], [`EngineError::Saved`]; then there is no such snapshot.
     pub async fn snapshot(&self, source: &Sandbox, name: &SandboxName) -> Result<Taken, EngineError> {
-        let template = source.restored_from()?.clone();
+        let template = self.template_below(source.restored_from()?).await?;
         let saved = |source| EngineError::Saved { source };
         let directory = self.directories.snapshots();
         if store::exists(&directory, name) {
@@ -77,9 +77,15 @@ impl Engine {
         store::remove(&self.directories.snapshots(), name).map_err(|source| EngineError::Saved { source })
     }
 
-    /// The templates that snapshots need.
+    /// The templates that snapshots, and sandboxes that last, need.
     pub(crate) fn pinned_templates(&self) -> Vec<crate::TemplateId> {
-        self.snapshots().into_iter().map(|snapshot| snapshot.template).collect()
+        let snapshots = self.snapshots().into_iter().map(|snapshot| snapshot.template);
+        snapshots.chain(self.lasting_templates()).collect()
+    }
+
+    /// Those that sandboxes need which outlive the daemon.
+    pub(crate) fn lasting_templates(&self) -> Vec<crate::TemplateId> {
+        crate::store::templates_in(&self.directories.state())
     }
 
     /// The specification of a new sandbox that goes on from where the saved one was, with an identity of its own and none of its secrets.
@@ -100,7 +106,7 @@ impl Engine {
         mut phases: Phases,
     ) -> Result<Sandbox, EngineError> {
         let record = self.inspect_snapshot(name)?;
-        let template = self.template_of(&record).await?;
+        let template = self.template_with(&record.template).await?;
         let base = self.base_of(spec, &template.record)?;
         phases.note(Phase::Template);
         let own = store::path(&self.directories.snapshots(), name);
@@ -110,13 +116,6 @@ impl Engine {
         phases.note(Phase::Prepared);
         let origin = Origin { template, saved, renew: Renewal::Anew };
         self.start_saved(spec, base, place, origin, phases).await.map_err(|(_, error)| error)
-    }
-
-    /// The template that a snapshot was taken on.
-    async fn template_of(&self, record: &SnapshotRecord) -> Result<Arc<Template>, EngineError> {
-        let loaded = self.templates.by_id(&record.template).await;
-        let missing = || EngineError::Outdated { reason: format!("its template {} is gone", record.template) };
-        loaded.map_err(|source| EngineError::Saved { source })?.ok_or_else(missing)
     }
 
     /// Writes a snapshot with its template into one file, compressed.

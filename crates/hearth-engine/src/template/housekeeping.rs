@@ -1,7 +1,7 @@
 //! What templates take on disk and in memory, and which of them go.
 //!
-//! A template is in use for as long as a process has it loaded, which a lock on its record says, and it is pinned by the snapshots that lie on
-//! it. Neither ever goes by itself. Of the others, those go that were used least recently, once all of them take more than a limit; the
+//! A template is in use for as long as a process has it loaded, which a lock on its record says, or a sandbox lies on it that outlives its
+//! daemon, and it is pinned by the snapshots that lie on it. Neither ever goes by itself. Of the others, those go that were used least recently, once all of them take more than a limit; the
 //! time of use is the record's time of change. Whoever removes holds off whoever makes, snapshots too, so nothing is pinned meanwhile.
 
 use std::fs::{self, File};
@@ -46,7 +46,7 @@ pub struct TemplateInfo {
     pub bytes: u64,
     /// When it was last loaded or made.
     pub used: SystemTime,
-    /// Whether a process has it loaded.
+    /// Whether a process has it loaded, or a sandbox of the daemon's lies on it.
     pub is_in_use: bool,
     /// The snapshots that lie on it.
     pub snapshots: Vec<String>,
@@ -59,7 +59,7 @@ impl TemplateInfo {
 
     fn needed_by(&self) -> String {
         match self.snapshots.as_slice() {
-            [] => "a process that has it loaded, such as the daemon".to_owned(),
+            [] => "a process that has it loaded, such as the daemon, or a sandbox".to_owned(),
             names => format!("the snapshots {}", names.join(", ")),
         }
     }
@@ -89,7 +89,10 @@ impl Engine {
     pub fn templates(&self) -> Vec<TemplateInfo> {
         let snapshots: Vec<_> =
             self.snapshots().into_iter().map(|snapshot| (snapshot.template, snapshot.name)).collect();
-        list(&self.directories.templates(), &snapshots)
+        let mut templates = list(&self.directories.templates(), &snapshots);
+        let lasting = self.lasting_templates();
+        templates.iter_mut().for_each(|template| template.is_in_use |= lasting.contains(&template.id));
+        templates
     }
 
     /// Those that this process has in memory.
@@ -247,7 +250,7 @@ mod tests {
     }
 
     fn load(directory: &Path, digit: char) -> Option<super::super::Template> {
-        read(directory, &key(digit), WAY, &[]).unwrap()
+        read(directory, &key(digit), WAY, &[], &Vec::new()).unwrap()
     }
 
     type Damage = fn(&Path);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use hearth_channel::Channel;
 use hearth_protocol::{Command, Delivery, Start};
+use hearth_vmm::Lifetime;
 
 use super::store::{self, About, Made};
 use super::{Template, TemplateId, TemplateKey, Templates};
@@ -79,7 +80,7 @@ impl Engine {
     }
 
     async fn make_template(&self, spec: &SandboxSpec, base: &Base) -> Result<(Template, Vec<String>), EngineError> {
-        let place = self.place_to_boot(SandboxId::random(), spec)?;
+        let place = self.place_to_boot(SandboxId::random(), spec, Lifetime::WithOwner)?;
         let mut phases = Phases::since(std::time::Instant::now());
         let Booted { machine, channel, way, failed } = self.boot(spec, base, &place, &mut phases).await?;
         for argv in WARM_UP {
@@ -122,7 +123,7 @@ impl Templates {
 
     /// Loads a template from disk, if it is there.
     async fn load(&self, key: &TemplateKey, way: Way, pinned: Vec<TemplateId>) -> Result<Option<Template>, SavedFault> {
-        let (directory, key) = (self.directory.clone(), key.clone());
-        apart(move || store::read(&directory, &key, way, &pinned)).await
+        let (directory, key, mapped) = (self.directory.clone(), key.clone(), self.mapped());
+        apart(move || store::read(&directory, &key, way, &pinned, &mapped)).await
     }
 }

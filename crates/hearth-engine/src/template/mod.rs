@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use hearth_vmm::SavedMachine;
+use hearth_vmm::{SavedMachine, SealedRam};
 use tokio::sync::OnceCell;
 
 pub use housekeeping::{TemplateInfo, TemplateMemory};
@@ -29,6 +29,7 @@ use housekeeping::{DEFAULT_LIMIT, Use};
 use crate::accelerator::Way;
 use crate::saved::{SavedFault, apart};
 use crate::scratch::Scratch;
+use crate::{Engine, EngineError};
 
 /// A guest that waits to be restored.
 #[derive(Debug)]
@@ -42,6 +43,42 @@ pub(crate) struct Template {
     _use: Option<Use>,
 }
 
+/// Memory that may be templates'.
+type Mapped = Vec<(TemplateId, Arc<SealedRam>)>;
+
+/// The template that a sandbox was restored from: in memory, or to be found when it is needed.
+#[derive(Debug)]
+pub(crate) struct Below {
+    pub(crate) id: TemplateId,
+    template: OnceCell<Arc<Template>>,
+}
+
+impl From<TemplateId> for Below {
+    fn from(id: TemplateId) -> Self {
+        Self { id, template: OnceCell::new() }
+    }
+}
+
+impl From<Arc<Template>> for Below {
+    fn from(template: Arc<Template>) -> Self {
+        Self { id: template.record.id.clone(), template: OnceCell::new_with(Some(template)) }
+    }
+}
+
+impl Engine {
+    /// The template that a sandbox was restored from.
+    pub(crate) async fn template_below(&self, below: &Below) -> Result<Arc<Template>, EngineError> {
+        below.template.get_or_try_init(|| self.template_with(&below.id)).await.cloned()
+    }
+
+    /// The template with an id.
+    pub(crate) async fn template_with(&self, id: &TemplateId) -> Result<Arc<Template>, EngineError> {
+        let loaded = self.templates.by_id(id).await;
+        let missing = || EngineError::Outdated { reason: format!("its template {id} is gone") };
+        loaded.map_err(|source| EngineError::Saved { source })?.ok_or_else(missing)
+    }
+}
+
 /// All templates of one engine.
 #[derive(Debug)]
 pub(crate) struct Templates {
@@ -50,18 +87,45 @@ pub(crate) struct Templates {
     loaded: Mutex<HashMap<TemplateKey, Arc<OnceCell<Arc<Template>>>>>,
     /// Those that are not the ones that new sandboxes start from, for as long as something needs them.
     pinned: tokio::sync::Mutex<HashMap<TemplateId, Weak<Template>>>,
+    /// What machines that were taken over have mapped, to be shared once it was proven to be what the template holds.
+    mapped: Mutex<Vec<(TemplateId, Weak<SealedRam>)>>,
     /// What those on disk may take together, in bytes.
     pub(crate) limit: AtomicU64,
 }
 
 impl Templates {
     pub(crate) fn in_directory(directory: PathBuf) -> Self {
-        Self { directory, loaded: Mutex::default(), pinned: tokio::sync::Mutex::default(), limit: DEFAULT_LIMIT.into() }
+        Self {
+            directory,
+            loaded: Mutex::default(),
+            pinned: tokio::sync::Mutex::default(),
+            mapped: Mutex::default(),
+            limit: DEFAULT_LIMIT.into(),
+        }
     }
 
     fn cell(&self, key: &TemplateKey) -> Arc<OnceCell<Arc<Template>>> {
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         loaded.entry(key.clone()).or_default().clone()
+    }
+
+    /// Notes what a machine that was taken over has mapped of a template, as it says.
+    pub(crate) fn is_mapped(&self, id: &TemplateId, ram: &Arc<SealedRam>) {
+        let mut mapped = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
+        mapped.retain(|(_, ram)| ram.strong_count() > 0);
+        mapped.push((id.clone(), Arc::downgrade(ram)));
+    }
+
+    /// What there is of a template's memory in machines that were taken over, each file once.
+    fn mapped(&self) -> Mapped {
+        let mapped = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all: Mapped = Vec::new();
+        for (id, ram) in mapped.iter().filter_map(|(id, ram)| Some((id, ram.upgrade()?))) {
+            if !all.iter().any(|(known, other)| known == id && other.is_same_file(&ram)) {
+                all.push((id.clone(), ram));
+            }
+        }
+        all
     }
 
     /// The template with an id: one in memory, else the one on disk, all of it checked; `None` when there is none.
@@ -75,8 +139,8 @@ impl Templates {
         if let Some(template) = pinned.get(id).and_then(Weak::upgrade) {
             return Ok(Some(template));
         }
-        let (directory, wanted) = (self.directory.clone(), id.clone());
-        let loaded = apart(move || store::read_id(&directory, &wanted)).await?.map(Arc::new);
+        let (directory, wanted, mapped) = (self.directory.clone(), id.clone(), self.mapped());
+        let loaded = apart(move || store::read_id(&directory, &wanted, &mapped)).await?.map(Arc::new);
         pinned.retain(|_, template| template.strong_count() > 0);
         if let Some(template) = &loaded {
             pinned.insert(id.clone(), Arc::downgrade(template));

@@ -9,7 +9,7 @@ use hearth_vmm::{Accelerator, MemoryMib, SavedMachine, host_tsc_khz};
 use serde::{Deserialize, Serialize};
 
 use super::housekeeping::Use;
-use super::{Template, TemplateId, TemplateKey};
+use super::{Mapped, Template, TemplateId, TemplateKey};
 use crate::accelerator::{Way, name, processor};
 use crate::checked::FileRecord;
 use crate::create::Base;
@@ -155,11 +155,12 @@ pub(super) fn read(
     key: &TemplateKey,
     way: Way,
     pinned: &[TemplateId],
+    mapped: &Mapped,
 ) -> Result<Option<Template>, SavedFault> {
     let mut records: Vec<_> = list(directory).into_iter().filter(|record| record.id.has_key(key)).collect();
     records.sort_by_key(|record| std::cmp::Reverse(record.created));
     for record in records {
-        match load(directory, &record, way) {
+        match load(directory, &record, way, mapped) {
             Ok(template) => return Ok(Some(template)),
             Err(_) if pinned.contains(&record.id) => {}
             Err(fault) if fault.is_for_good() => saved::remove(&directory.join(record.id.as_str()))?,
@@ -170,11 +171,11 @@ pub(super) fn read(
 }
 
 /// Reads the template with an id; `None` when there is none.
-pub(super) fn read_id(directory: &Path, id: &TemplateId) -> Result<Option<Template>, SavedFault> {
+pub(super) fn read_id(directory: &Path, id: &TemplateId, mapped: &Mapped) -> Result<Option<Template>, SavedFault> {
     let Some(record) = record(directory, id) else { return Ok(None) };
     let way = Way::named(&record.accelerator, &record.board);
     let way = way.ok_or_else(|| SavedFault::Record { path: directory.join(id.as_str()).join(RECORD) })?;
-    load(directory, &record, way).map(Some)
+    load(directory, &record, way, mapped).map(Some)
 }
 
 /// Checks the files of a template that is not published yet.
@@ -187,8 +188,13 @@ pub(crate) fn check(own: &Path, record: &TemplateRecord) -> Result<(), SavedFaul
     saved::read_ram(own, &record.memory, memory).map(drop)
 }
 
-/// Loads one template, and checks all of it.
-pub(super) fn load(directory: &Path, record: &TemplateRecord, way: Way) -> Result<Template, SavedFault> {
+/// Loads one template, and checks all of it. Memory of it that a machine has mapped is shared, if it is what lies on disk, byte for byte.
+pub(super) fn load(
+    directory: &Path,
+    record: &TemplateRecord,
+    way: Way,
+    mapped: &Mapped,
+) -> Result<Template, SavedFault> {
     let own = directory.join(record.id.as_str());
     let use_of = Use::begin(&own.join(RECORD))?;
     let host = host_tsc_khz();
@@ -201,7 +207,12 @@ pub(super) fn load(directory: &Path, record: &TemplateRecord, way: Way) -> Resul
         saved::check_disk(&scratch.base(), disk).map(|()| scratch)
     });
     let devices = saved::read_devices(&own, &record.devices)?;
-    let ram = Arc::new(saved::read_ram(&own, &record.memory, memory)?);
+    let mut of_this = mapped.iter().filter(|(id, ram)| *id == record.id && ram.size() == memory.bytes());
+    let shared = of_this.find(|(_, ram)| saved::is_ram(&own, &record.memory, ram).is_ok_and(|is| is));
+    let ram = match shared {
+        Some((_, ram)) => ram.clone(),
+        None => Arc::new(saved::read_ram(&own, &record.memory, memory)?),
+    };
     let saved = SavedMachine { ram, devices, delta: None };
     Ok(Template { record: record.clone(), way, saved, scratch: scratch.transpose()?, _use: Some(use_of) })
 }

@@ -163,7 +163,7 @@ fn requests() -> Vec<(&'static str, RequestBody)> {
 
 pub(crate) fn status(code: Option<i32>, signal: Option<i32>) -> ExitStatus {
     let (timed_out, out_of_memory) = (signal.is_some(), false);
-    ExitStatus { code, signal, timed_out, out_of_memory, duration_us: 1, cpu_us: 2, peak_memory_bytes: 3 }
+    ExitStatus { code, signal, timed_out, out_of_memory, duration_us: 1, cpu_us: 2, peak_memory_bytes: Some(3) }
 }
 
 fn replies() -> Vec<(&'static str, Reply)> {

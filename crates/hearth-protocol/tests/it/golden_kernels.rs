@@ -121,7 +121,7 @@ fn replies() -> Vec<(&'static str, Reply)> {
         out_of_memory: false,
         duration_us: 1,
         cpu_us: 2,
-        peak_memory_bytes: 3,
+        peak_memory_bytes: None,
     };
     vec![
         (r#"{"id":9,"type":"finished","result":{"kernel":{"done":{}}}}"#, kernel(KernelResult::Done {})),
@@ -148,7 +148,7 @@ fn replies() -> Vec<(&'static str, Reply)> {
             kernel(KernelResult::Ran(full)),
         ),
         (
-            r#"{"id":9,"type":"finished","result":{"packages":{"installed":{"code":1,"timed_out":false,"out_of_memory":false,"duration_us":1,"cpu_us":2,"peak_memory_bytes":3}}}}"#,
+            r#"{"id":9,"type":"finished","result":{"packages":{"installed":{"code":1,"timed_out":false,"out_of_memory":false,"duration_us":1,"cpu_us":2}}}}"#,
             reply(Finished::Packages(PackageResult::Installed(status)), OutputTotals::default()),
         ),
     ]

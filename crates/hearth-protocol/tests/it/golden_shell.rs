@@ -88,7 +88,7 @@ fn results() -> Vec<(&'static str, Finished, OutputTotals)> {
         out_of_memory: false,
         duration_us: 1,
         cpu_us: 2,
-        peak_memory_bytes: 3,
+        peak_memory_bytes: Some(3),
     };
     let info = ShellInfo {
         name: name(),

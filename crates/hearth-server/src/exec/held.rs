@@ -14,7 +14,7 @@ use futures_util::{SinkExt, StreamExt};
 use hearth_api::exec::{FromClient, FromServer, MESSAGE, RunRequest, STDERR, STDIN, STDIN_WINDOW, STDOUT};
 use hearth_api::{ErrorBody, ExecRequest, OwnCode};
 use hearth_engine::channel::{Event, Process, Stdin};
-use hearth_engine::fleet::{Guest, Leash, Member, Removal};
+use hearth_engine::fleet::{Guest, Leash, Member, NewSandbox, Removal};
 use hearth_engine::protocol::{Attach, OutputTotals, Start, StreamName};
 use serde::de::DeserializeOwned;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
@@ -106,7 +106,7 @@ pub(crate) async fn run(State(app): State<App>, upgrade: Upgrade) -> Result<Resp
 
 async fn make(app: &App, socket: &mut WebSocket) -> Result<(Leash, Member, Start), Over> {
     let request = first::<RunRequest>(socket).await?;
-    let (start, new) = (request.exec.held()?, new_sandbox(app, request.sandbox)?);
+    let (start, new) = (request.exec.held()?, NewSandbox { bound: true, ..new_sandbox(app, request.sandbox)? });
     let member = tokio::select! {
         created = app.fleet().create(new) => created?,
         over = until_gone(socket) => return Err(over),

@@ -36,6 +36,7 @@ async fn every_refusal_names_its_code_and_its_field() {
         ("DELETE", "/v1/sandboxes/x", "", 404, "unknown_sandbox", None),
         ("PATCH", "/v1/sandboxes/x", r#"{"naem": "y"}"#, 400, "invalid_request", Some("naem")),
         ("PATCH", "/v1/sandboxes/x", r#"{"lifespan": "long"}"#, 400, "invalid_request", Some("lifespan")),
+        ("PATCH", "/v1/sandboxes/x", r#"{"lifespan": "connection"}"#, 400, "invalid_value", Some("lifespan")),
         ("GET", "/v1/sandboxes/x/logs", "", 404, "unknown_sandbox", None),
         ("GET", "/v1/sandboxes/x/exec", "", 400, "invalid_request", None),
         ("POST", "/v1/sandboxes/x/exec", "{}", 400, "invalid_request", Some("command")),

@@ -14,6 +14,9 @@
 //! 4. Landlock over files, TCP, abstract sockets and signals, and a filter of system calls (`rules.rs`), to which QEMU adds
 //!    its own (`-sandbox`).
 //!
+//! A QEMU that may outlive its owner does not run before that has noted which process it is, and lets any process of the same user trace
+//! it, since a later owner is not its parent.
+//!
 //! Where namespaces are refused (Ubuntu 24.04 without a profile, most containers), steps 2 and the namespaces of 3 are
 //! missing, Landlock alone keeps files away, and [`JailReport`] says so. What must hold in either case: QEMU cannot
 //! write to any path, make a socket, run a program, signal another process or gain a privilege.
@@ -44,7 +47,8 @@ pub use probe::{JailSupport, probe};
 pub(crate) const PLAN_FD: RawFd = sys::FIRST_PASSED_FD;
 /// Where the launcher reports, in JSON lines; closed by exec, so that its end means QEMU runs.
 pub(crate) const REPORT_FD: RawFd = PLAN_FD + 1;
-/// The reading end of a pipe that only the owner holds the other end of.
+/// The reading end of a pipe that only the owner holds the other end of: its end is the owner's. For a machine that may outlive its owner,
+/// a byte in it is the word to go on.
 pub(crate) const OWNER_FD: RawFd = REPORT_FD + 1;
 /// The first of the descriptors meant for QEMU.
 pub(crate) const FIRST_QEMU_FD: RawFd = OWNER_FD + 1;
@@ -109,7 +113,7 @@ fn follow_owner(plan: &Plan, owner: &OwnedFd) -> Result<(), Failure> {
     if !plan.with_owner {
         // A later daemon that adopts the machine is not its ancestor, which Yama would ask for; hosts without Yama refuse the call.
         let _ = set_ptracer(PTracer::Any);
-        return Ok(());
+        return await_go_ahead(owner);
     }
     set_parent_process_death_signal(Some(Signal::KILL)).map_err(Failure::at(Step::FollowOwner))?;
     let mut hung_up = [PollFd::from_borrowed_fd(owner.as_fd(), PollFlags::IN)];
@@ -120,6 +124,16 @@ fn follow_owner(plan: &Plan, owner: &OwnedFd) -> Result<(), Failure> {
     }
     // It ended before the signal was asked for.
     Err(Failure::at(Step::FollowOwner)(std::io::Error::from_raw_os_error(libc::ESRCH)))
+}
+
+/// Waits until the owner has noted which process this is, so that no QEMU is ever without such a note; ends with an owner that did not live
+/// to do so.
+fn await_go_ahead(owner: &OwnedFd) -> Result<(), Failure> {
+    match rustix::io::retry_on_intr(|| rustix::io::read(owner, &mut [0; 1])) {
+        Ok(1) => Ok(()),
+        Ok(_) => Err(Failure::at(Step::FollowOwner)(std::io::Error::from_raw_os_error(libc::ESRCH))),
+        Err(error) => Err(Failure::at(Step::FollowOwner)(error)),
+    }
 }
 
 fn send(report: &mut std::fs::File, message: &FromLauncher) -> std::io::Result<()> {

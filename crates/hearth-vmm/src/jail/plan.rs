@@ -59,7 +59,7 @@ impl std::fmt::Display for JailGap {
 }
 
 /// How one QEMU is confined.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JailReport {
     /// What keeps it away from the host's files.
     pub level: JailLevel,

@@ -50,6 +50,7 @@ pub async fn probe(launcher: &Launcher, directory: &Path) -> Result<JailSupport,
         plan: empty_plan(directory),
         output: output.into(),
         descriptors: Vec::new(),
+        note_in: None,
     };
     let launched = launch(request).await?;
     let mut child = launched.child;

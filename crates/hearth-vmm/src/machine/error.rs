@@ -59,6 +59,17 @@ pub enum MachineError {
     /// The machine ended before it was ready: QEMU refused what it was given, or its guest panicked.
     #[error("the machine ended before it was ready{}{}", status(.0), last_words(.0))]
     Died(Box<Exit>),
+    /// There is no machine to take over: the one that is noted has ended, or was never whole.
+    #[error("the machine is gone")]
+    Gone,
+    /// A machine cannot be taken over.
+    #[error("cannot take over the machine in {}", directory.display())]
+    Adopt {
+        /// Its directory.
+        directory: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// QEMU could not be controlled.
     #[error("QEMU cannot be controlled")]
     Control(#[from] QmpError),

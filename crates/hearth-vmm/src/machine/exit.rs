@@ -20,7 +20,7 @@ const READ_OUT: Duration = Duration::from_secs(2);
 #[derive(Clone, Debug)]
 pub struct Exit {
     /// QEMU's exit status: 0 when its guest shut down, rebooted or panicked, or when it was asked to leave. None when the
-    /// runtime shut down before it could be seen.
+    /// runtime shut down before it could be seen, and for a machine that was taken over: the system tells only whoever has started it.
     pub status: Option<ExitStatus>,
     /// The last of what QEMU said on standard error, at most [`STDERR_TAIL`] bytes.
     pub stderr: Arc<[u8]>,
@@ -48,25 +48,28 @@ impl Followed {
     }
 }
 
+async fn read_out(followed: Option<Followed>) -> Arc<[u8]> {
+    match followed {
+        Some(followed) => followed.read_out().await,
+        None => Arc::default(),
+    }
+}
+
 /// Watches over a child to its end and removes its control groups.
 pub(super) fn supervise(
     mut child: Child,
-    stderr: Followed,
+    stderr: Option<Followed>,
     console: Option<Followed>,
     cgroups: Vec<PathBuf>,
 ) -> watch::Receiver<Option<Exit>> {
     let (publish, ended) = watch::channel(None);
     tokio::spawn(async move {
-        let status = child.wait().await.ok();
+        let status = child.wait().await.ok().flatten();
         // An error of waiting leaves a child that is killed here.
         drop(child);
         // They are empty now; one that is not is swept by the next launch.
         cgroups.iter().for_each(|group| drop(std::fs::remove_dir(group)));
-        let stderr = stderr.read_out().await;
-        let console = match console {
-            Some(console) => console.read_out().await,
-            None => Arc::default(),
-        };
+        let (stderr, console) = (read_out(stderr).await, read_out(console).await);
         publish.send_replace(Some(Exit { status, stderr, console }));
     });
     ended

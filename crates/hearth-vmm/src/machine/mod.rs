@@ -3,9 +3,11 @@
 //! One task, the supervisor, owns the QEMU process: it takes note of its end, reads what was still to be read, removes what the
 //! machine had made, and publishes the [`Exit`]. A [`Machine`] is the handle; dropping it kills.
 
+mod adopt;
 mod error;
 mod exit;
 mod files;
+mod note;
 mod save;
 mod start;
 
@@ -17,8 +19,11 @@ use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::sync::{OnceCell, watch};
 
+pub use adopt::{Adoption, noted_ram};
 pub use error::MachineError;
 pub use exit::{Exit, STDERR_TAIL};
+pub(crate) use note::Note;
+pub use note::end_noted;
 pub use save::{PreparedCapture, PreparedOverlay};
 
 use crate::console::{Console, Stall};
@@ -188,6 +193,7 @@ impl Machine {
     pub fn release(mut self) {
         if self.lifetime == Lifetime::Detached {
             self.released = true;
+            self.killer.release();
             self.sockets.files().for_each(SocketFile::keep);
         }
     }

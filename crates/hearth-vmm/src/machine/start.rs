@@ -2,7 +2,8 @@
 //! control and console taken hold of, and only then the guest set going: from its kernel, or from where a saved one was.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{OwnedFd, RawFd};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -14,11 +15,13 @@ use tokio::sync::{OnceCell, watch};
 
 use super::exit::{Followed, STDERR_TAIL, supervise};
 use super::files::Files;
+use super::note::{Held, Note};
 use super::{Exit, Machine, MachineError, Ram, Sockets};
 use crate::command_line::{self, Descriptors, GuestSource, Host, TRANSLATION_CACHE_MIB};
 use crate::console::{CONSOLE_TAIL, Console};
 use crate::jail::{self, CgroupLimits, FIRST_QEMU_FD, JailLevel, JailReport, Plan};
 use crate::launch::{Launch, Launched, launch};
+use crate::process::ProcessRecord;
 use crate::qmp::{Qmp, QmpError};
 use crate::saved::{Delta, Mapping, SavedMachine, SealedRam};
 use crate::sockets::{self, Listener, SocketError, connect_checked};
@@ -84,6 +87,8 @@ struct Running {
     stderr: Followed,
     user: Option<u32>,
     clients: Clients,
+    /// The number that QEMU has the guest's memory under.
+    memory: RawFd,
 }
 
 /// Connections that were made before QEMU was there to take them up.
@@ -106,9 +111,11 @@ async fn launch_with(spec: &MachineSpec, guest: GuestSource<()>, files: Files) -
     let (stderr, output) = output_pipe()?;
     let descriptors = listeners.with_files(files)?;
     let (launcher, confinement) = (&spec.launcher, spec.confinement);
-    let launched = launch(Launch { launcher, confinement, plan, output, descriptors }).await?;
+    let note_in = (spec.lifetime == Lifetime::Detached).then(|| spec.directory.clone());
+    let launched = launch(Launch { launcher, confinement, plan, output, descriptors, note_in }).await?;
     let (stream, task) = Console::follow(stderr, STDERR_TAIL);
-    Ok(Running { launched, sockets: listeners.handed_over(), stderr: Followed { stream, task }, user, clients })
+    let stderr = Followed { stream, task };
+    Ok(Running { launched, sockets: listeners.handed_over(), stderr, user, clients, memory: numbers.memory })
 }
 
 /// The state of devices on its way into a QEMU.
@@ -228,7 +235,7 @@ async fn hold(
     ram: Ram,
     set_going: impl AsyncFnOnce(&Sockets) -> Result<Option<Qmp>, MachineError>,
 ) -> Result<Machine, MachineError> {
-    let Running { launched: Launched { child, level, prepared }, sockets, stderr, user, clients } = running;
+    let Running { launched: Launched { child, level, prepared }, sockets, stderr, user, clients, memory } = running;
     let killer = child.killer().map_err(|source| MachineError::System { doing: "duplicate a descriptor", source })?;
     let pid = child.pid();
     let connection = match clients.console {
@@ -243,8 +250,15 @@ async fn hold(
         Err(error) => (Err(error), None),
     };
     let cgroups = prepared.cgroups;
-    let mut ended = supervise(child, stderr, followed, cgroups.clone());
-    let going = async { Ok((console?, set_going(&sockets).await?)) };
+    let mut ended = supervise(child, Some(stderr), followed, cgroups.clone());
+    let jail = JailReport { level, missing: prepared.gaps, uid: user.unwrap_or(geteuid().as_raw()) };
+    let going = async {
+        let (console, qmp) = (console?, set_going(&sockets).await?);
+        if spec.lifetime == Lifetime::Detached {
+            note(&spec.directory, pid, &jail, &ram, memory)?;
+        }
+        Ok((console, qmp))
+    };
     let outcome = tokio::select! {
         outcome = going => outcome,
         exit = end_of(&mut ended) => Err(MachineError::Died(Box::new(exit))),
@@ -256,7 +270,6 @@ async fn hold(
             return Err(explained(error, end_of(&mut ended).await));
         }
     };
-    let jail = JailReport { level, missing: prepared.gaps, uid: user.unwrap_or(geteuid().as_raw()) };
     let qmp = OnceCell::new_with(qmp);
     Ok(Machine {
         pid,
@@ -272,6 +285,15 @@ async fn hold(
         ended,
         released: false,
     })
+}
+
+/// Notes all that whoever takes the machine over has to know.
+fn note(directory: &Path, pid: u32, jail: &JailReport, ram: &Ram, descriptor: RawFd) -> Result<(), MachineError> {
+    let noted = || {
+        let memory = ram.noted(descriptor)?;
+        Note { process: ProcessRecord::of(pid)?, held: Some(Held { jail: jail.clone(), memory }) }.write(directory)
+    };
+    noted().map_err(|source| MachineError::System { doing: "note what the machine is", source })
 }
 
 /// Connects to the control socket.

@@ -140,6 +140,46 @@ impl SealedRam {
     }
 }
 
+impl SealedRam {
+    /// Whether it is, byte for byte, what [`Self::write_to`] has written.
+    ///
+    /// # Errors
+    /// Those of reading either.
+    pub fn is_as_written(&self, input: &mut impl Read) -> io::Result<bool> {
+        let mut same = Same { input, buffer: Vec::new(), differs: false };
+        match self.write_to(&mut same) {
+            Err(_) if same.differs => Ok(false),
+            Err(error) => Err(error),
+            Ok(()) => Ok(input.read(&mut [0])? == 0),
+        }
+    }
+}
+
+/// Compares what is written with what can be read, and takes no more once they differ.
+struct Same<'a, R> {
+    input: &'a mut R,
+    buffer: Vec<u8>,
+    differs: bool,
+}
+
+impl<R: Read> Write for Same<'_, R> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.buffer.resize(bytes.len(), 0);
+        match self.input.read_exact(&mut self.buffer) {
+            Ok(()) if self.buffer == bytes => return Ok(bytes.len()),
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
+            Err(error) => return Err(error),
+        }
+        self.differs = true;
+        Err(io::Error::other("it differs"))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 impl Run {
     /// Adds a page behind all others.
     pub(super) fn add(runs: &mut Vec<Self>, page: u64) {
@@ -273,6 +313,12 @@ mod tests {
         assert_eq!(bytes, [9, 0]);
         again.read((96 << 20) - 2, &mut bytes).unwrap();
         assert_eq!((bytes, again.resident()), ([0, b'e'], 3 * PAGE));
+        assert!(again.is_as_written(&mut &file[..]).unwrap());
+        let mut other = file.clone();
+        other[16 + 2 * 16 + 100] ^= 1;
+        for differing in [&other[..], &file[..file.len() - 1], &[&file[..], b"x"].concat()] {
+            assert!(!again.is_as_written(&mut &*differing).unwrap());
+        }
         assert!(SealedRam::read_from(&mut &file[..file.len() - 1], memory).is_err());
     }
 

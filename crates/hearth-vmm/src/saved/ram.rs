@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 
-use rustix::fs::{MemfdFlags, SealFlags, SeekFrom, fcntl_add_seals, ftruncate, memfd_create, seek};
+use rustix::fs::{MemfdFlags, SealFlags, SeekFrom, fcntl_add_seals, fcntl_get_seals, ftruncate, memfd_create, seek};
 use rustix::io::Errno;
 
 use crate::MemoryMib;
@@ -88,6 +88,16 @@ impl SealedRam {
         Ok(Self { file, size })
     }
 
+    /// Takes memory that was sealed before by whoever made it.
+    pub(crate) fn sealed_before(file: File) -> io::Result<Self> {
+        let needed = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW;
+        if !fcntl_get_seals(&file)?.contains(needed) {
+            return Err(io::Error::other("the memory is not sealed"));
+        }
+        let size = file.metadata()?.len();
+        Ok(Self { file, size })
+    }
+
     /// Its size in bytes.
     pub fn size(&self) -> u64 {
         self.size
@@ -131,6 +141,11 @@ impl SealedRam {
             Err(error) => return Err(error.into()),
         };
         Ok(Some((begin, seek(&self.file, SeekFrom::Hole(begin))?)))
+    }
+
+    /// Whether both are one file.
+    pub fn is_same_file(&self, other: &Self) -> bool {
+        other.file.metadata().is_ok_and(|metadata| self.is_file(metadata.dev(), metadata.ino()))
     }
 
     /// Whether a mapping of the file with this device and inode number is one of this memory.

@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 
-use hearth_vmm::{Accelerator, Disk, HostFlush, Lifetime, Machine, PortName};
+use hearth_vmm::{Accelerator, Adoption, Disk, HostFlush, Lifetime, Machine, MachineError, PortName};
 
 use crate::guest::{self, Then};
 use crate::support::*;
@@ -171,19 +171,24 @@ async fn dropped_machine_is_killed() {
 }
 
 #[tokio::test]
-async fn released_machine_goes_on_and_its_sockets_stay() {
+async fn a_released_machine_goes_on_and_whoever_comes_next_takes_it_over() {
     let home = Home::new();
     let mut spec = home.spec(KINDS[0]);
     spec.lifetime = Lifetime::Detached;
+    let (ports, directory) = (spec.ports.clone(), spec.directory.clone());
     let machine = Machine::start(spec).await.unwrap();
-    let pid = machine.pid();
+    let (pid, jail) = (machine.pid(), machine.jail().clone());
     machine.release();
-    // Whoever comes next finds the control socket answering.
-    let stream = tokio::net::UnixStream::connect(home.machine().join("qmp.sock")).await.unwrap();
-    let next = hearth_vmm::Qmp::open(stream).await.unwrap();
-    assert_eq!(next.execute("query-status", None).await.unwrap()["status"], "running");
-    assert!(process_exists(pid));
-    drop(next.execute("quit", None).await);
+    let adoption = || Adoption { directory: directory.clone(), ports: ports.clone(), cgroups: Vec::new() };
+    let next = Machine::adopt(adoption()).await.unwrap();
+    assert_eq!((next.pid(), next.jail()), (pid, &jail));
+    assert_eq!(next.qmp().await.unwrap().execute("query-status", None).await.unwrap()["status"], "running");
+    next.release();
+    let last = Machine::adopt(adoption()).await.unwrap();
+    let process = handle(pid);
+    drop(last);
+    wait_for_end(&process);
+    assert!(matches!(Machine::adopt(adoption()).await, Err(MachineError::Gone)));
 }
 
 #[tokio::test]

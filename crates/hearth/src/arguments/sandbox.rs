@@ -286,7 +286,7 @@ pub(crate) struct EventOptions {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Other commands start it when they need it; then it ends by itself once there has been nothing to do for ten minutes \
-(HEARTH_DAEMON_IDLE names another time). SIGTERM or Ctrl-C ends it, and removes its sandboxes.")]
+(HEARTH_DAEMON_IDLE names another time). SIGTERM or Ctrl-C ends it; its sandboxes go on, and the next daemon takes them over.")]
 pub(crate) struct DaemonOptions {
     /// End after this time without sandboxes and requests
     #[arg(long, value_name = "TIME")]

@@ -30,6 +30,8 @@ fn line(event: &Event) -> String {
         Happening::State { state: reached, reason: None } => state(*reached),
         Happening::State { state: reached, reason: Some(reason) } => format!("{} ({reason})", state(*reached)),
         Happening::Changed {} => "changed".to_owned(),
+        Happening::Adopted { told: None } => "adopted".to_owned(),
+        Happening::Adopted { told: Some(told) } => format!("adopted ({told})"),
     };
     let name = event.name.as_deref().unwrap_or("-");
     output::plain(&format!("{} {} {name} {what}", times::utc(event.at_unix_ms), event.sandbox))

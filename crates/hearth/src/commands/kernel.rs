@@ -1,6 +1,5 @@
 //! `hearth kernel`.
 
-use std::convert::Infallible;
 use std::io;
 use std::os::unix::ffi::OsStringExt;
 
@@ -116,37 +115,30 @@ async fn read_code() -> Result<Vec<u8>, Failure> {
 
 /// Has Ctrl-C interrupt the code; returns this process's exit code when it is to end.
 async fn interrupt(client: &Client, (sandbox, kernel): (&str, &str), signals: &mut Signals) -> i32 {
-    let end = loop {
-        match signals.told().await {
-            Told::Interrupt => break None,
-            Told::End(code) => break Some(code),
-            Told::Resized => {}
-        }
-    };
+    let end = asked_to_end(signals).await;
     // Code that has just ended, or does not run yet, needs none.
     let interrupting = async { drop(client.interrupt_kernel(sandbox, kernel).await) };
-    match end {
-        Some(code) => {
-            interrupting.await;
-            code
-        }
-        None => {
-            let again = async {
-                loop {
-                    match signals.told().await {
-                        Told::Interrupt => break INTERRUPTED,
-                        Told::End(code) => break code,
-                        Told::Resized => {}
-                    }
-                }
-            };
-            tokio::select! {
-                code = again => code,
-                never = async {
-                    interrupting.await;
-                    std::future::pending::<Infallible>().await
-                } => match never {},
-            }
+    if let Some(code) = end {
+        interrupting.await;
+        return code;
+    }
+    let then_wait = async {
+        interrupting.await;
+        std::future::pending().await
+    };
+    tokio::select! {
+        end = asked_to_end(signals) => end.unwrap_or(INTERRUPTED),
+        never = then_wait => never,
+    }
+}
+
+/// Waits for Ctrl-C, or for a signal that ends this process with a code.
+async fn asked_to_end(signals: &mut Signals) -> Option<i32> {
+    loop {
+        match signals.told().await {
+            Told::Interrupt => return None,
+            Told::End(code) => return Some(code),
+            Told::Resized => {}
         }
     }
 }
@@ -159,24 +151,44 @@ enum Ended {
 }
 
 async fn follow(mut run: KernelRun, report: &mut Option<Report>) -> Result<Ended, Failure> {
+    // The value or the error at its end, which may come before output that was written earlier.
+    let mut conclusion = Vec::new();
     while let Some(line) = run.next().await? {
-        if let KernelLine::Ran(ran) = line {
-            return Ok(Ended::Ran(Box::new(ran)));
-        }
-        let Some(report) = report else {
-            match pass_on(line).await {
-                Ok(()) => continue,
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(Ended::Unread),
-                Err(error) => return Err(Failure::host(format!("cannot write the output: {error}"))),
+        let lines = match (line, &mut *report) {
+            (KernelLine::Ran(ran), _) => {
+                let written = pass_on(conclusion).await?;
+                return Ok(if written { Ended::Ran(Box::new(ran)) } else { Ended::Unread });
             }
+            (line, Some(report)) => {
+                report.take(line);
+                continue;
+            }
+            (line @ (KernelLine::Result(_) | KernelLine::Error { .. }), None) => {
+                conclusion.push(line);
+                continue;
+            }
+            (line, None) => vec![line],
         };
-        report.take(line);
+        if !pass_on(lines).await? {
+            return Ok(Ended::Unread);
+        }
     }
     Err(Failure::machine("the code's end was not told".to_owned()))
 }
 
-/// Writes what code does to where it belongs.
-async fn pass_on(line: KernelLine) -> io::Result<()> {
+/// Writes what code does to where it belongs; tells whether somebody reads it.
+async fn pass_on(lines: Vec<KernelLine>) -> Result<bool, Failure> {
+    for line in lines {
+        match write(line).await {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(false),
+            Err(error) => return Err(Failure::host(format!("cannot write the output: {error}"))),
+        }
+    }
+    Ok(true)
+}
+
+async fn write(line: KernelLine) -> io::Result<()> {
     match line {
         KernelLine::Output { stream, .. } => {
             pipes::write(stream == StreamName::Stderr, line.bytes().unwrap_or_default()).await

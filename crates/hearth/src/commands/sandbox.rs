@@ -38,12 +38,12 @@ pub(crate) async fn create(options: CreateOptions) -> Result<i32, Failure> {
     Ok(0)
 }
 
-/// Makes a sandbox. While it is seeded it is bound to this process: one that is half done is not kept.
+/// Makes a sandbox. While it is seeded it is provisional: one that is half done is not kept.
 async fn create_seeded(client: &Client, request: &CreateSandbox, seed: Option<Seed>) -> Result<SandboxInfo, Failure> {
     let Some(seed) = seed else { return Ok(client.create(request).await?) };
-    let bound = client.create_bound(request).await?;
-    seed.plant(client, &bound.info.id).await?;
-    Ok(bound.keep().await?)
+    let provisional = client.create_provisional(request).await?;
+    seed.plant(client, &provisional.info.id).await?;
+    Ok(provisional.keep().await?)
 }
 
 /// Says what a person should know of a new sandbox. A report in JSON has it in it.
@@ -138,11 +138,11 @@ pub(super) fn idle(idle: values::Idle) -> Result<Option<Idle>, Failure> {
     policy.transpose()
 }
 
-/// Lists sandboxes. Where no daemon runs there are none.
+/// Lists sandboxes. Where no daemon runs and none was left there are none.
 pub(crate) async fn list(options: ListOptions) -> Result<i32, Failure> {
     let joined = |parts: Vec<String>| (!parts.is_empty()).then(|| parts.join(","));
     let query = ListSandboxes { name: options.name, label: joined(options.label), state: joined(options.state) };
-    let sandboxes = match daemon::running_client().await? {
+    let sandboxes = match daemon::holding_client().await? {
         Some(client) => client.list(&query).await?.sandboxes,
         None => Vec::new(),
     };
@@ -181,9 +181,9 @@ pub(crate) async fn inspect(sandbox: &str) -> Result<i32, Failure> {
     Ok(0)
 }
 
-/// A client for something that must be there already: no daemon is started for it.
+/// A client for something that must be there already: no daemon is started where there can be nothing.
 pub(crate) async fn existing(sandbox: &str) -> Result<Client, Failure> {
-    daemon::running_client().await?.ok_or_else(|| {
+    daemon::holding_client().await?.ok_or_else(|| {
         let message = format!("there is no sandbox {sandbox:?}: no daemon runs");
         let body = hearth_client::api::ErrorBody::new(OwnCode::UnknownSandbox, message);
         body.with_hint(Some("hearth create makes one".to_owned())).into()
@@ -226,7 +226,7 @@ fn changed_labels(
 
 /// Removes sandboxes, all that can be, and returns 125 if any could not.
 pub(crate) async fn remove(options: RemoveOptions) -> Result<i32, Failure> {
-    let Some(client) = daemon::running_client().await? else {
+    let Some(client) = daemon::holding_client().await? else {
         return match options.sandboxes.first().filter(|_| !options.force) {
             Some(sandbox) => Err(existing(sandbox)
                 .await

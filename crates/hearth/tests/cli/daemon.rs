@@ -58,21 +58,6 @@ fn a_sandbox_lives_from_create_to_rm_and_several_commands_use_it() {
 }
 
 #[test]
-fn b51_a_daemon_that_is_told_to_end_or_killed_leaves_nothing() {
-    let Some(home) = Daemon::with_images() else { return };
-    for signal in [Signal::TERM, Signal::KILL] {
-        home.ok(&["create"]);
-        home.end(signal);
-        if signal == Signal::KILL {
-            assert_eq!(home.0.left().len(), 1, "a killed process removes nothing itself");
-        }
-        // The next daemon takes the place of whatever is left.
-        assert_eq!(home.ok(&["events", "--after", "0", "--no-follow"]), "");
-        home.0.assert_nothing_left();
-    }
-}
-
-#[test]
 fn b51_a_creation_that_nobody_waits_for_any_more_leaves_nothing() {
     let Some(home) = Daemon::with_images() else { return };
     home.ok(&["events", "--no-follow"]);

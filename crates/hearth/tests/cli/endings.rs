@@ -89,8 +89,8 @@ fn b51_a_run_whose_daemon_is_killed_fails_and_the_next_start_removes_the_rest() 
     let (daemon, machines) = (home.daemon().unwrap(), home.machines(&running));
     kill_process(daemon, Signal::KILL).unwrap();
     assert_code(&running.finish(), 125);
-    machines.into_iter().for_each(wait_until_gone);
     assert_code(&home.run(&["true"]), 0);
+    machines.into_iter().for_each(wait_until_gone);
     home.assert_nothing_left();
 }
 

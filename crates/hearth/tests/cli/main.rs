@@ -6,15 +6,17 @@
 
 #![allow(clippy::panic, clippy::print_stderr, clippy::unwrap_used)]
 
+mod adoption;
 mod daemon;
 mod endings;
 mod full;
 mod guest;
 mod held;
-mod kernels;
 mod help;
+mod kernels;
 mod lasting;
 mod machines;
+mod packaging;
 mod pool;
 mod refusals;
 mod running;

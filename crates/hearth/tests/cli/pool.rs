@@ -43,6 +43,8 @@ impl Daemon {
     }
 
     fn end(mut self) {
+        // They would outlive it; the pool does not.
+        assert_code(&self.home.hearth(&["rm", "--all"]), 0);
         let running = self.running.take().unwrap();
         running.signal(Signal::TERM);
         assert_code(&running.finish(), 0);

@@ -109,23 +109,25 @@ fn b51_a_seeding_that_is_cut_off_leaves_no_sandbox() {
 }
 
 #[test]
-fn a_sandbox_is_let_go_by_the_connection_that_it_is_bound_to_and_by_no_other() {
+fn a_provisional_sandbox_is_kept_by_the_connection_that_made_it_and_by_no_other() {
     let Some(home) = Daemon::with_images() else { return };
     home.ok(&["create", "--name", "other"]);
     let client = Client::new(home.0.path().join("hearth.sock"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let bound = client.create_bound(&CreateSandbox::default()).await.unwrap();
+        let provisional = client.create_provisional(&CreateSandbox::default()).await.unwrap();
         let kept = ChangeSandbox { lifespan: Some(Lifespan::Kept), ..ChangeSandbox::default() };
-        let refused = client.change(&bound.info.id, &kept).await.unwrap_err().to_string();
-        assert!(refused.contains("not bound to this connection"), "{refused}");
-        let id = bound.keep().await.unwrap().id;
+        let refused = client.change(&provisional.info.id, &kept).await.unwrap_err().to_string();
+        assert!(refused.contains("provisional over this connection"), "{refused}");
+        let id = provisional.keep().await.unwrap().id;
         let there = client.list(&ListSandboxes::default()).await.unwrap().sandboxes;
         assert!(there.len() == 2 && there.iter().any(|info| info.id == id));
-        let bind = ChangeSandbox { lifespan: Some(Lifespan::Connection), ..ChangeSandbox::default() };
-        client.change("other", &bind).await.unwrap();
+        // What is bound for good, or is not kept in time, goes with its connection.
+        let bound = client.create_bound(&CreateSandbox::default()).await.unwrap();
+        assert!(bound.keep().await.is_err());
+        drop(client.create_provisional(&CreateSandbox::default()).await.unwrap());
     });
     // With it goes what it has connected.
     drop(runtime);
-    wait_for_count(&home, 1);
+    wait_for_count(&home, 2);
 }

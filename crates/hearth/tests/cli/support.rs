@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -95,10 +96,17 @@ impl Home {
         text(&command).contains("daemon\0--started").then_some(pid)
     }
 
+    /// The machines that are noted here and run: a daemon's.
+    pub(crate) fn noted_machines(&self) -> Vec<Pid> {
+        let notes = self.left().into_iter().filter_map(|own| fs::read(own.join("machine")).ok());
+        let noted = notes.filter_map(|note| serde_json::from_slice::<serde_json::Value>(&note).ok());
+        let pids = noted.filter_map(|note| Pid::from_raw(note["process"]["pid"].as_i64()? as i32));
+        pids.filter(|pid| pidfd_open(*pid, PidfdFlags::empty()).is_ok()).collect()
+    }
+
     /// The machines that run here, of the daemon's and of a Hearth's own.
     pub(crate) fn machines(&self, running: &Running) -> Vec<Pid> {
-        let daemon = self.daemon().map(|daemon| daemon.as_raw_nonzero().get() as u32);
-        let daemons = daemon.map(children_of).unwrap_or_default();
+        let daemons = self.noted_machines();
         let own = children_of(running.child.id()).into_iter().filter(|pid| Some(*pid) != self.daemon());
         daemons.into_iter().chain(own).collect()
     }
@@ -124,6 +132,10 @@ impl Home {
 
 impl Drop for Home {
     fn drop(&mut self) {
+        // Sandboxes outlive their daemon.
+        if !self.left().is_empty() {
+            drop(self.command(&["rm", "--all"]).output());
+        }
         if let Some(daemon) = self.daemon() {
             let _ = kill_process(daemon, Signal::TERM);
             wait_until_gone(daemon);
@@ -197,12 +209,25 @@ pub(crate) fn children_of(parent: u32) -> Vec<Pid> {
     children.filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect()
 }
 
+/// Sends a signal to a process that is not a child, and waits until it has ended.
+pub(crate) fn end_process(pid: Pid, signal: Signal) {
+    // One that is just ending cannot be taken hold of any more, and is not gone yet.
+    let held = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+    kill_process(pid, signal).unwrap();
+    wait_for_end(pid, &held);
+}
+
 /// Waits until a process that is not a child has ended.
 pub(crate) fn wait_until_gone(pid: Pid) {
+    if let Ok(held) = pidfd_open(pid, PidfdFlags::empty()) {
+        wait_for_end(pid, &held);
+    }
+}
+
+fn wait_for_end(pid: Pid, fd: &OwnedFd) {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    let Ok(fd) = pidfd_open(pid, PidfdFlags::empty()) else { return };
     let patience = Timespec { tv_sec: HANG.as_secs() as i64, tv_nsec: 0 };
-    let ended = poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&patience)).unwrap();
+    let ended = poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&patience)).unwrap();
     assert_eq!(ended, 1, "process {pid:?} is still there");
 }
 

@@ -138,6 +138,10 @@ fn b53_cp_keeps_trees_and_files_as_they_are_and_lands_where_it_was_told_to() {
     {
         assert_code(&home.0.hearth(&arguments), 125);
     }
+    for command in ["cp", "sync"] {
+        let missing = home.0.hearth(&[command, "--json", "a:nothing", &at("nothing")]);
+        assert_eq!(error_of(&missing)["code"], "not_found", "{}", said(&missing));
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::process::Output;
 use serde_json::Value;
 
 use crate::held::Daemon;
+use crate::screen::Terminal;
 use crate::support::{Home, assert_code, said, text};
 
 fn error_of(output: &Output) -> Value {
@@ -66,6 +67,10 @@ fn b36_b38_b39_a_workspace_is_diffed_patched_reset_and_kept_at_checkpoints() {
     assert_code(&diffed, 0);
     assert!(text(&diffed.stderr).contains("1 of the changes fit in no patch"), "{}", said(&diffed));
     assert!(text(&diffed.stdout).contains("+\x1b[2J"), "a pipe gets all bytes as they are");
+    let mut terminal = Terminal::new(80, 24);
+    let shown = terminal.start(&mut home.0.command(&["diff", "a"]));
+    assert!(terminal.read_until("+\\u{1b}[2J").contains("+three\r\n"), "a terminal is driven by nobody");
+    assert_code(&shown.finish(), 0);
     let stat = home.ok(&["diff", "a", "--stat"]);
     assert!(stat.contains("modified  a  8 B -> 14 B\n") && stat.ends_with("1 modified, 1 deleted"), "{stat}");
     let json = home.json(&["diff", "a", "--json"]);
@@ -82,6 +87,7 @@ fn b36_b38_b39_a_workspace_is_diffed_patched_reset_and_kept_at_checkpoints() {
     assert_code(&conflict, 125);
     let error = error_of(&conflict);
     assert!(error["code"] == "patch_conflict" && error["message"].as_str().unwrap().contains("d/b"), "{error}");
+    assert!(error["message"].as_str().unwrap().contains("hunk"), "{error}");
     assert_eq!(sh("cat a; ls"), "one\ntwo\na\nd\nl");
     sh("printf x > d/b");
     assert!(home.0.hearth_with_input(&["patch", "--check", "a", "-"], patch()).stdout.starts_with(b"applies"));

@@ -23,6 +23,21 @@ async fn b17_a_tree_beyond_its_memory_is_killed_alone_and_says_so() {
 }
 
 #[tokio::test]
+async fn the_peak_of_memory_is_that_of_one_tree_alone() {
+    let Some(guest) = Guest::boot().await else { return };
+    // More starts than there are groups kept ready, so that some are used again.
+    for _ in 0..8 {
+        // What waits in memory to be written, and the file, which is in memory, too.
+        let write = "head -c 40000000 /dev/zero | tail -c 32000000 > large; rm large";
+        let large = guest.run(write).await.status.peak_memory_bytes;
+        assert!(large.is_some_and(|bytes| (50_000_000..150_000_000).contains(&bytes)), "{large:?}");
+        let small = guest.run("true").await.status.peak_memory_bytes;
+        assert!(small.is_some_and(|bytes| (1..4_000_000).contains(&bytes)), "{small:?}");
+    }
+    guest.remove().await;
+}
+
+#[tokio::test]
 async fn processes_and_processor_time_are_limited() {
     let Some(guest) = Guest::boot().await else { return };
     let limits = ResourceLimits { pids: Some(5), ..ResourceLimits::default() };

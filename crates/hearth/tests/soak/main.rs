@@ -1,5 +1,5 @@
 //! Hundreds of sandboxes, made and removed at random by several at once, while programs are killed at random: commands, machines, guests and
-//! the daemon itself. Then nothing may be left.
+//! the daemon itself, which the next one takes everything over from. Then nothing may be left.
 //!
 //! `make soak` runs it. `HEARTH_SOAK` says how many sandboxes to make, `HEARTH_SOAK_SEED` repeats the decisions of an earlier run (though not
 //! the order in which the system lets them happen), `HEARTH_SOAK_SECONDS` bounds its time.
@@ -69,8 +69,8 @@ impl Soak {
     fn look(&self) {
         let daemon = self.home.daemon().map(|pid| pid.as_raw_nonzero().get());
         let mut processes = self.processes.lock().unwrap();
-        let children = daemon.map(|daemon| support::children_of(daemon as u32)).unwrap_or_default();
-        let seen = children.iter().map(|pid| pid.as_raw_nonzero().get()).chain(daemon);
+        let machines = self.home.noted_machines();
+        let seen = machines.iter().map(|pid| pid.as_raw_nonzero().get()).chain(daemon);
         processes.extend(seen.filter_map(|pid| Some((pid, started(pid)?))));
         let notes = self.home.left().into_iter().filter_map(|own| fs::read_to_string(own.join("cgroups")).ok());
         self.groups.lock().unwrap().extend(notes.flat_map(|note| note.lines().map(PathBuf::from).collect::<Vec<_>>()));
@@ -78,7 +78,7 @@ impl Soak {
 
     /// One of the daemon's machines.
     fn machine(&self, dice: &mut Dice) -> Option<Pid> {
-        let machines = support::children_of(self.home.daemon()?.as_raw_nonzero().get() as u32);
+        let machines = self.home.noted_machines();
         machines.get(dice.roll(machines.len() as u64) as usize % machines.len().max(1)).copied()
     }
 
@@ -129,7 +129,7 @@ impl Soak {
                 let paused = self.command(&["pause", &id]).finish();
                 self.note(if paused.status.success() { "paused" } else { "not paused" });
             }
-            98.. => self.kill_daemon(kept),
+            98.. => self.kill_daemon(),
             _ => {}
         }
     }
@@ -162,22 +162,23 @@ impl Soak {
         self.note("run killed");
     }
 
-    /// Kills the daemon and with it all sandboxes. Whoever comes next starts another.
-    fn kill_daemon(&self, kept: &mut Vec<String>) {
+    /// Kills the daemon. Whoever comes next starts another, which takes its sandboxes over.
+    fn kill_daemon(&self) {
         let _alone = self.daemon.write().unwrap();
         self.look();
         let Some(daemon) = self.home.daemon() else { return };
         kill_process(daemon, Signal::KILL).unwrap();
         wait_until_gone(daemon);
-        kept.clear();
         self.note("daemon killed");
     }
 
     /// Ends the daemon, lets the next start clean up, and looks for what is left.
     fn assert_nothing_left(&self) {
         self.look();
-        // The first may have nothing to clean up, and the second cleans up what a killed one has left.
+        // What a killed command has made and told nobody of is there, and can go. The first may have nothing to clean up, and the second cleans
+        // up what a killed one has left.
         for _ in 0..2 {
+            drop(self.command(&["rm", "--all"]).finish());
             drop(self.command(&["events", "--no-follow"]).finish());
             let daemon = self.home.daemon().expect("a command starts it");
             kill_process(daemon, Signal::TERM).unwrap();
@@ -196,7 +197,7 @@ impl Soak {
 }
 
 /// What a home has whose daemon has ended.
-const EXPECTED: [&str; 11] = [
+const EXPECTED: [&str; 12] = [
     "births.lock",
     "cache",
     "daemon.lock",
@@ -205,6 +206,7 @@ const EXPECTED: [&str; 11] = [
     "run",
     "snapshots.lock",
     "start.lock",
+    "state",
     "store",
     "templates",
     "templates.lock",

@@ -34,8 +34,8 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Makes the link, unless something that is in use has the name.
-    fn make(&self, target: &Path) {
+    /// Makes the link, unless something that is in use has the name: returns where the secrets can be found by their clients.
+    fn make<'a>(&self, target: &'a Path) -> &'a Path {
         let is_dangling =
             fs::symlink_metadata(NAMED).is_ok_and(|there| there.is_symlink()) && !Path::new(NAMED).exists();
         if is_dangling {
@@ -44,6 +44,8 @@ impl Link {
         if symlink(target, NAMED).is_ok() {
             self.target.replace(Some(target.to_owned()));
         }
+        // On a host that several agents share it may be another one's.
+        if fs::read_link(NAMED).is_ok_and(|there| there == target) { Path::new(NAMED) } else { target }
     }
 }
 
@@ -75,11 +77,12 @@ pub(super) async fn install(
     let Set { files, members, bytes } = worker::receive(connection, |upload| read(upload)).await?;
     let secrets = files.into_iter().map(|(name, value)| Secret { name, value: value.into(), file: true }).collect();
     agent.install_archived_secrets(secrets).map_err(|fault| Refusal::of(&fault))?;
-    if let Some(directory) = agent.processes.secrets.directory() {
-        link.make(directory);
-    }
-    let reply =
-        Object::default().field("destination", NAMED).field("entry_count", members).field("bytes_written", bytes);
+    let destination = agent.processes.secrets.directory().map_or(Path::new(NAMED), |directory| link.make(directory));
+    let destination = destination.to_string_lossy();
+    let reply = Object::default()
+        .field("destination", &*destination)
+        .field("entry_count", members)
+        .field("bytes_written", bytes);
     connection.reply(reply).await;
     Ok(())
 }

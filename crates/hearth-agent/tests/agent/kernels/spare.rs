@@ -1,6 +1,6 @@
 //! An interpreter that waits for the first kernel.
 
-use hearth_channel::Channel;
+use hearth_channel::{Channel, ChannelError};
 use hearth_protocol::kernel::{KernelExec, KernelStart};
 use hearth_protocol::secrets::Secret;
 use hearth_protocol::{ErrorCode, Outcome as Retry, ProcessId, Renew, Signal, SignalScope};
@@ -169,6 +169,17 @@ async fn one_that_died_is_made_again_when_it_is_asked_for() {
     channel.warm_kernel().await.unwrap();
     run(&channel, Python, "1").await;
     assert!(is_warmed(&channel, "python").await);
+}
+
+#[tokio::test]
+async fn without_python_nothing_waits_and_that_is_said() {
+    let agent = Agent::start();
+    let channel = agent.connect().await;
+    let nowhere = [("PATH".to_owned(), "/nowhere".into())].into();
+    channel.renew(Renew { env: Some(nowhere), ..Renew::default() }).await.unwrap();
+    let ChannelError::Fault { source } = channel.warm_kernel().await.unwrap_err() else { panic!("it is refused") };
+    assert_eq!(source.code, ErrorCode::Unavailable);
+    assert!(source.message.contains("python3"), "{source}");
 }
 
 #[tokio::test]

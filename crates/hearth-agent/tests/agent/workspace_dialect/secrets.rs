@@ -23,15 +23,30 @@ fn install(rpc: &Rpc, made_by: &str) -> Value {
 #[test]
 fn secrets_are_found_where_clients_look_for_them_and_go_with_the_agent() {
     let rpc = Rpc::start();
-    assert_eq!(install(&rpc, "printf a-secret-value > TOKEN")["destination"], NAMED);
+    let reply = install(&rpc, "printf a-secret-value > TOKEN");
     let real = rpc.exec("printf '%s' \"$HEARTH_SECRETS\"")["stdout"].as_str().unwrap().to_owned();
     if !fs::read_link(NAMED).is_ok_and(|target| target == Path::new(&real)) {
         eprintln!("{NAMED} is another agent's, or may not be made: not tried");
+        assert_eq!(reply["destination"], real.as_str());
         return;
     }
+    assert_eq!(reply["destination"], NAMED);
     assert_eq!(fs::read_to_string(format!("{NAMED}/TOKEN")).unwrap(), "a-secret-value");
     rpc.stop();
     assert!(fs::symlink_metadata(NAMED).is_err() && !Path::new(&real).exists());
+}
+
+#[test]
+fn b43_agents_that_share_a_host_each_say_where_their_own_secrets_are() {
+    let (one, other) = (Rpc::start(), Rpc::start());
+    let held = [(one, "first-agent-value"), (other, "second-agent-value")].map(|(rpc, value)| {
+        let reply = install(&rpc, &format!("printf {value} > TOKEN"));
+        (rpc, value, reply["destination"].as_str().unwrap().to_owned())
+    });
+    for (rpc, value, destination) in &held {
+        assert_eq!(fs::read_to_string(format!("{destination}/TOKEN")).unwrap(), *value);
+        assert_eq!(rpc.exec(&format!("cat {destination}/TOKEN"))["stdout"], "[REDACTED]");
+    }
 }
 
 #[tokio::test]

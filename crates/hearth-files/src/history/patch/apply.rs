@@ -344,7 +344,19 @@ impl<'a> Applying<'a> {
             }
         }
         self.plan.prunes = true;
+        let mut made = BTreeSet::new();
         for (path, state) in std::mem::take(&mut self.states) {
+            // What is in a directory comes behind it.
+            let above = std::iter::successors(Some(split(&path).0), |above| Some(split(above).0));
+            if state.is_some() && above.take_while(|above| !above.is_empty()).any(|above| made.contains(above)) {
+                return Err(PatchError::conflict(
+                    &path,
+                    "the patch makes a file or a link where its directory would be",
+                ));
+            }
+            if state.is_some() {
+                made.insert(path.clone());
+            }
             let there = self.look(&path)?;
             match (state, there) {
                 (None, None) => {}

@@ -199,6 +199,9 @@ fn b38_what_is_in_the_way_or_missing_is_a_conflict() {
         modify("pipe"),
         remove("none"),
         remove("there"),
+        // In the place of another's directory.
+        format!("{}{}", create("new"), create("new/in")),
+        format!("{}{}", create("new/in/it"), create("new")),
     ] {
         let error = room.refusal(format!("{}{text}", create("unrelated")));
         assert_eq!(error.code(), ErrorCode::PatchConflict, "{text}{error}");

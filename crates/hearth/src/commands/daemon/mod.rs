@@ -1,4 +1,5 @@
-//! `hearth daemon`: holds sandboxes until it is told to end, or has had nothing to do for long enough.
+//! `hearth daemon`: holds sandboxes until it is told to end, or has had nothing to do for long enough. They go on without it, until the next
+//! daemon takes them over.
 
 mod log;
 
@@ -92,7 +93,7 @@ async fn hold(options: &DaemonOptions, directories: &Directories) -> Result<i32,
     let mut pool = PoolLimits::of_host();
     pool.ready = options.pool.or(home::pool()?).unwrap_or(pool.ready);
     pool.floor_mib = options.memory_floor.map_or(pool.floor_mib, |memory| u64::from(memory.0));
-    let app = App::new(Fleet::with_pool(home::open()?, limits, queue, pool), env!("CARGO_PKG_VERSION"));
+    let app = App::new(Fleet::open(home::open()?, limits, queue, pool).await?, env!("CARGO_PKG_VERSION"));
     let socket =
         Socket::bind(&daemon::socket(directories)).map_err(|error| Failure::host(hearth_engine::chain(&error)))?;
     let log = Log::open(options.started.then(|| daemon::log(directories)));
@@ -143,6 +144,8 @@ async fn write_events(app: App, log: Log) {
                 Happening::State { state, reason: None } => state.to_string(),
                 Happening::State { state, reason: Some(reason) } => format!("{state}: {reason}"),
                 Happening::Changed => "changed".to_owned(),
+                Happening::Adopted { told: None } => "adopted".to_owned(),
+                Happening::Adopted { told: Some(told) } => format!("adopted: {told}"),
             };
             log.line(&format!("{}{name} {what}", event.sandbox));
         }

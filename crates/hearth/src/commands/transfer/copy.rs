@@ -78,6 +78,11 @@ pub(super) async fn stat(client: &Client, there: &There) -> Result<Option<FileEn
     }
 }
 
+/// The same, of something that must be there.
+pub(super) async fn must_be_there(client: &Client, there: &There) -> Result<FileEntry, Failure> {
+    Ok(client.stat(&there.sandbox, &there.place()).await?)
+}
+
 /// Sends something to a sandbox. A directory that is there gets it under its own name, unless that ends in `/.`.
 async fn put(client: &Client, (source, found): (&Path, Found), destination: &There) -> Result<Value, Failure> {
     let there = match stat(client, destination).await? {
@@ -108,10 +113,7 @@ async fn put(client: &Client, (source, found): (&Path, Found), destination: &The
 /// Fetches something from a sandbox. Its kind is looked at first, and a file lands in the one place that was named for it, whatever the
 /// guest then sends.
 async fn fetch(client: &Client, source: &There, destination: &Path) -> Result<Came<Value>, Failure> {
-    let Some(entry) = stat(client, source).await? else {
-        let message = format!("there is nothing at {}", String::from_utf8_lossy(&source.path));
-        return Err(Failure::invalid(message));
-    };
+    let entry = must_be_there(client, source).await?;
     let own = source.split().map(|(_, name)| name);
     match entry.kind {
         FileKind::Directory => fetch_tree(client, (source, own.as_deref()), &entry, destination).await,

@@ -13,7 +13,7 @@ use hearth_files::archive::{ImportOptions, export_only, import};
 use hearth_files::{Exclude, Listed, Lister, Listing, Removal, Root, remove};
 use serde_json::{Value, json};
 
-use super::copy::stat;
+use super::copy::{must_be_there, stat};
 use super::local::{Found, Local, look, refuse_link};
 use super::plan::{InTheWay, Plan, Tree, plan};
 use super::stream::{Came, Incoming, Progress, outgoing, send, take};
@@ -108,9 +108,7 @@ async fn push(client: &Client, local: Root, there: &There, how: &How) -> Result<
 
 /// From a sandbox. What it sends beyond what was asked for refuses it all.
 async fn pull(client: &Client, there: &There, destination: &Path, how: &How) -> Result<Came<Plan>, Failure> {
-    if stat(client, there).await?.is_none() {
-        return Err(Failure::invalid(format!("there is no directory {}", shown(&there.path))));
-    }
+    must_be_there(client, there).await?;
     let guests = list_there(client, there, how).await?;
     let (place, here) = match look(destination)? {
         Found::Nothing => (Local::named(destination)?, Tree::default()),
