@@ -146,11 +146,11 @@ impl Bash {
             "\\builtin printf '\\0READY\\0' >&{answers}; \\builtin mapfile -t -d '' -n 1 -u {requests} {variable}; \
              \\builtin printf %s \"${{{variable}-\\builtin trap - EXIT; \\builtin exit}}\""
         );
-        // A text ends with the status 2. Whatever else there is says that it was not read to its end: the shell has no builtins any more, or
+        // A text ends with the status 2, and so does none, of a subshell that was killed. Whatever else there is says that it was not read to its end: the shell has no builtins any more, or
         // executes nothing (`set -n`), when the condition itself has the status 0.
         format!(
             "{hide}\\builtin unset BASH_EXECUTION_STRING; {TO_ITS_END}; \
-             until (( $? != 2 )); do \\builtin eval \"\\\\builtin true; $({next})\"; done"
+             until (( $? != 2 )); do \\builtin eval \"{TO_ITS_END}; $({next})\"; done"
         )
     }
 
