@@ -171,7 +171,7 @@ mod tests {
         let others = [
             ProcessRecord { start: record.start + 1, ..record.clone() },
             ProcessRecord { boot: "another".into(), ..record.clone() },
-            ProcessRecord { pid: std::process::id(), ..record.clone() },
+            ProcessRecord { pid: 1, ..record.clone() },
             ProcessRecord { pid: 0, ..record.clone() },
         ];
         others.iter().for_each(|other| assert!(other.find().unwrap().is_none(), "{other:?}"));

@@ -49,9 +49,6 @@ pub(super) struct Bash {
     memory: Memory,
     /// What the current request is.
     current: Current,
-    /// The requests made, and how often the shell has been ready for one.
-    asked: u64,
-    ready: u64,
 }
 
 /// What is remembered of a shell between two pieces of code.
@@ -90,6 +87,8 @@ impl Memory {
 struct Current {
     /// Whether it is user code.
     is_code: bool,
+    /// Whether the shell has taken the text.
+    taken: bool,
     /// Whether aliases were on before it.
     aliases: bool,
     /// Whether the state was written before it.
@@ -119,7 +118,7 @@ impl Bash {
         let mut random = [0; 8];
         rustix::rand::getrandom(&mut random, GetRandomFlags::empty())?;
         let variable = format!("hearth_{}", hex::encode(&random));
-        Ok(Self { token: String::new(), first, given, variable, state, memory, current, asked: 0, ready: 0 })
+        Ok(Self { token: String::new(), first, given, variable, state, memory, current })
     }
 
     /// The descriptors it is born with, behind those for requests and answers.
@@ -144,10 +143,11 @@ impl Bash {
         let variable = &self.variable;
         let next = format!(
             "\\builtin printf '\\0READY\\0' >&{answers}; \\builtin mapfile -t -d '' -n 1 -u {requests} {variable}; \
+             \\builtin printf '\\0TAKEN\\0' >&{answers}; \
              \\builtin printf %s \"${{{variable}-\\builtin trap - EXIT; \\builtin exit}}\""
         );
-        // A text ends with the status 2, and so does none, of a subshell that was killed. Whatever else there is says that it was not read to its end: the shell has no builtins any more, or
-        // executes nothing (`set -n`), when the condition itself has the status 0.
+        // A text ends with the status 2, and so does none, of a subshell that was killed. Whatever else there is says that it was not read
+        // to its end: the shell has no builtins any more, or executes nothing (`set -n`), when the condition itself has the status 0.
         format!(
             "{hide}\\builtin unset BASH_EXECUTION_STRING; {TO_ITS_END}; \
              until (( $? != 2 )); do \\builtin eval \"{TO_ITS_END}; $({next})\"; done"
@@ -216,7 +216,6 @@ impl Bash {
     /// Writes the text for a job.
     pub(super) fn request(&mut self, token: String, job: &Job<'_>) -> Vec<u8> {
         self.token = token;
-        self.asked += 1;
         self.current = Current { aliases: self.memory.aliases, ..Current::default() };
         let mut text = match *job {
             Job::Run { code, env } => {
@@ -381,11 +380,12 @@ impl Bash {
 
     fn answer_tagged(&mut self, record: &[u8]) -> Answer {
         let Ok(record) = std::str::from_utf8(record) else { return Answer::Nothing };
-        if record == "READY" {
-            self.ready += 1;
-            // It waits for the next text, but never said that it was done with this one: a function of the user's stands in the
-            // plumbing's way.
-            return if self.ready > self.asked { Answer::Broken } else { Answer::Nothing };
+        match record {
+            "TAKEN" => self.current.taken = true,
+            // It waits for the next text, but never said that it was done with this one: a function of the user's stands in the plumbing's way.
+            // One that has not taken any may have been ready before: a subshell that only waited may be killed.
+            "READY" if self.current.taken => return Answer::Broken,
+            _ => {}
         }
         if let Some(options) = record.strip_prefix("LAST ") {
             let (options, more) = options.split_once(' ').unwrap_or((options, ""));
@@ -448,7 +448,7 @@ impl Bash {
             None => return None,
         };
         let memory = Memory { status: status.shell_code() as u8, successor: true, ..memory };
-        Some(Self { token: String::new(), memory, current: Current::default(), asked: 0, ready: 0, ..self })
+        Some(Self { token: String::new(), memory, current: Current::default(), ..self })
     }
 
     fn state_is_whole(&self) -> bool {

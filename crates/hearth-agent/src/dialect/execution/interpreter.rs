@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use hearth_protocol::kernel::{
     KernelEvent, KernelExec, KernelInfo, KernelLanguage, KernelName, KernelRan, KernelRequest, KernelResult,
-    KernelStart,
+    KernelStart, KernelState,
 };
 use hearth_protocol::{ErrorCode, Fault, Finished, ProcessRef, Signal, SignalScope, StreamName};
 use tokio::sync::{Notify, mpsc};
@@ -177,7 +177,9 @@ impl Watch<'_> {
         };
         self.why.set(Some(why));
         self.output.hurry();
-        if let Some(process) = self.process().await {
+        // Code that has ended, and only waits for its client, has nothing to be stopped: the interpreter is the next one's.
+        let is_busy = |state| state == KernelState::Busy;
+        if let Some(process) = self.process(is_busy).await {
             // An interpreter that would only be ended by a TERM is interrupted instead, and so keeps its state.
             if process.handles(Signal::Term) {
                 let _ = process.signal_group(Signal::Term);
@@ -187,21 +189,26 @@ impl Watch<'_> {
                 process.signal_children(Signal::Term);
             }
             tokio::time::sleep(GRACE).await;
-            let _ = process.signal(Signal::Kill, SignalScope::Tree);
+            if let Some(process) = self.process(is_busy).await {
+                let _ = process.signal(Signal::Kill, SignalScope::Tree);
+            }
         }
         std::future::pending().await
     }
 
     /// Ends what the code has left behind that it started: it has been told before.
     async fn end_children(&self) {
-        if let Some(process) = self.process().await {
+        if let Some(process) = self.process(|_| true).await {
             process.signal_children(Signal::Kill);
         }
     }
 
-    async fn process(&self) -> Option<Rc<Process>> {
+    /// The interpreter, if it is in a state that counts.
+    async fn process(&self, counts: impl Fn(KernelState) -> bool) -> Option<Rc<Process>> {
         let Ok(KernelResult::Kernels(kernels)) = ask(self.execution, KernelRequest::List {}).await else { return None };
-        let own = |kernel: &KernelInfo| (kernel.name == self.name).then_some(kernel.process).flatten();
+        let own = |kernel: &KernelInfo| {
+            (kernel.name == self.name && counts(kernel.state)).then_some(kernel.process).flatten()
+        };
         self.execution.agent.processes.get(&ProcessRef::Id(kernels.iter().find_map(own)?)).ok()
     }
 
