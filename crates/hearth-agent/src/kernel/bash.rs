@@ -578,7 +578,10 @@ mod tests {
         bash.answer(b"trap -- 'x' DEBUG\n");
         assert!(matches!(bash.answer(b"secret DONE"), Answer::Done { code: 4, .. }));
         bash.request("other".into(), &Job::Run { code: "true", env: &env });
+        // Of the text before, and of a subshell in the place of one that was killed while it waited.
         assert!(matches!(bash.answer(b"READY"), Answer::Nothing));
+        assert!(matches!(bash.answer(b"READY"), Answer::Nothing));
+        bash.answer(b"TAKEN");
         assert!(matches!(bash.answer(b"READY"), Answer::Broken));
     }
 }
