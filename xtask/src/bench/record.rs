@@ -97,9 +97,11 @@ fn table(runs: &[Run]) -> String {
         last.extend(run.figures.iter().map(|(name, recorded)| (name.as_str(), (run, recorded))));
     }
     let mut text = String::new();
-    if let Some(run) = runs.last() {
-        let about: Vec<_> = run.about.lines().collect();
-        text.push_str(&format!("{}; {}, `make bench`\n\n", about.join("; "), run.date));
+    // A run on the host alone says nothing of guests.
+    let fullest = runs.iter().max_by_key(|run| run.about.lines().count());
+    if let (Some(fullest), Some(last)) = (fullest, runs.last()) {
+        let about: Vec<_> = fullest.about.lines().collect();
+        text.push_str(&format!("{}; {}, `make bench`\n\n", about.join("; "), last.date));
     }
     text.push_str("| figure | unit | n | p50 | p95 | baseline p50 | ratio | goal | | commit |\n");
     text.push_str("|---|---|--:|--:|--:|--:|--:|---|---|---|\n");
