@@ -111,7 +111,6 @@ impl Input {
         )
     }
 
-    #[allow(dead_code, reason = "for the dialects")]
     /// Queues bytes and waits until they are taken.
     pub(crate) async fn pass(&self, bytes: Bytes) {
         let (sender, taken) = oneshot::channel();

@@ -47,7 +47,6 @@ pub(crate) struct Outlet {
 enum Sink {
     /// To a request's streams on the bulk lane of a session.
     Lane { id: RequestId, credits: Rc<Credits>, bulk: mpsc::Sender<Outgoing> },
-    #[allow(dead_code, reason = "for the dialects")]
     /// To a dialect, which asked for the operation inside the agent.
     Local(mpsc::Sender<(StreamName, Bytes)>),
 }
@@ -58,7 +57,6 @@ impl Streams {
         Self { input, output: Outlet { sink, totals: Rc::default() } }
     }
 
-    #[allow(dead_code, reason = "for the dialects")]
     /// Makes the streams of an operation that a dialect asks for: what it is to read, and what it writes.
     pub(crate) fn local() -> (Self, Input, mpsc::Receiver<(StreamName, Bytes)>) {
         let (input, intake) = Input::taken_in(|| ());

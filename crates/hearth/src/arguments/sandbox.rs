@@ -89,6 +89,23 @@ pub(crate) struct ListOptions {
     pub(crate) json: bool,
 }
 
+/// How a program is started in a sandbox.
+#[derive(Debug, Args)]
+pub(crate) struct ProgramOptions {
+    /// Set a variable; NAME alone takes its value from here
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = OsStringValueParser::new().try_map(EnvVar::parse))]
+    pub(crate) env: Vec<EnvVar>,
+    /// Set the variable to a secret of the sandbox's, by default to the one of its name
+    #[arg(long, value_name = "VARIABLE[=SECRET]")]
+    pub(crate) secret: Vec<String>,
+    /// Directory to start in [default: /workspace]
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) workdir: Option<OsString>,
+    /// User to run as, a name or number [default: user]
+    #[arg(short, long, value_name = "USER")]
+    pub(crate) user: Option<String>,
+}
+
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Exit code: the program's; 128+n when signal n killed it; 124 when --timeout passed; 125 when Hearth itself failed; 126 when \
@@ -107,18 +124,8 @@ pub(crate) struct ExecOptions {
     /// Start the program, print its number, and do not wait for it
     #[arg(short, long, conflicts_with_all = ["interactive", "tty"])]
     pub(crate) detach: bool,
-    /// Set a variable; NAME alone takes its value from here
-    #[arg(short, long, value_name = "NAME=VALUE", value_parser = OsStringValueParser::new().try_map(EnvVar::parse))]
-    pub(crate) env: Vec<EnvVar>,
-    /// Set the variable to a secret of the sandbox's, by default to the one of its name
-    #[arg(long, value_name = "VARIABLE[=SECRET]")]
-    pub(crate) secret: Vec<String>,
-    /// Directory to start in [default: /workspace]
-    #[arg(short, long, value_name = "DIR")]
-    pub(crate) workdir: Option<OsString>,
-    /// User to run as, a name or number [default: user]
-    #[arg(short, long, value_name = "USER")]
-    pub(crate) user: Option<String>,
+    #[command(flatten)]
+    pub(crate) program: ProgramOptions,
     /// End the program after this time, in seconds or with a unit: 90, 1.5s, 5m, 2h
     #[arg(long, value_name = "TIME")]
     pub(crate) timeout: Option<Seconds>,
@@ -136,27 +143,17 @@ pub(crate) struct ExecOptions {
 #[command(after_help = "\
 As hearth exec -it SANDBOX bash -l: Ctrl-D or exit ends it, and what it has started in the background goes on.")]
 pub(crate) struct ShellOptions {
-    /// Set a variable; NAME alone takes its value from here
-    #[arg(short, long, value_name = "NAME=VALUE", value_parser = OsStringValueParser::new().try_map(EnvVar::parse))]
-    pub(crate) env: Vec<EnvVar>,
-    /// Set the variable to a secret of the sandbox's, by default to the one of its name
-    #[arg(long, value_name = "VARIABLE[=SECRET]")]
-    pub(crate) secret: Vec<String>,
-    /// Directory to start in [default: /workspace]
-    #[arg(short, long, value_name = "DIR")]
-    pub(crate) workdir: Option<OsString>,
-    /// User to run as, a name or number [default: user]
-    #[arg(short, long, value_name = "USER")]
-    pub(crate) user: Option<String>,
+    #[command(flatten)]
+    pub(crate) program: ProgramOptions,
     /// Sandbox: an id, a name, or the beginning of an id
     pub(crate) sandbox: String,
 }
 
 impl From<ShellOptions> for ExecOptions {
-    fn from(ShellOptions { env, secret, workdir, user, sandbox }: ShellOptions) -> Self {
+    fn from(ShellOptions { program, sandbox }: ShellOptions) -> Self {
         let command = ["bash", "-l"].map(OsString::from).to_vec();
         let (interactive, tty, detach, json, timeout) = (true, true, false, false, None);
-        Self { interactive, tty, detach, env, secret, workdir, user, timeout, json, sandbox, command }
+        Self { interactive, tty, detach, program, timeout, json, sandbox, command }
     }
 }
 

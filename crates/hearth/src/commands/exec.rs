@@ -55,11 +55,16 @@ pub(crate) async fn run(options: ExecOptions) -> Result<i32, Failure> {
 fn request(options: &ExecOptions) -> ExecRequest {
     let argv = options.command.iter().map(|argument| RawString::from(argument.clone().into_vec())).collect();
     let mut request = ExecRequest::new(CommandLine::Argv(argv));
-    request.cwd = options.workdir.clone().map(|directory| RawString::from(directory.into_vec()));
-    request.env =
-        options.env.iter().filter_map(EnvVar::get).map(|(name, value)| (name, RawString::from(value))).collect();
-    request.secrets = options.secret.iter().map(|named| secret(named)).collect();
-    request.user.clone_from(&options.user);
+    request.cwd = options.program.workdir.clone().map(|directory| RawString::from(directory.into_vec()));
+    request.env = options
+        .program
+        .env
+        .iter()
+        .filter_map(EnvVar::get)
+        .map(|(name, value)| (name, RawString::from(value)))
+        .collect();
+    request.secrets = options.program.secret.iter().map(|named| secret(named)).collect();
+    request.user.clone_from(&options.program.user);
     request.timeout_ms = options.timeout.map(|time| u64::try_from(time.0.as_millis()).unwrap_or(u64::MAX));
     request.interactive = options.interactive;
     if options.tty && terminal::is_interactive() {
