@@ -12,6 +12,7 @@
   const fs = require('fs');
   const net = require('net');
   const util = require('util');
+  const { setImmediate } = require('timers');
   const vm = require('vm');
   const { Session } = require('inspector');
   const { Buffer } = require('buffer');
@@ -315,9 +316,13 @@
     }
   }
 
-  process.on('SIGINT', () => {
-    if (running) running();
-  });
+  // The agent sends SIGURG first. It is taken when no code is on the stack, and never while the SIGINT handlers change, as they do around
+  // code that a SIGINT breaks.
+  for (const signal of ['SIGURG', 'SIGINT']) {
+    process.on(signal, () => {
+      if (running) running();
+    });
+  }
 
   function finish(code, interrupted) {
     answer('done', { code, interrupted });
@@ -411,8 +416,8 @@
     length -= request.code;
     awaited = null;
     token = request.token;
-    if (request.imports) warm(request.imports);
-    else execute(request, code);
+    // Signals that were meant for the code before are taken ahead of this.
+    setImmediate(() => (request.imports ? warm(request.imports) : execute(request, code)));
   }
 
   requests.on('data', (bytes) => {

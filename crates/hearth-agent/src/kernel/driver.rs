@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 
 use hearth_protocol::kernel::{KernelEvent, KernelLanguage, KernelStart, KernelValue};
-use hearth_protocol::{Command, ErrorCode, ExitStatus, Fault, RawString, Start, hex};
+use hearth_protocol::{Command, ErrorCode, ExitStatus, Fault, RawString, Signal, Start, hex};
 use rustix::fs::MemfdFlags;
 use rustix::process::Resource;
 use serde::{Deserialize, Serialize};
@@ -76,7 +76,7 @@ pub(super) enum Answer {
 /// A driver that runs, as far as it has to be known how to speak to it.
 pub(super) enum Driver {
     /// One that takes and gives lines of JSON.
-    Json { token: String },
+    Json { token: String, language: KernelLanguage },
     /// Bash, which has no room of its own: it takes text to evaluate.
     Bash(Box<Bash>),
 }
@@ -136,7 +136,7 @@ impl Plan {
             language => {
                 descriptors.push(source(if language == KernelLanguage::Python { PYTHON } else { JAVASCRIPT })?);
                 arguments.extend((first..first + 3).map(|number| number.to_string().into()));
-                Driver::Json { token: String::new() }
+                Driver::Json { token: String::new(), language }
             }
         };
         arguments.insert(0, kernel.language.program().into());
@@ -190,7 +190,7 @@ impl Driver {
     pub(super) fn request(&mut self, token: String, job: &Job<'_>) -> Vec<u8> {
         match self {
             Self::Bash(bash) => bash.request(token, job),
-            Self::Json { token: current } => {
+            Self::Json { token: current, .. } => {
                 *current = token;
                 json_request(current, job)
             }
@@ -201,7 +201,7 @@ impl Driver {
     pub(super) fn answer(&mut self, record: &[u8]) -> Answer {
         match self {
             Self::Bash(bash) => bash.answer(record),
-            Self::Json { token } => {
+            Self::Json { token, .. } => {
                 let said = record.strip_prefix(token.as_bytes()).and_then(|rest| rest.strip_prefix(b" "));
                 said.filter(|_| !token.is_empty())
                     .and_then(|said| serde_json::from_slice(said).ok())
@@ -215,6 +215,15 @@ impl Driver {
         match self {
             Self::Bash(bash) => bash.survives(status),
             Self::Json { .. } => None,
+        }
+    }
+
+    /// The signal by which the interpreter takes an interrupt at its leisure, if it has one: node is asked by it first, since a SIGINT that
+    /// comes just when node leaves code that was to be broken by it is lost, or ends node, or strikes the next code.
+    pub(super) fn hint(&self) -> Option<Signal> {
+        match self {
+            Self::Json { language: KernelLanguage::Javascript, .. } => Some(Signal::Urg),
+            Self::Json { .. } | Self::Bash(_) => None,
         }
     }
 

@@ -34,6 +34,9 @@ use crate::session::operation::Outlet;
 
 /// How long an interrupt may go unheeded before it goes to all that the interpreter waits for, too.
 const PATIENCE: Duration = Duration::from_millis(150);
+
+/// How long an interpreter may take to heed a hint.
+const LEISURE: Duration = Duration::from_millis(50);
 /// What the events that wait for a request may take, in bytes; one may wait whatever it takes.
 const EVENTS: usize = limits::KERNEL_EVENT;
 
@@ -285,21 +288,24 @@ struct Stopped {
 async fn watch(live: &Live, exec: &Exec, request: &KernelExec, stopped: &mut Stopped) {
     let after = |ms: Option<u64>| ms.map(|ms| Instant::now() + Duration::from_millis(ms));
     let mut deadline = after(request.timeout_ms);
-    let (mut again, mut kill) = (None, None);
+    let (mut now, mut again, mut kill) = (None, None, None);
     loop {
         tokio::select! {
             () = exec.interrupted.notified() => {
                 exec.let_go();
-                live.interrupt(live.waits_for_children());
-                again = Some(Instant::now() + PATIENCE);
+                now = Some(Instant::now() + if live.hint_interrupt() { LEISURE } else { Duration::ZERO });
             }
             () = until(deadline) => {
                 deadline = None;
                 stopped.timed_out = true;
                 exec.let_go();
+                now = Some(Instant::now() + if live.hint_interrupt() { LEISURE } else { Duration::ZERO });
+                kill = after(Some(request.grace_ms.unwrap_or(limits::KERNEL_GRACE_MS)));
+            }
+            () = until(now) => {
+                now = None;
                 live.interrupt(live.waits_for_children());
                 again = Some(Instant::now() + PATIENCE);
-                kill = after(Some(request.grace_ms.unwrap_or(limits::KERNEL_GRACE_MS)));
             }
             () = until(again) => {
                 again = None;

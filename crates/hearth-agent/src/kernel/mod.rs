@@ -443,6 +443,14 @@ impl Live {
         self.with_driver(false, |driver| driver.waits_for_children())
     }
 
+    /// Tells an interpreter that takes hints that it is to be interrupted; returns whether it does.
+    fn hint_interrupt(&self) -> bool {
+        let Some(hint) = self.with_driver(None, |driver| driver.hint()) else { return false };
+        // One that has ended needs no interrupt.
+        let _ = self.process.signal(hint, SignalScope::Process);
+        true
+    }
+
     /// Interrupts the interpreter, or all in its process group.
     fn interrupt(&self, group: bool) {
         // One that has ended needs no interrupt.

@@ -109,12 +109,19 @@ async fn send_stream(
 ) {
     loop {
         let (changed, granted) = (cursor.output().changed.notified(), credit.granted.notified());
-        if cursor.output().end().is_some_and(|end| cursor.position() >= end) {
+        // Behind the end may be what children still write.
+        let end = cursor.output().end().unwrap_or(u64::MAX);
+        if cursor.position() >= end {
             return;
         }
         let allowed = credit.window.borrow().available().min(OUTPUT_PIECE as u64) as usize;
-        let chunk = if allowed == 0 { None } else { cursor.read(allowed, |at, bytes| encode(id, stream, at, bytes)) };
+        let until_end =
+            |at: u64, bytes: &[u8]| bytes.len().min(usize::try_from(end.saturating_sub(at)).unwrap_or(usize::MAX));
+        let encode = |at, bytes: &[u8]| encode(id, stream, at, &bytes[..until_end(at, bytes)]);
+        let chunk = if allowed == 0 { None } else { cursor.read(allowed, encode) };
         match chunk {
+            // All up to the end is gone.
+            Some((_, 0)) => return,
             Some((chunk, length)) => {
                 credit.window.borrow_mut().take(length);
                 if bulk.send(Outgoing::Bytes(chunk)).await.is_err() {
