@@ -1,5 +1,7 @@
 //! An interpreter that waits for the first kernel.
 
+use std::path::Path;
+
 use hearth_channel::{Channel, ChannelError};
 use hearth_protocol::kernel::{KernelExec, KernelStart};
 use hearth_protocol::secrets::Secret;
@@ -163,7 +165,8 @@ async fn an_interpreter_that_has_died_or_is_deaf_is_replaced() {
 async fn one_that_died_is_made_again_when_it_is_asked_for() {
     let Some((_agent, channel, spare)) = warmed(&[]).await else { return };
     kill_process(Pid::from_raw(spare as i32).unwrap(), rustix::process::Signal::KILL).unwrap();
-    while is_alive(spare) {
+    // Until the agent has seen that it ended.
+    while Path::new(&format!("/proc/{spare}")).exists() {
         channel.ping().await.unwrap();
     }
     channel.warm_kernel().await.unwrap();
