@@ -58,14 +58,17 @@ pub mod kernels;
 pub mod process;
 pub mod services;
 pub mod shells;
+pub mod strict;
 pub mod usage;
 
+mod capture;
 mod error;
 mod events;
 mod output;
 mod pool;
 mod sandbox;
 
+pub use capture::Capture;
 pub use error::{Code, ErrorBody, OwnCode};
 pub use events::{Event, FollowEvents, Happening};
 pub use exec::{ExecRequest, ExecResult};

@@ -4,9 +4,9 @@ use std::io;
 
 use bytes::Bytes;
 use futures_util::Stream;
-use hearth_api::files::{Count, ExportTree, FileList, ImportTree, ReadFile, WriteFile};
+use hearth_api::files::{Count, EditFile, Edited, ExportTree, FileList, Found, ImportTree, ReadFile, WriteFile};
 use hearth_api::protocol::archive::Imported;
-use hearth_api::protocol::files::{FileEntry, List, Place, Remove};
+use hearth_api::protocol::files::{FileEntry, List, Place, Remove, Search};
 use hearth_api::protocol::secrets::SecretList;
 use hearth_api::protocol::service::ServiceInfo;
 use hearth_api::services::{PortList, PublishPort, ReadServiceLog, ServiceList, SetSecrets, StartService, StopService};
@@ -84,6 +84,22 @@ impl Client {
     /// Any [`ClientError`].
     pub async fn list_files(&self, sandbox: &str, list: &List) -> Result<FileList, ClientError> {
         self.ask(sandbox, "/files/list", list).await
+    }
+
+    /// Replaces texts in a file, all or none.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn edit_file(&self, sandbox: &str, edit: &EditFile) -> Result<Edited, ClientError> {
+        self.ask(sandbox, "/files/edit", edit).await
+    }
+
+    /// Searches files for a pattern.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn search_files(&self, sandbox: &str, search: &Search) -> Result<Found, ClientError> {
+        self.ask(sandbox, "/files/search", search).await
     }
 
     /// Removes a file, or a tree.

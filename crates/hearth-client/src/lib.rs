@@ -19,15 +19,18 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use hearth_api::exec::RunRequest;
-use hearth_api::process::{AttachProcess, ProcessList, ProcessStarted, SignalProcess};
+use hearth_api::process::{AT, AttachProcess, ENDED, ProcessList, ProcessStarted, ReadProcess, SignalProcess, TOTAL};
+use hearth_api::protocol::process::OutputRead;
 use hearth_api::usage::UsageList;
 use hearth_api::{
     ChangeSandbox, CreateSandbox, ExecRequest, ExecResult, FollowEvents, ForkSandbox, ForkedSandboxes, Health,
     Lifespan, ListSandboxes, PausedSandbox, PoolInfo, SandboxInfo, SandboxList, SaveSandbox, SavedSandbox, Version,
 };
-use hyper::Method;
+use hyper::{HeaderMap, Method};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+use connection::whole;
 
 pub use connection::Connection;
 pub use error::ClientError;
@@ -277,6 +280,30 @@ impl Client {
         Held::open(&self.socket, &with_query(&path, from)).await?.started().await
     }
 
+    /// Reads a piece of what a program wrote, whether it runs or has ended, and tells where it lies.
+    ///
+    /// # Errors
+    /// As [`Self::health`].
+    pub async fn read_process(
+        &self,
+        sandbox: &str,
+        process: &str,
+        read: &ReadProcess,
+    ) -> Result<(OutputRead, Bytes), ClientError> {
+        let path = path(sandbox, &format!("/processes/{}/output", escaped(process)));
+        self.read_output(&with_query(&path, read)).await
+    }
+
+    /// Reads a piece of a stream, whose place stands in the answer's headers.
+    async fn read_output(&self, path: &str) -> Result<(OutputRead, Bytes), ClientError> {
+        let mut connection = self.connect().await?;
+        let answer = connection.send(Method::GET, path, None).await?;
+        let headers = answer.headers().clone();
+        let bytes = whole(answer).await?;
+        let (at, total, ended) = (header(&headers, AT)?, header(&headers, TOTAL)?, header(&headers, ENDED)?);
+        Ok((OutputRead { at, length: bytes.len() as u64, total, ended }, bytes))
+    }
+
     /// Sends a program a signal.
     ///
     /// # Errors
@@ -328,6 +355,11 @@ fn path(sandbox: &str, below: &str) -> String {
 fn escaped(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'~');
     text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
+fn header<T: std::str::FromStr>(headers: &HeaderMap, name: &str) -> Result<T, ClientError> {
+    let value = headers.get(name).and_then(|value| value.to_str().ok()).and_then(|value| value.parse().ok());
+    value.ok_or_else(|| ClientError::BadAnswer { what: format!("without a header {name}") })
 }
 
 fn with_query(path: &str, query: &impl Serialize) -> String {

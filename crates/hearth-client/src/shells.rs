@@ -1,14 +1,13 @@
 //! Calls about shells of a guest.
 
 use bytes::Bytes;
-use hearth_api::process::{AT, ENDED, TOTAL};
 use hearth_api::protocol::process::{OutputRead, Written};
 use hearth_api::protocol::shell::{IdleEnd, Opened};
 use hearth_api::protocol::{ExitStatus, PtySize};
 use hearth_api::shells::{
     CloseShell, OpenShell, ReadScreen, ReadShell, Screen, ShellList, SignalShell, WaitShell, WriteShell,
 };
-use hyper::{HeaderMap, Method};
+use hyper::Method;
 
 use crate::connection::{parsed, whole};
 use crate::{Client, ClientError, escaped, path, with_query};
@@ -41,13 +40,7 @@ impl Client {
         name: &str,
         read: &ReadShell,
     ) -> Result<(OutputRead, Bytes), ClientError> {
-        let path = with_query(&path(sandbox, &of_shell(name, "/output")), read);
-        let mut connection = self.connect().await?;
-        let answer = connection.send(Method::GET, &path, None).await?;
-        let headers = answer.headers().clone();
-        let bytes = whole(answer).await?;
-        let (at, total, ended) = (header(&headers, AT)?, header(&headers, TOTAL)?, header(&headers, ENDED)?);
-        Ok((OutputRead { at, length: bytes.len() as u64, total, ended }, bytes))
+        self.read_output(&with_query(&path(sandbox, &of_shell(name, "/output")), read)).await
     }
 
     /// Reads the lines of a shell's screen that have changed, as text.
@@ -110,9 +103,4 @@ impl Client {
 
 fn of_shell(name: &str, below: &str) -> String {
     format!("/shells/{}{below}", escaped(name))
-}
-
-fn header<T: std::str::FromStr>(headers: &HeaderMap, name: &str) -> Result<T, ClientError> {
-    let value = headers.get(name).and_then(|value| value.to_str().ok()).and_then(|value| value.parse().ok());
-    value.ok_or_else(|| ClientError::BadAnswer { what: format!("without a header {name}") })
 }

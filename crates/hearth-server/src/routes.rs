@@ -7,7 +7,9 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post};
 use hearth_api::{ErrorBody, OwnCode};
+use hearth_client::Client;
 use hearth_engine::fleet::{Fleet, Member};
+use hearth_mcp::Profile;
 use tokio::sync::watch;
 
 use crate::answer::Refusal;
@@ -124,6 +126,7 @@ pub(crate) fn router(app: App) -> Router {
     let v1 = v1.merge(of_history());
     Router::new()
         .nest("/v1", v1)
+        .merge(of_mcp(&app))
         .route("/metrics", get(health::metrics))
         .fallback(unknown)
         .method_not_allowed_fallback(not_allowed)
@@ -193,6 +196,21 @@ fn of_history() -> Router<App> {
         .route("/sandboxes/{sandbox}/reset", post(history::reset))
         .route("/sandboxes/{sandbox}/checkpoints", get(history::checkpoints).post(history::checkpoint))
         .route("/sandboxes/{sandbox}/checkpoints/{name}", axum::routing::delete(history::remove_checkpoint))
+}
+
+/// MCP over HTTP: the default profile, and each by its name.
+fn of_mcp(app: &App) -> Router<App> {
+    let client = Client::new(app.fleet().engine().directories().home().join(hearth_api::SOCKET));
+    let service = |profile| {
+        let mut closing = app.closing();
+        let ended = async move {
+            let _ = closing.wait_for(|closing| *closing).await;
+        };
+        hearth_mcp::http(client.clone(), profile, ended)
+    };
+    let router = Router::new().route_service("/mcp", service(Profile::default()));
+    let each = Profile::ALL.into_iter();
+    each.fold(router, |router, profile| router.route_service(&format!("/mcp/{}", profile.name()), service(profile)))
 }
 
 async fn unknown(uri: axum::http::Uri) -> Refusal {

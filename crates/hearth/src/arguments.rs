@@ -3,6 +3,7 @@
 mod guest;
 mod history;
 mod kernel;
+mod mcp;
 mod sandbox;
 mod transfer;
 
@@ -20,6 +21,7 @@ pub(crate) use guest::{
 };
 pub(crate) use history::{CheckpointCommand, DiffOptions, PatchOptions, ResetOptions};
 pub(crate) use kernel::{KernelCommand, KernelOptions, KernelRunOptions};
+pub(crate) use mcp::{McpClient, McpCommand, McpInstallOptions, McpOptions, McpScope};
 pub(crate) use sandbox::{
     CreateOptions, DaemonOptions, EventOptions, ExecOptions, ForkOptions, ListOptions, PauseOptions, RemoveOptions,
     ShellOptions, TopOptions, UpdateOptions,
@@ -119,6 +121,8 @@ pub(crate) enum Command {
     Events(EventOptions),
     /// Hold sandboxes: the process behind create, exec and the others
     Daemon(DaemonOptions),
+    /// Serve sandboxes to a program that speaks the Model Context Protocol
+    Mcp(McpOptions),
     /// Show the machines that are ready before anybody asks for them
     Pool(PoolOptions),
     /// Build and manage images: what sandboxes start from
@@ -182,7 +186,7 @@ impl Command {
             Self::Logs { json, .. } => *json,
             Self::Top(options) => options.json,
             Self::Events(options) => options.json,
-            Self::Daemon(_) => false,
+            Self::Daemon(_) | Self::Mcp(_) => false,
             Self::Pool(options) => options.json,
             Self::Image(ImageCommand::Build(options)) => options.json,
             Self::Image(ImageCommand::List { json } | ImageCommand::Rm { json, .. }) => *json,

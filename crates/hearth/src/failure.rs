@@ -177,6 +177,19 @@ impl From<ClientError> for Failure {
     }
 }
 
+impl From<Failure> for ErrorBody {
+    /// What a client is told that speaks to the daemon through this process, and does not get that far.
+    fn from(failure: Failure) -> Self {
+        let code = match failure.kind {
+            kind if kind == Kind::Invalid.name() => OwnCode::InvalidValue,
+            kind if kind == Kind::Missing.name() => OwnCode::Missing,
+            kind if kind == Kind::Resources.name() => OwnCode::Resources,
+            _ => OwnCode::Host,
+        };
+        Self::new(code, failure.message).with_hint(failure.hint)
+    }
+}
+
 impl From<ErrorBody> for Failure {
     fn from(body: ErrorBody) -> Self {
         let code = match body.code {

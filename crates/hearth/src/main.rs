@@ -80,6 +80,7 @@ fn run(command: Command) -> Result<i32, Failure> {
             Command::Image(command) => commands::image::run(command).await,
             Command::Template(command) => commands::template::run(command).await,
             Command::Agent { arguments } => Err(commands::agent::run(&arguments)),
+            Command::Mcp(options) => commands::mcp::run(options).await,
             Command::Pool(options) => commands::pool::run(&options).await,
             Command::Doctor(options) => commands::doctor::run(&options).await,
             Command::Completions { shell } => commands::help::completions(shell),

@@ -20,8 +20,9 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("hearth-engine", &["hearth-protocol", "hearth-channel", "hearth-vmm", "hearth-image"]),
     ("hearth-api", &["hearth-protocol"]),
     ("hearth-client", &["hearth-api"]),
-    ("hearth-server", &["hearth-api", "hearth-engine"]),
-    ("hearth", &["hearth-files", "hearth-engine", "hearth-client", "hearth-server"]),
+    ("hearth-mcp", &["hearth-client"]),
+    ("hearth-server", &["hearth-api", "hearth-client", "hearth-engine", "hearth-mcp"]),
+    ("hearth", &["hearth-files", "hearth-engine", "hearth-client", "hearth-mcp", "hearth-server"]),
     ("xtask", &["hearth-protocol", "hearth-channel", "hearth-vmm", "hearth-image", "hearth-engine"]),
 ];
 
@@ -31,6 +32,9 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("clap_complete", &["hearth"]),
     ("clap_mangen", &["hearth"]),
     ("indicatif", &["hearth"]),
+    ("jsonc-parser", &["hearth"]),
+    ("toml_edit", &["hearth"]),
+    ("rmcp", &["hearth-mcp"]),
     ("ignore", &["hearth-files"]),
     ("regex", &["hearth-files"]),
     ("anyhow", &["xtask"]),

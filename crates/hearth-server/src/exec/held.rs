@@ -21,8 +21,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use crate::App;
 use crate::answer::{Refusal, invalid};
-use crate::input::parse;
 use crate::sandboxes::{info, new_sandbox};
+use hearth_api::strict::parse;
 
 /// The pieces of input that wait; their bytes are counted on their own.
 const PIECES: usize = 4096;
@@ -66,7 +66,7 @@ pub(crate) async fn held(
             let start = first::<ExecRequest>(&mut socket).await?.held()?;
             let member = app.member(&reference)?;
             let guest = member.channel().await?;
-            Ok(Conversation { process: guest.start(start).await?, guest, member })
+            Ok(Conversation { process: guest.start(start).await?, sent: OutputTotals::default(), guest, member })
         };
         let begun = begun.await;
         drop(converse(socket, begun).await);
@@ -79,7 +79,8 @@ pub(crate) fn attached(app: App, reference: String, attach: Attach, upgrade: Upg
         let begun = async {
             let member = app.member(&reference)?;
             let guest = member.channel().await?;
-            Ok(Conversation { process: guest.attach(attach).await?, guest, member })
+            let sent = OutputTotals { stdout: attach.stdout, stderr: attach.stderr, ..OutputTotals::default() };
+            Ok(Conversation { process: guest.attach(attach).await?, sent, guest, member })
         };
         drop(converse(socket, begun.await).await);
     }))
@@ -91,7 +92,8 @@ pub(crate) async fn run(State(app): State<App>, upgrade: Upgrade) -> Result<Resp
         Ok((leash, member, start)) => {
             let begun = async {
                 let guest = member.channel().await?;
-                Ok(Conversation { process: guest.start(start).await?, guest, member: member.clone() })
+                let sent = OutputTotals::default();
+                Ok(Conversation { process: guest.start(start).await?, sent, guest, member: member.clone() })
             };
             let begun = begun.await;
             // The client ends the connection when it has what it wants, its sandbox's console for one.
@@ -156,6 +158,8 @@ fn text(message: &FromServer) -> Message {
 /// A program, and what must last as long as it is held: while the guest is, its sandbox is not idle.
 struct Conversation {
     process: Process,
+    /// How much of its streams the client has, or does not want.
+    sent: OutputTotals,
     guest: Guest,
     member: Member,
 }
@@ -167,10 +171,10 @@ async fn converse(socket: WebSocket, begun: Result<Conversation, Over>) -> Split
     let (sender, receiver) = mpsc::channel(PIECES);
     let mut input = Input { stream, sender: Some(sender), window: Arc::new(Semaphore::new(STDIN_WINDOW as usize)) };
     let over = match begun {
-        Ok(Conversation { process, guest, member }) => {
+        Ok(Conversation { process, sent, guest, member }) => {
             let taken = watch::Sender::new(0);
             let over = tokio::select! {
-                sent = send_output(&process, &mut sink, taken.subscribe()) => sent,
+                over = send_output(&process, sent, &mut sink, taken.subscribe()) => over,
                 Err(over) = input.receive(&process) => Err(over),
                 never = feed(process.stdin(), receiver, &taken) => match never {},
             };
@@ -201,9 +205,13 @@ async fn explained(error: Box<ErrorBody>, member: &Member) -> Box<ErrorBody> {
 }
 
 /// Sends what the program does, to its exit.
-async fn send_output(process: &Process, sink: &mut Sink, mut taken: watch::Receiver<u64>) -> Result<(), Over> {
+async fn send_output(
+    process: &Process,
+    mut sent: OutputTotals,
+    sink: &mut Sink,
+    mut taken: watch::Receiver<u64>,
+) -> Result<(), Over> {
     sink.send(text(&FromServer::Started { process: process.id(), pid: process.pid() })).await?;
-    let mut sent = OutputTotals::default();
     loop {
         let event = tokio::select! {
             event = process.next_event() => event?,

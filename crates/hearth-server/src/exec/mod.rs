@@ -1,6 +1,5 @@
 //! Programs: run to their end, or held over a WebSocket.
 
-mod capture;
 mod held;
 
 use std::time::Duration;
@@ -8,7 +7,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::{Path, State};
 use bytes::Bytes;
-use hearth_api::{ErrorBody, ExecRequest, ExecResult, OwnCode};
+use hearth_api::{Capture, ErrorBody, ExecRequest, ExecResult, OwnCode};
 use hearth_engine::channel::{ChannelError, Event, Process, Stdin};
 use hearth_engine::fleet::Guest;
 use hearth_engine::protocol::{ExitStatus, Outcome, Start, StreamName};
@@ -16,8 +15,6 @@ use hearth_engine::protocol::{ExitStatus, Outcome, Start, StreamName};
 use crate::App;
 use crate::answer::Refusal;
 use crate::input::Body;
-
-use capture::Capture;
 
 pub(crate) use held::{attached, held, run};
 

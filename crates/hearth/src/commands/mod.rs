@@ -12,6 +12,7 @@ pub(crate) mod history;
 pub(crate) mod image;
 pub(crate) mod kernel;
 pub(crate) mod lifecycle;
+pub(crate) mod mcp;
 pub(crate) mod pool;
 pub(crate) mod run;
 pub(crate) mod sandbox;

@@ -16,6 +16,7 @@ mod help;
 mod kernels;
 mod lasting;
 mod machines;
+mod mcp;
 mod packaging;
 mod pool;
 mod refusals;

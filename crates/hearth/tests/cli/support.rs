@@ -57,15 +57,19 @@ impl Home {
 
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_hearth"));
+        self.give_to(command.args(arguments));
         command
-            .args(arguments)
+    }
+
+    /// Gives a command this home.
+    pub(crate) fn give_to<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+        command
             .env("HEARTH_HOME", self.path())
             // What a pool has ready would be taken for something left.
             .env("HEARTH_POOL", "0")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        command
+            .stderr(Stdio::piped())
     }
 
     /// Runs to the end.

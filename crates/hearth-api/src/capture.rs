@@ -2,11 +2,11 @@
 
 use std::collections::VecDeque;
 
-use hearth_api::Captured;
+use crate::Captured;
 
 /// What is kept of a stream.
 #[derive(Debug)]
-pub(super) struct Capture {
+pub struct Capture {
     head: Vec<u8>,
     tail: VecDeque<u8>,
     head_limit: usize,
@@ -18,14 +18,14 @@ pub(super) struct Capture {
 
 impl Capture {
     /// Keeps up to `limit` bytes, the first and the last half.
-    pub(super) fn new(limit: u64) -> Self {
+    pub fn new(limit: u64) -> Self {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         let (head_limit, tail_limit) = (limit - limit / 2, limit / 2);
         Self { head: Vec::new(), tail: VecDeque::new(), head_limit, tail_limit, at: 0, dropped: 0 }
     }
 
     /// Takes the bytes at a position; those between it and what came before were dropped in the guest.
-    pub(super) fn take(&mut self, at: u64, bytes: &[u8]) {
+    pub fn take(&mut self, at: u64, bytes: &[u8]) {
         self.gap(at);
         self.at = at + bytes.len() as u64;
         // Behind a gap nothing belongs to the beginning any more.
@@ -39,7 +39,7 @@ impl Capture {
     }
 
     /// Takes the length of the whole stream.
-    pub(super) fn end(&mut self, total: u64) {
+    pub fn end(&mut self, total: u64) {
         self.gap(total);
     }
 
@@ -53,7 +53,8 @@ impl Capture {
         }
     }
 
-    pub(super) fn finish(self) -> Captured {
+    /// Puts what is kept into words.
+    pub fn finish(self) -> Captured {
         Captured::parts(&self.head, self.dropped, &Vec::from(self.tail))
     }
 }

@@ -1,0 +1,230 @@
+//! MCP as other people's clients speak it, and their configurations.
+//!
+//! `tests/mcp` has the script for the official Python client, and the versions of it and of the inspector: they are installed once, below
+//! `target`, and anew when the versions change.
+
+use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::support::{Home, Running, assert_code, said, text};
+
+fn script() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/mcp")
+}
+
+/// Where the clients are.
+struct Clients(PathBuf);
+
+impl Clients {
+    /// Installs them, or finds them installed.
+    fn installed() -> Self {
+        let own = Path::new(env!("CARGO_TARGET_TMPDIR")).join("mcp");
+        fs::create_dir_all(&own).unwrap();
+        let lock = File::create(own.join("lock")).unwrap();
+        lock.lock().unwrap();
+        let (pinned, modules) = (own.join("requirements.txt"), own.join("package-lock.json"));
+        if !is_same(&pinned, "requirements.txt") {
+            let venv = own.join("venv");
+            succeed(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv));
+            let install = ["install", "--quiet", "--disable-pip-version-check", "--no-deps", "--requirement"];
+            succeed(Command::new(venv.join("bin/pip")).args(install).arg(script().join("requirements.txt")));
+            fs::copy(script().join("requirements.txt"), pinned).unwrap();
+        }
+        if !is_same(&modules, "package-lock.json") {
+            for file in ["package.json", "package-lock.json"] {
+                fs::copy(script().join(file), own.join(file)).unwrap();
+            }
+            let mut npm = Command::new("npm");
+            npm.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]).current_dir(&own);
+            let installed = npm.output();
+            if !installed.as_ref().is_ok_and(|output| output.status.success()) {
+                let _ = fs::remove_file(modules);
+                panic!("npm ci: {installed:?}; scripts/setup --test installs npm");
+            }
+        }
+        Self(own)
+    }
+
+    /// Runs cases of the Python client's script.
+    fn python(&self, home: &Home, transport: &str, mode: &str, cases: &[&str]) {
+        let mut command = Command::new(self.0.join("venv/bin/python"));
+        let arguments = [env!("CARGO_BIN_EXE_hearth"), transport, mode];
+        command.arg(script().join("client.py")).args(arguments).args(cases).env("PYTHONDONTWRITEBYTECODE", "1");
+        assert_code(&Running::start(home.give_to(&mut command)).finish(), 0);
+    }
+
+    /// Calls the inspector, and returns what it prints.
+    fn inspect(&self, home: &Home, arguments: &[&str]) -> Value {
+        let mut command = Command::new(self.0.join("node_modules/.bin/mcp-inspector"));
+        command.args(["--cli", env!("CARGO_BIN_EXE_hearth"), "mcp"]).args(arguments);
+        let output = Running::start(home.give_to(&mut command)).finish();
+        assert_code(&output, 0);
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", said(&output)))
+    }
+}
+
+fn is_same(installed: &Path, pinned: &str) -> bool {
+    fs::read(installed).is_ok_and(|installed| installed == fs::read(script().join(pinned)).unwrap())
+}
+
+fn succeed(command: &mut Command) {
+    let output =
+        command.output().unwrap_or_else(|error| panic!("{command:?}: {error}; scripts/setup --test installs it"));
+    assert!(output.status.success(), "{command:?}: {}", said(&output));
+}
+
+/// What differs between transports and versions of the protocol.
+const WIRE: [&str; 5] = [
+    "files_and_diffs_are_resources",
+    "progress_is_told_while_a_call_lasts",
+    "calls_run_side_by_side",
+    "a_cancelled_call_stops_its_work_in_the_guest",
+    "a_cancelled_run_takes_its_sandbox_with_it",
+];
+
+#[test]
+fn the_official_client_is_served_at_standard_streams() {
+    let Some(home) = Home::with_images() else { return };
+    let clients = Clients::installed();
+    clients.python(&home, "stdio", "legacy", &[]);
+    clients.python(&home, "stdio", "auto", &WIRE);
+    home.assert_nothing_left();
+}
+
+#[test]
+fn the_official_client_is_served_over_http() {
+    let Some(home) = Home::with_images() else { return };
+    let clients = Clients::installed();
+    assert_code(&home.run(&["true"]), 0);
+    clients.python(&home, "http", "auto", &[]);
+    clients.python(&home, "http", "legacy", &WIRE);
+    home.assert_nothing_left();
+}
+
+#[test]
+fn the_inspector_lists_and_calls_tools() {
+    let Some(home) = Home::with_images() else { return };
+    let clients = Clients::installed();
+    let tools = clients.inspect(&home, &["--method", "tools/list"]);
+    let names: Vec<&str> = tools["tools"].as_array().unwrap().iter().filter_map(|tool| tool["name"].as_str()).collect();
+    assert!(names.contains(&"run") && names.contains(&"patch") && !names.contains(&"sandbox_fork"), "{names:?}");
+    let call = |tool: &str, arguments: &[&str]| {
+        let mut all = vec!["--method", "tools/call", "--tool-name", tool];
+        arguments.iter().for_each(|argument| all.extend(["--tool-arg", argument]));
+        clients.inspect(&home, &all)
+    };
+    let ran = call("run", &["command=echo out; exit 3"]);
+    assert_eq!(ran["structuredContent"]["exit_code"], 3, "{ran}");
+    assert_eq!(ran["structuredContent"]["stdout"]["text"], "out\n", "{ran}");
+    assert_eq!(ran["isError"], false, "{ran}");
+    let refused = call("exec", &["sandbox=nobody", "command=true"]);
+    assert_eq!(refused["isError"], true, "{refused}");
+    assert!(refused["content"][0]["text"].as_str().unwrap().contains("unknown_sandbox"), "{refused}");
+    let templates = clients.inspect(&home, &["--method", "resources/templates/list"]);
+    assert_eq!(templates["resourceTemplates"].as_array().unwrap().len(), 2, "{templates}");
+    home.assert_nothing_left();
+}
+
+#[test]
+fn nothing_but_the_protocol_is_on_standard_output() {
+    let home = Home::empty();
+    let begin = json!({ "jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {
+        "protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": { "name": "test", "version": "1" } } });
+    let started = json!({ "jsonrpc": "2.0", "method": "notifications/initialized" });
+    let call = json!({ "jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": { "name": "run", "arguments": { "command": "true" } } });
+    let input = format!("{begin}\n{started}\nthis is no JSON\n{call}\n");
+    let served = home.hearth_with_input(&["mcp", "--profile", "run"], input.into_bytes());
+    assert_code(&served, 0);
+    let lines: Vec<Value> = text(&served.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(text(&served.stderr).contains("started the daemon"), "{}", said(&served));
+    let answer = lines.iter().find(|line| line["id"] == 2).unwrap_or_else(|| panic!("{}", said(&served)));
+    assert_eq!(answer["result"]["isError"], true, "{answer}");
+    let error: Value = serde_json::from_str(answer["result"]["content"][0]["text"].as_str().unwrap()).unwrap();
+    assert_eq!(error["code"], "unknown_image", "{error}");
+    assert!(error["hint"].as_str().is_some_and(|hint| hint.contains("hearth image build")), "{error}");
+    let refused = home.hearth_with_input(&["mcp"], b"hello\n{}\n".to_vec());
+    assert!(
+        refused.stdout.is_empty() || text(&refused.stdout).lines().all(|line| line.starts_with('{')),
+        "{}",
+        said(&refused)
+    );
+}
+
+/// Writes a client's configuration as somebody who lives in `home`, from the directory `project` of it.
+fn install(home: &Home, arguments: &[&str]) -> std::process::Output {
+    let project = home.path().join("project");
+    fs::create_dir_all(&project).unwrap();
+    let mut command = home.command(&[&["mcp", "install"], arguments].concat());
+    command.current_dir(project).env("HOME", home.path()).env_remove("XDG_CONFIG_HOME").env_remove("CODEX_HOME");
+    Running::start(&mut command).finish()
+}
+
+#[test]
+fn each_clients_configuration_is_written_where_it_looks() {
+    let home = Home::empty();
+    let hearth = fs::canonicalize(env!("CARGO_BIN_EXE_hearth")).unwrap();
+    for (client, user, project) in [
+        ("claude-code", ".claude.json", "project/.mcp.json"),
+        ("codex", ".codex/config.toml", "project/.codex/config.toml"),
+        ("opencode", ".config/opencode/opencode.json", "project/opencode.json"),
+        ("cursor", ".cursor/mcp.json", "project/.cursor/mcp.json"),
+        ("vscode", ".config/Code/User/mcp.json", "project/.vscode/mcp.json"),
+    ] {
+        let (user, project) = (home.path().join(user), home.path().join(project));
+        let printed = install(&home, &[client, "--print"]);
+        assert_code(&printed, 0);
+        assert!(!user.exists(), "{client}: --print wrote");
+        assert_code(&install(&home, &[client]), 0);
+        let written = fs::read_to_string(&user).unwrap();
+        assert_eq!(text(&printed.stdout).trim_end(), written.trim_end());
+        assert!(written.contains(hearth.to_str().unwrap()) && written.contains("HEARTH_HOME"), "{written}");
+        assert_eq!(fs::metadata(&user).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_code(&install(&home, &[client, "--scope", "project", "--profile", "full"]), 0);
+        let written = fs::read_to_string(project).unwrap();
+        assert!(!written.contains(hearth.to_str().unwrap()) && written.contains("\"full\""), "{written}");
+    }
+}
+
+#[test]
+fn a_configuration_keeps_what_else_is_in_it_and_one_that_is_broken_is_left_alone() {
+    let home = Home::empty();
+    let path = home.path().join(".claude.json");
+    let before = "{\n  \"numStartups\": 7,\n  \"mcpServers\": {\"other\": {\"command\": \"x\"}},\n  \"z\": [1,2]\n}\n";
+    fs::write(&path, before).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+    assert_code(&install(&home, &["claude-code"]), 0);
+    let after = fs::read_to_string(&path).unwrap();
+    let value: Value = serde_json::from_str(&after).unwrap();
+    assert!(after.starts_with("{\n  \"numStartups\": 7,\n") && after.contains("\"z\": [1,2]"), "{after}");
+    assert_eq!(value["mcpServers"]["other"]["command"], "x");
+    assert_eq!(value["mcpServers"]["hearth"]["args"], json!(["mcp"]));
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+    let again = install(&home, &["claude-code"]);
+    assert!(text(&again.stderr).contains("has it already"), "{}", said(&again));
+    assert_eq!(fs::read_to_string(&path).unwrap(), after);
+
+    for broken in ["{\"mcpServers\": ", "[]", "{\"mcpServers\": 5}"] {
+        fs::write(&path, broken).unwrap();
+        let refused = install(&home, &["claude-code"]);
+        assert_code(&refused, 125);
+        assert!(text(&refused.stderr).contains(".claude.json"), "{}", said(&refused));
+        assert_eq!(fs::read_to_string(&path).unwrap(), broken);
+    }
+    // Through a link, as those have it who keep their configurations elsewhere.
+    let real = home.path().join("real.json");
+    fs::write(&real, "{}").unwrap();
+    fs::remove_file(&path).unwrap();
+    std::os::unix::fs::symlink(&real, &path).unwrap();
+    assert_code(&install(&home, &["claude-code"]), 0);
+    assert!(path.is_symlink() && fs::read_to_string(&real).unwrap().contains("hearth"));
+    assert!(
+        fs::read_dir(home.path())
+            .unwrap()
+            .flatten()
+            .all(|entry| !text(entry.file_name().as_encoded_bytes()).ends_with(".new"))
+    );
+}
