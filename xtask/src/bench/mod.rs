@@ -19,6 +19,7 @@ mod host;
 mod kernel;
 mod list;
 mod live;
+mod mcp;
 mod memory;
 mod native;
 mod output;
@@ -49,6 +50,7 @@ const GROUPS: &[Group] = &[
     burst::GROUP,
     restored_memory::GROUP,
     exec::GROUP,
+    mcp::GROUP,
     ping::GROUP,
     output::GROUP,
     files::GROUP,

@@ -112,7 +112,7 @@ async fn run_process(hearth: &PathBuf) -> Result<Duration> {
 }
 
 /// The product, which `make bench` builds beside this program.
-fn hearth_program() -> Result<PathBuf> {
+pub(super) fn hearth_program() -> Result<PathBuf> {
     let beside = std::env::current_exe()?.with_file_name("hearth");
     ensure!(beside.exists(), "{} is not there; build it, or use `make bench`", beside.display());
     Ok(beside)

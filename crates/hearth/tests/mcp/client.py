@@ -82,6 +82,12 @@ async def a_run_has_output_and_code_and_a_named_sandbox_keeps_files(client, _):
     ran = await call(client, "run", sandbox="mcp-named", command=["cat", "kept", "-"], stdin="more")
     assert (ran["stdout"]["text"], ran["sandbox"]) == ("2\nmore", "mcp-named"), ran
     await call(client, "sandbox_remove", sandbox="mcp-named")
+    async with anyio.create_task_group() as group:
+        for number in range(3):
+            group.start_soon(partial(call, client, "run", sandbox="mcp-shared", command=f"echo {number} >> kept"))
+    ran = await call(client, "run", sandbox="mcp-shared", command="sort kept")
+    assert ran["stdout"]["text"] == "0\n1\n2\n", ran
+    await call(client, "sandbox_remove", sandbox="mcp-shared")
     ran = await call(client, "run", command="echo begun; sleep 1000", timeout_ms=500)
     assert ran["timed_out"] and ran["stdout"]["text"] == "begun\n", ran
     await refused(client, "run", "invalid_value", "command")
