@@ -26,7 +26,7 @@ use crate::tool::{Call, Effect, Entry, Profile};
 /// What a call waits for a program where it does not say: less than most clients wait for a call.
 const WAIT_MS: u64 = 45_000;
 /// What a result has of each stream where the call does not say, in bytes.
-const OUTPUT: u64 = 16 * 1024;
+pub(crate) const OUTPUT: u64 = 16 * 1024;
 /// How long a program that was told to end has before it is killed, in milliseconds.
 const GRACE_MS: u64 = 2_000;
 /// How long a killed program may take to be reported as such.

@@ -8,7 +8,7 @@ use hearth_client::{Client, ClientError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::process::{End, Positions, Watch, follow, stop};
+use super::process::{End, OUTPUT, Positions, Watch, follow, stop};
 use crate::output::Output;
 use crate::refused::Refused;
 use crate::schema;
@@ -16,8 +16,6 @@ use crate::tool::{Call, Effect, Entry, Profile};
 
 /// After this time without use, in seconds, a sandbox is removed that a run has made under a name.
 const IDLE_SECONDS: u64 = 30 * 60;
-/// What a result has of each stream where the call does not say, in bytes.
-const OUTPUT: u64 = 16 * 1024;
 
 pub(crate) fn tools() -> Vec<Entry> {
     let about = "Run code or a command in a virtual machine of its own and get its exit code, stdout and stderr: nothing it does reaches this \

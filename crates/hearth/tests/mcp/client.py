@@ -9,6 +9,7 @@ import base64
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -293,8 +294,6 @@ async def a_cancelled_run_takes_its_sandbox_with_it(client, _):
 
 
 async def a_client_that_goes_stops_what_it_waits_for_and_no_more(client, box):
-    if TRANSPORT != "stdio":
-        return
     async with connected() as other:
         started = await call(other, "process_start", sandbox=box, command="sleep 1003")
         async with anyio.create_task_group() as group:
@@ -305,6 +304,15 @@ async def a_client_that_goes_stops_what_it_waits_for_and_no_more(client, box):
         ended = await call(client, "process_wait", sandbox=box, process=process, wait_ms=60000)
     assert ended["signal"] == "SIGKILL", ended
     assert (await call(client, "process_wait", sandbox=box, process=started["process"], wait_ms=0))["state"] == "running"
+    await call(client, "process_cancel", sandbox=box, process=started["process"])
+
+
+async def a_client_outlives_its_daemon(client, box):
+    started = await call(client, "process_start", sandbox=box, command="echo before; read line; echo after")
+    with open(f"{HOME}/daemon.lock") as lock:
+        os.kill(int(lock.read()), signal.SIGKILL)
+    piece = await call(client, "process_output", sandbox=box, process=started["process"], wait_ms=30000)
+    assert piece["text"].startswith("before\n"), piece
     await call(client, "process_cancel", sandbox=box, process=started["process"])
 
 
@@ -365,8 +373,9 @@ async def the_full_profile_has_the_rest(_, box):
         subprocess.run([HEARTH, "snapshot", "rm", f"{box}-saved"], check=True, stdout=subprocess.DEVNULL)
 
 
+STDIO_ONLY = {a_client_that_goes_stops_what_it_waits_for_and_no_more, a_client_outlives_its_daemon}
 CASES = [value for value in list(globals().values()) if callable(value) and getattr(value, "__module__", None) == "__main__"
-         and value not in (connected, call, refused, find, begun)]
+         and value not in (connected, call, refused, find, begun) and not (TRANSPORT == "http" and value in STDIO_ONLY)]
 
 
 async def main():
