@@ -38,8 +38,9 @@ impl From<ClientError> for Refused {
     fn from(error: ClientError) -> Self {
         let outcome = match error {
             ClientError::Refused { body } => return Self(body),
-            ClientError::NotRunning { .. } | ClientError::Connect { .. } | ClientError::WrongPeer { .. } => None,
-            _ => Some(Outcome::MayHaveRun),
+            // All else happens before anything is sent.
+            ClientError::Lost { .. } | ClientError::HungUp | ClientError::BadAnswer { .. } => Some(Outcome::MayHaveRun),
+            _ => None,
         };
         ErrorBody { outcome, ..ErrorBody::new(OwnCode::Host, chain(&error)) }.into()
     }
