@@ -261,15 +261,15 @@ impl Stdin {
     /// Ends the input, behind all that was written. Dropping does the same.
     pub fn close(self) {}
 
-    /// Makes it one whose end must be said: dropping it is no end.
-    pub(crate) fn without_end(self) -> Self {
+    /// Makes it one whose end must be said, by [`Self::end`]: dropping it is no end.
+    pub fn without_end(self) -> Self {
         let mut this = self;
         this.ends_with_drop = false;
         this
     }
 
     /// Ends the input of one made by [`Self::without_end`].
-    pub(crate) fn end(mut self) {
+    pub fn end(mut self) {
         self.ends_with_drop = true;
     }
 
