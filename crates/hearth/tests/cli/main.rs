@@ -18,6 +18,7 @@ mod lasting;
 mod machines;
 mod packaging;
 mod pool;
+mod python;
 mod refusals;
 mod running;
 mod screen;
