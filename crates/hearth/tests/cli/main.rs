@@ -19,6 +19,7 @@ mod machines;
 mod packaging;
 mod pool;
 mod python;
+mod recipes;
 mod refusals;
 mod running;
 mod screen;

@@ -42,18 +42,9 @@ impl Python {
         python
     }
 
-    /// A command of it, with the sandboxes of a home and its `hearth` on the path.
+    /// A command of it, with the sandboxes of a home.
     pub(crate) fn command(&self, home: &Home) -> Command {
-        let hearth = Path::new(env!("CARGO_BIN_EXE_hearth")).parent().unwrap();
-        let mut path = vec![hearth.to_owned()];
-        path.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
-        let mut python = self.plain();
-        for (name, value) in home.command(&[]).get_envs() {
-            python.env(name, value.unwrap_or_default());
-        }
-        python.env("PATH", std::env::join_paths(path).unwrap());
-        python.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        python
+        with_hearth(home, self.plain())
     }
 
     fn plain(&self) -> Command {
@@ -67,6 +58,18 @@ impl Python {
         pip.args(["-m", "pip", "--quiet", "--disable-pip-version-check"]).args(arguments);
         pip
     }
+}
+
+/// Gives a command the sandboxes of a home, and `hearth` on its path.
+pub(crate) fn with_hearth(home: &Home, mut command: Command) -> Command {
+    for (name, value) in home.command(&[]).get_envs() {
+        command.env(name, value.unwrap_or_default());
+    }
+    let mut path = vec![Path::new(env!("CARGO_BIN_EXE_hearth")).parent().unwrap().to_owned()];
+    path.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
+    command.env("PATH", std::env::join_paths(path).unwrap());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
 }
 
 fn client() -> PathBuf {
@@ -114,7 +117,7 @@ fn the_python_client_is_typed_throughout() {
     let python = Python::with_client();
     let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("python/mypy");
     // Those that use it see it as it was installed.
-    for checked in [&["src", "tests", "tools"][..], &["examples"]] {
+    for checked in [&["src", "tests", "tools"][..], &["examples", "../../docs/recipes"]] {
         let mut mypy = python.plain();
         mypy.args(["-m", "mypy", "--cache-dir"]).arg(&cache).args(checked);
         let checked = mypy.output().unwrap();
