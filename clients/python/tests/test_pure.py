@@ -18,6 +18,7 @@ from hearth._events import Lines
 from hearth._home import home
 from hearth._json import parse, place, plain, query, read, segment
 from hearth._kernel import line_of
+from hearth._target import target
 
 from .conftest import REPOSITORY
 
@@ -172,8 +173,29 @@ def test_where_no_daemon_is_and_none_is_to_be_started_that_is_said(tmp_path: Pat
     with hearth.Client(socket=tmp_path / "hearth.sock", program="false") as client:
         with pytest.raises(errors.StartFailedError, match="daemon.log"):
             client.health()
-    with pytest.raises(ValueError, match="base_url"):
-        hearth.Client("ftp://x")
+
+
+def test_a_daemon_elsewhere_is_named_as_to_the_command() -> None:
+    pin = "sha256:" + "0F" * 32
+    named = {
+        "HEARTH_HOST": "https://box:7070/",
+        "HEARTH_API_KEY": "key",
+        "HEARTH_FINGERPRINT": pin,
+        "HEARTH_HOME": "/h",
+    }
+    far = target(environment=named)
+    assert (far.base_url, far.socket, far.fingerprint) == ("https://box:7070", None, "0f" * 32)
+    assert far.headers["authorization"] == "Bearer key" and far.websocket_url == "wss://box:7070"
+    # What is said goes before, and a key of the environment's is for the host of the environment's alone.
+    assert "authorization" not in target(base_url="https://other", environment=named).headers
+    assert target(socket="/s/hearth.sock", environment=named).socket == Path("/s/hearth.sock")
+    assert target(environment={**named, "HEARTH_HOST": ""}).socket == Path("/h/hearth.sock")
+    for bad in ("ftp://x", "x", "https://", "https://a@x", "https://x/path", "https://x?y"):
+        with pytest.raises(ValueError, match="base_url"):
+            target(base_url=bad)
+    for bad in ("", "0f" * 32, "sha256:0f", "sha256:" + "0g" * 32):
+        with pytest.raises(ValueError, match="fingerprint"):
+            target(base_url="https://x", fingerprint=bad)
 
 
 def test_the_package_and_hearth_have_one_version() -> None:

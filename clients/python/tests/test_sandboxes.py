@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import select
@@ -152,11 +153,22 @@ def test_a_daemon_that_is_killed_is_followed_by_one_that_has_its_sandboxes(
             assert b"".join(piece.data for piece in held if isinstance(piece, hearth.Output)) == b"1\n2\n3\n"
 
 
+DESCRIPTION = REPOSITORY / "docs/openapi.json"
 ROUTES = REPOSITORY / "crates/hearth-server/src/routes.rs"
 
 
 def routes() -> set[tuple[str, str]]:
-    """What the daemon serves, as its source has it."""
+    """What the daemon serves, as its description has it, or else its source."""
+    if DESCRIPTION.exists():
+        paths = json.loads(DESCRIPTION.read_text())["paths"]
+        found = {(method.upper(), path) for path, methods in paths.items() for method in methods}
+        served = {each for each in found if each[1] != "/openapi.json"}
+    else:
+        served = routes_of_source()
+    return {(method, re.sub(r"\{\w+\}", "{}", path.lstrip("/"))) for method, path in served}
+
+
+def routes_of_source() -> set[tuple[str, str]]:
     text = ROUTES.read_text()
     functions = dict(re.findall(r"^(?:pub\(crate\) )?fn (\w+)\([^\n]*Router[^\n]*\{(.*?)^\}", text, re.M | re.S))
     nested = {name: prefix for prefix, name in re.findall(r'\.nest\("([^"]+)", (\w+)\(\)\)', text)}
@@ -166,9 +178,9 @@ def routes() -> set[tuple[str, str]]:
         for route in body.split(".route(")[1:]:
             _, path, handlers = route.split('"', 2)
             path = prefix + ("" if path == "/" else path)
-            path = path if path == "/metrics" else f"v1{path}"
+            path = path if path == "/metrics" else f"/v1{path}"
             for method in re.findall(r"\b(get|post|put|patch|delete)\(", handlers):
-                found.add((method.upper(), re.sub(r"\{\w+\}", "{}", path.lstrip("/"))))
+                found.add((method.upper(), path))
     return found
 
 

@@ -36,7 +36,7 @@ class NotRunningError(ConnectFailedError):
 
 
 class WrongPeerError(ConnectFailedError):
-    """The socket is another user's. Nothing was sent."""
+    """The socket is another user's, or the certificate another one. Nothing was sent."""
 
 
 class StartFailedError(ConnectFailedError):

@@ -40,18 +40,19 @@ def open_http(target: Target, *, keep: bool) -> HttpClient:
         base_url=target.base_url,
         headers=target.headers,
         timeout=httpx.Timeout(target.answer_timeout_seconds, connect=target.connect_timeout_seconds),
-        transport=httpx.AsyncHTTPTransport(uds=uds, limits=limits, verify=target.verify),
+        transport=httpx.AsyncHTTPTransport(uds=uds, limits=limits, verify=target.trust),
     )
 
 
 async def open_websocket(target: Target, path: str) -> WebSocket:
     path_of_daemon = target.socket
     socket = await blocking(lambda: connected(path_of_daemon)) if path_of_daemon else None
+    tls = await blocking(lambda: target.tls)
     # It is closed by whoever holds it.
     return await websockets.asyncio.client.connect(
         target.websocket_url + path,
         sock=socket,
-        ssl=target.tls,
+        ssl=tls,
         additional_headers=target.headers,
         compression=None,
         proxy=None,

@@ -35,9 +35,11 @@ if TYPE_CHECKING:
 class Client:
     """The daemon of this machine's user, started if none runs; or, with `base_url` and `api_key`, one over TCP.
 
-    - `base_url`: such as `https://host:7777`; without it the daemon listens at `socket`, by default `hearth.sock` in Hearth's home
-      (`HEARTH_HOME`, …, as the `hearth` command finds it).
+    - `base_url`: such as `https://host:7070`; without it the daemon listens at `socket`, by default `hearth.sock` in Hearth's home.
     - `verify`: how a TLS certificate is checked: as usual, by the authorities in a file, by an `ssl.SSLContext`, or (`False`) not at all.
+      With a `fingerprint` (`sha256:…`) just the certificate that has it is taken.
+    - Where none of these is given, the environment says what it says to the `hearth` command: `HEARTH_HOST`, `HEARTH_API_KEY`, `HEARTH_CA` and
+      `HEARTH_FINGERPRINT`, else `HEARTH_HOME`.
     - `start`, `program`: whether `program` starts a daemon where none listens at this machine's socket.
     - `answer_timeout_seconds`: a bound on the silence while an answer is waited for; none by default, since programs may take long.
 
@@ -50,6 +52,7 @@ class Client:
         *,
         api_key: str | None = None,
         verify: bool | str | ssl.SSLContext = True,
+        fingerprint: str | None = None,
         socket: str | Path | None = None,
         start: bool = True,
         program: str = "hearth",
@@ -60,6 +63,7 @@ class Client:
             base_url=base_url,
             api_key=api_key,
             verify=verify,
+            fingerprint=fingerprint,
             socket=socket,
             start=start,
             program=program,

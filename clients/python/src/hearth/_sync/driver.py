@@ -39,7 +39,7 @@ def open_http(target: Target, *, keep: bool) -> HttpClient:
         base_url=target.base_url,
         headers=target.headers,
         timeout=httpx.Timeout(target.answer_timeout_seconds, connect=target.connect_timeout_seconds),
-        transport=httpx.HTTPTransport(uds=uds, limits=limits, verify=target.verify),
+        transport=httpx.HTTPTransport(uds=uds, limits=limits, verify=target.trust),
     )
 
 
