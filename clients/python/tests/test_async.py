@@ -88,10 +88,10 @@ def test_kernels_events_and_sandboxes_have_contexts(box: hearth.Sandbox) -> None
 
 def test_an_answer_that_does_not_come_in_time_is_given_up(box: hearth.Sandbox) -> None:
     async def main() -> None:
-        async with hearth.AsyncClient(answer_timeout_seconds=0.3) as client:
+        async with hearth.AsyncClient(answer_timeout_seconds=2) as client:
             slow = await client.get(box.id)
             with pytest.raises(errors.AnswerTimeoutError) as error:
-                await slow.exec(["sleep", "5"])
+                await slow.exec(["sleep", "30"])
             assert not error.value.retry_is_safe
 
     asyncio.run(main())

@@ -7,7 +7,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use crate::support::{Home, Running, assert_code, said};
+use crate::support::{Home, Running, assert_code, said, text};
 
 /// A Python that has the client.
 pub(crate) struct Python(PathBuf);
@@ -21,7 +21,10 @@ impl Python {
         lock.lock().unwrap();
         let python = Self(own.join("venv/bin/python"));
         let requirements = client().join("requirements-test.txt");
-        once(&own.join("requirements"), &digest(std::slice::from_ref(&requirements)), || {
+        // Another Python wants another environment.
+        let version = succeed(Command::new("python3").arg("-VV")).stdout;
+        let wanted = format!("{} {}", digest(std::slice::from_ref(&requirements)), text(&version));
+        once(&own.join("requirements"), &wanted, || {
             let venv = own.join("venv");
             succeed(Command::new("python3").args(["-m", "venv", "--clear"]).arg(venv));
             succeed(python.pip(&["install", "--requirement"]).arg(&requirements));

@@ -71,7 +71,8 @@ class AsyncClient:
             answer_timeout_seconds=answer_timeout_seconds,
         )
         self._transport = AsyncTransport(self._target)
-        self._bonds: list[AsyncTransport] = []
+        #: The connections that lives of sandboxes hang on.
+        self._bonds: set[AsyncTransport] = set()
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -83,8 +84,7 @@ class AsyncClient:
 
     async def aclose(self) -> None:
         """Ends its connections."""
-        bonds, self._bonds = self._bonds, []
-        for transport in [*bonds, self._transport]:
+        for transport in [*self._bonds, self._transport]:
             await transport.aclose()
 
     async def health(self) -> Health:
@@ -121,13 +121,12 @@ class AsyncClient:
         if lifespan == "kept":
             info = await self._transport.ask(SandboxInfo, "POST", "v1/sandboxes", body=body)
             return AsyncSandbox(self._transport, info, is_made=True)
-        bond = AsyncTransport(self._target, keep=True)
+        bond = AsyncTransport(self._target, among=self._bonds)
         try:
             info = await bond.ask(SandboxInfo, "POST", "v1/sandboxes", body=body)
         except BaseException:
             await bond.aclose()
             raise
-        self._bonds.append(bond)
         return AsyncSandbox(self._transport, info, is_made=True, bond=bond)
 
     async def get(self, sandbox: str) -> AsyncSandbox:
@@ -153,9 +152,7 @@ class AsyncClient:
     ) -> AsyncHeld:
         """Makes a sandbox for one program, which begins at once and is held. Letting go of it removes the sandbox."""
         held = AsyncHeld(await self._transport.websocket("/v1/run", {}))
-        await held.ask({"sandbox": sandbox or {}, "exec": {"command": command, **options}})
-        await held.ready()
-        return await held.started()
+        return await held.begin({"sandbox": sandbox or {}, "exec": {"command": command, **options}})
 
     async def events(self, *, after: int | None = None, follow: bool = True) -> AsyncEvents:
         """What happens to sandboxes: behind a position (0 for all that are kept), or from now on. Without `follow`, only what is there."""

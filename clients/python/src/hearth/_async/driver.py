@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from functools import partial
 from typing import IO, TypeVar, Union
 
 import httpx
@@ -14,8 +15,10 @@ from .._daemon import connected
 from .._target import MESSAGE, Target
 
 T = TypeVar("T")
-#: What can be sent as a body: bytes, pieces of them, or a binary file.
-Content = Union[bytes, IO[bytes], Iterable[bytes], AsyncIterable[bytes]]
+#: Pieces of bytes, or a binary file.
+Stream = Union[IO[bytes], Iterable[bytes], AsyncIterable[bytes]]
+#: What can be sent as a body.
+Content = Union[bytes, bytearray, memoryview, Stream]
 HttpClient = httpx.AsyncClient
 WebSocket = websockets.asyncio.client.ClientConnection
 Lock = asyncio.Lock
@@ -48,8 +51,10 @@ async def open_websocket(target: Target, path: str) -> WebSocket:
     path_of_daemon = target.socket
     socket = await blocking(lambda: connected(path_of_daemon)) if path_of_daemon else None
     tls = await blocking(lambda: target.tls)
+    client = websockets.asyncio.client
+    connect = partial(client.unix_connect, None) if socket else client.connect
     # It is closed by whoever holds it.
-    return await websockets.asyncio.client.connect(
+    return await connect(
         target.websocket_url + path,
         sock=socket,
         ssl=tls,
@@ -62,14 +67,11 @@ async def open_websocket(target: Target, path: str) -> WebSocket:
     ).__aenter__()
 
 
-async def pieces(content: Content) -> AsyncIterator[bytes]:
-    """The pieces of a body."""
+async def pieces(content: Stream) -> AsyncIterator[bytes]:
+    """The pieces of a body that is not there as a whole."""
     if isinstance(content, AsyncIterable):
         async for piece in content:
             yield piece
-        return
-    if isinstance(content, (bytes, bytearray, memoryview)):
-        yield bytes(content)
         return
     file = content
     if hasattr(file, "read"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -62,22 +62,17 @@ class AsyncHeld:
         with translated_websocket():
             await self._socket.close()
 
-    async def started(self) -> AsyncHeld:
-        """Waits until it runs."""
-        while not self.process:
+    async def begin(self, request: Mapping[str, Any] | None = None) -> AsyncHeld:
+        """Asks for it, unless it is there already, and waits until it runs."""
+        try:
+            if request is not None:
+                with translated_websocket():
+                    await self._socket.send(json.dumps(plain(request)))
             await self._receive(lambda: bool(self.process))
+        except BaseException:
+            await self.aclose()
+            raise
         return self
-
-    async def ready(self) -> SandboxInfo:
-        """Waits until the sandbox of a run is there."""
-        while self.sandbox is None:
-            await self._receive(lambda: self.sandbox is not None)
-        return self.sandbox
-
-    async def ask(self, request: Any) -> None:
-        """Says something as JSON."""
-        with translated_websocket():
-            await self._socket.send(json.dumps(plain(request)))
 
     async def __aiter__(self) -> AsyncIterator[Output | Dropped]:
         while True:
@@ -131,7 +126,7 @@ class AsyncHeld:
             # It may have ended just now: then its end is on the way, and else the reason.
             await self._receive(lambda: self.status is not None)
 
-    async def _receive(self, is_enough: Any) -> None:
+    async def _receive(self, is_enough: Callable[[], bool]) -> None:
         """Takes messages until something is so. Whoever has the turn takes them for all."""
         while not is_enough():
             async with self._turn:

@@ -55,7 +55,7 @@ class AsyncProcess:
         """Follows it, from these bytes of its streams on: what is kept, and what is yet to come."""
         asked = {"stdout": stdout, "stderr": stderr, "delivery": delivery}
         socket = await self._transport.websocket(f"/{self._path}/attach", asked)
-        return await AsyncHeld(socket, {"stdout": stdout, "stderr": stderr}).started()
+        return await AsyncHeld(socket, {"stdout": stdout, "stderr": stderr}).begin()
 
 
 async def output_piece(transport: AsyncTransport, path: str, asked: dict[str, str]) -> OutputPiece:

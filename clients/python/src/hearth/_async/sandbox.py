@@ -160,8 +160,7 @@ class AsyncSandbox:
     async def hold(self, command: CommandLine, **options: Unpack[HoldOptions]) -> AsyncHeld:
         """Starts a program and holds it: its output as it comes, input (`interactive=True`), signals."""
         held = AsyncHeld(await self._transport.websocket(f"/{self._path}/exec", {}))
-        await held.ask({"command": command, **options})
-        return await held.started()
+        return await held.begin({"command": command, **options})
 
     async def start(self, command: CommandLine, **options: Unpack[ProgramOptions]) -> AsyncProcess:
         """Starts a program, and does not wait for it."""

@@ -60,15 +60,19 @@ class AsyncDownload:
 
 
 class AsyncTransport:
-    """Sends requests to one daemon."""
+    """Sends requests to one daemon. One that is `among` others has a single connection, which lives as long as it does."""
 
-    def __init__(self, target: Target, *, keep: bool = False) -> None:
+    def __init__(self, target: Target, *, among: set[AsyncTransport] | None = None) -> None:
         self.target = target
-        self._keep = keep
+        self._among = among
+        if among is not None:
+            among.add(self)
         self._http: HttpClient | None = None
         self._opening = Lock()
 
     async def aclose(self) -> None:
+        if self._among is not None:
+            self._among.discard(self)
         http, self._http = self._http, None
         if http is not None:
             with translated():
@@ -79,7 +83,7 @@ class AsyncTransport:
             if self._http is None:
                 # Whose daemon it is, is looked at before anything is said.
                 await blocking(self.target.reach)
-                self._http = open_http(self.target, keep=self._keep)
+                self._http = open_http(self.target, keep=self._among is not None)
             return self._http
 
     async def send(
@@ -99,14 +103,14 @@ class AsyncTransport:
             path,
             params=query,
             json=body,
-            content=None if content is None else pieces(content),
+            content=None if content is None else _body(content),
             headers=headers,
         )
         with translated():
             try:
                 response = await http.send(request, stream=True)
             except httpx.ConnectError:
-                if self._keep or self.target.program is None:
+                if self._among is not None or self.target.program is None:
                     raise
                 # Nothing was sent. The daemon has ended; the next one takes over what it held.
                 await blocking(self.target.reach)
@@ -136,6 +140,10 @@ class AsyncTransport:
             # Nothing was sent.
             await blocking(self.target.reach)
             return await open_websocket(self.target, path)
+
+
+def _body(content: Content) -> bytes | AsyncIterator[bytes]:
+    return bytes(content) if isinstance(content, (bytes, bytearray, memoryview)) else pieces(content)
 
 
 async def whole(answer: AsyncDownload) -> bytes:

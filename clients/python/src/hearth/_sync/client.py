@@ -71,7 +71,8 @@ class Client:
             answer_timeout_seconds=answer_timeout_seconds,
         )
         self._transport = Transport(self._target)
-        self._bonds: list[Transport] = []
+        #: The connections that lives of sandboxes hang on.
+        self._bonds: set[Transport] = set()
 
     def __enter__(self) -> Client:
         return self
@@ -83,8 +84,7 @@ class Client:
 
     def close(self) -> None:
         """Ends its connections."""
-        bonds, self._bonds = self._bonds, []
-        for transport in [*bonds, self._transport]:
+        for transport in [*self._bonds, self._transport]:
             transport.close()
 
     def health(self) -> Health:
@@ -121,13 +121,12 @@ class Client:
         if lifespan == "kept":
             info = self._transport.ask(SandboxInfo, "POST", "v1/sandboxes", body=body)
             return Sandbox(self._transport, info, is_made=True)
-        bond = Transport(self._target, keep=True)
+        bond = Transport(self._target, among=self._bonds)
         try:
             info = bond.ask(SandboxInfo, "POST", "v1/sandboxes", body=body)
         except BaseException:
             bond.close()
             raise
-        self._bonds.append(bond)
         return Sandbox(self._transport, info, is_made=True, bond=bond)
 
     def get(self, sandbox: str) -> Sandbox:
@@ -153,9 +152,7 @@ class Client:
     ) -> Held:
         """Makes a sandbox for one program, which begins at once and is held. Letting go of it removes the sandbox."""
         held = Held(self._transport.websocket("/v1/run", {}))
-        held.ask({"sandbox": sandbox or {}, "exec": {"command": command, **options}})
-        held.ready()
-        return held.started()
+        return held.begin({"sandbox": sandbox or {}, "exec": {"command": command, **options}})
 
     def events(self, *, after: int | None = None, follow: bool = True) -> Events:
         """What happens to sandboxes: behind a position (0 for all that are kept), or from now on. Without `follow`, only what is there."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import IO, TypeVar, Union
 
 import httpx
@@ -13,8 +14,10 @@ from .._daemon import connected
 from .._target import MESSAGE, Target
 
 T = TypeVar("T")
-#: What can be sent as a body: bytes, pieces of them, or a binary file.
-Content = Union[bytes, IO[bytes], Iterable[bytes]]
+#: Pieces of bytes, or a binary file.
+Stream = Union[IO[bytes], Iterable[bytes]]
+#: What can be sent as a body.
+Content = Union[bytes, bytearray, memoryview, Stream]
 HttpClient = httpx.Client
 WebSocket = websockets.sync.client.ClientConnection
 Lock = threading.Lock
@@ -45,8 +48,10 @@ def open_http(target: Target, *, keep: bool) -> HttpClient:
 
 def open_websocket(target: Target, path: str) -> WebSocket:
     socket = connected(target.socket) if target.socket else None
+    client = websockets.sync.client
+    connect = partial(client.unix_connect, None) if socket else client.connect
     # It is closed by whoever holds it.
-    return websockets.sync.client.connect(
+    return connect(
         target.websocket_url + path,
         sock=socket,
         ssl=target.tls,
@@ -59,11 +64,8 @@ def open_websocket(target: Target, path: str) -> WebSocket:
     ).__enter__()
 
 
-def pieces(content: Content) -> Iterator[bytes]:
-    """The pieces of a body."""
-    if isinstance(content, (bytes, bytearray, memoryview)):
-        yield bytes(content)
-        return
+def pieces(content: Stream) -> Iterator[bytes]:
+    """The pieces of a body that is not there as a whole."""
     file = content
     if hasattr(file, "read"):
         content = iter(lambda: file.read(PIECE), b"")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Callable, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -62,22 +62,17 @@ class Held:
         with translated_websocket():
             self._socket.close()
 
-    def started(self) -> Held:
-        """Waits until it runs."""
-        while not self.process:
+    def begin(self, request: Mapping[str, Any] | None = None) -> Held:
+        """Asks for it, unless it is there already, and waits until it runs."""
+        try:
+            if request is not None:
+                with translated_websocket():
+                    self._socket.send(json.dumps(plain(request)))
             self._receive(lambda: bool(self.process))
+        except BaseException:
+            self.close()
+            raise
         return self
-
-    def ready(self) -> SandboxInfo:
-        """Waits until the sandbox of a run is there."""
-        while self.sandbox is None:
-            self._receive(lambda: self.sandbox is not None)
-        return self.sandbox
-
-    def ask(self, request: Any) -> None:
-        """Says something as JSON."""
-        with translated_websocket():
-            self._socket.send(json.dumps(plain(request)))
 
     def __iter__(self) -> Iterator[Output | Dropped]:
         while True:
@@ -131,7 +126,7 @@ class Held:
             # It may have ended just now: then its end is on the way, and else the reason.
             self._receive(lambda: self.status is not None)
 
-    def _receive(self, is_enough: Any) -> None:
+    def _receive(self, is_enough: Callable[[], bool]) -> None:
         """Takes messages until something is so. Whoever has the turn takes them for all."""
         while not is_enough():
             with self._turn:

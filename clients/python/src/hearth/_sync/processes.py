@@ -55,7 +55,7 @@ class Process:
         """Follows it, from these bytes of its streams on: what is kept, and what is yet to come."""
         asked = {"stdout": stdout, "stderr": stderr, "delivery": delivery}
         socket = self._transport.websocket(f"/{self._path}/attach", asked)
-        return Held(socket, {"stdout": stdout, "stderr": stderr}).started()
+        return Held(socket, {"stdout": stdout, "stderr": stderr}).begin()
 
 
 def output_piece(transport: Transport, path: str, asked: dict[str, str]) -> OutputPiece:

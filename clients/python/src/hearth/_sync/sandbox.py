@@ -160,8 +160,7 @@ class Sandbox:
     def hold(self, command: CommandLine, **options: Unpack[HoldOptions]) -> Held:
         """Starts a program and holds it: its output as it comes, input (`interactive=True`), signals."""
         held = Held(self._transport.websocket(f"/{self._path}/exec", {}))
-        held.ask({"command": command, **options})
-        return held.started()
+        return held.begin({"command": command, **options})
 
     def start(self, command: CommandLine, **options: Unpack[ProgramOptions]) -> Process:
         """Starts a program, and does not wait for it."""

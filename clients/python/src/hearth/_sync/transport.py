@@ -60,15 +60,19 @@ class Download:
 
 
 class Transport:
-    """Sends requests to one daemon."""
+    """Sends requests to one daemon. One that is `among` others has a single connection, which lives as long as it does."""
 
-    def __init__(self, target: Target, *, keep: bool = False) -> None:
+    def __init__(self, target: Target, *, among: set[Transport] | None = None) -> None:
         self.target = target
-        self._keep = keep
+        self._among = among
+        if among is not None:
+            among.add(self)
         self._http: HttpClient | None = None
         self._opening = Lock()
 
     def close(self) -> None:
+        if self._among is not None:
+            self._among.discard(self)
         http, self._http = self._http, None
         if http is not None:
             with translated():
@@ -79,7 +83,7 @@ class Transport:
             if self._http is None:
                 # Whose daemon it is, is looked at before anything is said.
                 blocking(self.target.reach)
-                self._http = open_http(self.target, keep=self._keep)
+                self._http = open_http(self.target, keep=self._among is not None)
             return self._http
 
     def send(
@@ -99,14 +103,14 @@ class Transport:
             path,
             params=query,
             json=body,
-            content=None if content is None else pieces(content),
+            content=None if content is None else _body(content),
             headers=headers,
         )
         with translated():
             try:
                 response = http.send(request, stream=True)
             except httpx.ConnectError:
-                if self._keep or self.target.program is None:
+                if self._among is not None or self.target.program is None:
                     raise
                 # Nothing was sent. The daemon has ended; the next one takes over what it held.
                 blocking(self.target.reach)
@@ -136,6 +140,10 @@ class Transport:
             # Nothing was sent.
             blocking(self.target.reach)
             return open_websocket(self.target, path)
+
+
+def _body(content: Content) -> bytes | Iterator[bytes]:
+    return bytes(content) if isinstance(content, (bytes, bytearray, memoryview)) else pieces(content)
 
 
 def whole(answer: Download) -> bytes:
