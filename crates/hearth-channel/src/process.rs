@@ -193,7 +193,13 @@ impl Following {
     }
 
     pub(crate) fn stdin(&self) -> Stdin {
-        Stdin { session: self.session.clone(), follower: self.follower.clone(), at: 0, ends_with_drop: true }
+        Stdin {
+            session: self.session.clone(),
+            follower: self.follower.clone(),
+            at: 0,
+            largest: limits::CHUNK,
+            ends_with_drop: true,
+        }
     }
 
     async fn over(&self) {
@@ -223,6 +229,8 @@ pub struct Stdin {
     session: Arc<Session>,
     follower: Arc<Follower>,
     at: u64,
+    /// The most that is sent in one chunk, in bytes.
+    largest: usize,
     ends_with_drop: bool,
 }
 
@@ -244,7 +252,7 @@ impl Stdin {
         while !data.is_empty() {
             self.credit().await?;
             let permit = self.session.bulk.reserve().await.map_err(|error| self.session.unsent(error))?;
-            let wanted = data.len().min(limits::CHUNK) as u64;
+            let wanted = data.len().min(self.largest) as u64;
             let taken = self.follower.take_input_credit(wanted);
             let payload = data.split_to(taken as usize);
             permit.send(self.chunk(payload));
@@ -262,10 +270,15 @@ impl Stdin {
     pub fn close(self) {}
 
     /// Makes it one whose end must be said, by [`Self::end`]: dropping it is no end.
-    pub fn without_end(self) -> Self {
-        let mut this = self;
-        this.ends_with_drop = false;
-        this
+    pub fn without_end(mut self) -> Self {
+        self.ends_with_drop = false;
+        self
+    }
+
+    /// Makes it one of an upload, without an end as well.
+    pub(crate) fn for_upload(mut self) -> Self {
+        self.largest = limits::UPLOAD_CHUNK;
+        self.without_end()
     }
 
     /// Ends the input of one made by [`Self::without_end`].
