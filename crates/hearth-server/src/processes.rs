@@ -12,8 +12,9 @@ use hearth_api::process::{
     AT, AttachProcess, ENDED, ProcessList, ProcessStarted, ReadProcess, SignalProcess, TOTAL, WriteProcess,
 };
 use hearth_api::{ErrorBody, ExecRequest, OwnCode};
+use hearth_engine::channel::ChannelError;
 use hearth_engine::protocol::process::{ReadOutput, Written};
-use hearth_engine::protocol::{Attach, Delivery, ProcessId, ProcessRef, Tag, limits};
+use hearth_engine::protocol::{Attach, Delivery, ErrorCode, ProcessId, ProcessRef, Tag, limits};
 
 use crate::App;
 use crate::answer::Refusal;
@@ -81,7 +82,11 @@ pub(crate) async fn input(
         _ => channel.write_input(process.clone(), bytes, wait).await?,
     };
     if query.close == Some(true) && written.accepted == length {
-        channel.close_stdin(process).await?;
+        match channel.close_stdin(process).await {
+            // It has read what it wanted, and ended.
+            Err(ChannelError::Fault { source }) if length > 0 && source.code == ErrorCode::NotRunning => {}
+            closed => closed?,
+        }
     }
     Ok(Json(written))
 }

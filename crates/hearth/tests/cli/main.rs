@@ -19,6 +19,8 @@ mod machines;
 mod mcp;
 mod packaging;
 mod pool;
+mod python;
+mod recipes;
 mod refusals;
 mod running;
 mod screen;

@@ -10,6 +10,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
+use crate::python::{digest, once, succeed};
 use crate::support::{Home, Running, assert_code, said, text};
 
 fn script() -> PathBuf {
@@ -26,26 +27,21 @@ impl Clients {
         fs::create_dir_all(&own).unwrap();
         let lock = File::create(own.join("lock")).unwrap();
         lock.lock().unwrap();
-        let (pinned, modules) = (own.join("requirements.txt"), own.join("package-lock.json"));
-        if !is_same(&pinned, "requirements.txt") {
+        let requirements = script().join("requirements.txt");
+        once(&own.join("python"), &digest(std::slice::from_ref(&requirements)), || {
             let venv = own.join("venv");
             succeed(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv));
             let install = ["install", "--quiet", "--disable-pip-version-check", "--no-deps", "--requirement"];
-            succeed(Command::new(venv.join("bin/pip")).args(install).arg(script().join("requirements.txt")));
-            fs::copy(script().join("requirements.txt"), pinned).unwrap();
-        }
-        if !is_same(&modules, "package-lock.json") {
-            for file in ["package.json", "package-lock.json"] {
-                fs::copy(script().join(file), own.join(file)).unwrap();
+            succeed(Command::new(venv.join("bin/pip")).args(install).arg(&requirements));
+        });
+        let modules = ["package.json", "package-lock.json"].map(|file| script().join(file));
+        once(&own.join("node"), &digest(&modules), || {
+            for file in &modules {
+                fs::copy(file, own.join(file.file_name().unwrap())).unwrap();
             }
-            let mut npm = Command::new("npm");
-            npm.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]).current_dir(&own);
-            let installed = npm.output();
-            if !installed.as_ref().is_ok_and(|output| output.status.success()) {
-                let _ = fs::remove_file(modules);
-                panic!("npm ci: {installed:?}; scripts/setup --test installs npm");
-            }
-        }
+            let install = ["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"];
+            succeed(Command::new("npm").args(install).current_dir(&own));
+        });
         Self(own)
     }
 
@@ -65,16 +61,6 @@ impl Clients {
         assert_code(&output, 0);
         serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", said(&output)))
     }
-}
-
-fn is_same(installed: &Path, pinned: &str) -> bool {
-    fs::read(installed).is_ok_and(|installed| installed == fs::read(script().join(pinned)).unwrap())
-}
-
-fn succeed(command: &mut Command) {
-    let output =
-        command.output().unwrap_or_else(|error| panic!("{command:?}: {error}; scripts/setup --test installs it"));
-    assert!(output.status.success(), "{command:?}: {}", said(&output));
 }
 
 /// What differs between transports and versions of the protocol.

@@ -310,7 +310,11 @@ async def a_client_that_goes_stops_what_it_waits_for_and_no_more(client, box):
 async def a_client_outlives_its_daemon(client, box):
     started = await call(client, "process_start", sandbox=box, command="echo before; read line; echo after")
     with open(f"{HOME}/daemon.lock") as lock:
-        os.kill(int(lock.read()), signal.SIGKILL)
+        daemon = os.pidfd_open(int(lock.read()))
+    signal.pidfd_send_signal(daemon, signal.SIGKILL)
+    # A call that it dies under is lost, and says so.
+    await anyio.wait_readable(daemon)
+    os.close(daemon)
     piece = await call(client, "process_output", sandbox=box, process=started["process"], wait_ms=30000)
     assert piece["text"].startswith("before\n"), piece
     await call(client, "process_cancel", sandbox=box, process=started["process"])
