@@ -59,6 +59,8 @@ pub enum OwnCode {
     Machine,
     /// The guest did not answer in time.
     NoAnswer,
+    /// Whoever asked has not shown a key that counts.
+    Unauthorized,
     /// Whoever asked may not.
     Forbidden,
     /// A bug in the daemon: please report it.
@@ -69,6 +71,7 @@ impl OwnCode {
     const fn status(self) -> u16 {
         match self {
             Self::InvalidRequest | Self::InvalidValue => 400,
+            Self::Unauthorized => 401,
             Self::Forbidden => 403,
             Self::UnknownEndpoint | Self::UnknownPort | Self::UnknownSandbox | Self::UnknownImage => 404,
             Self::MethodNotAllowed => 405,

@@ -1,8 +1,9 @@
 //! The daemon's HTTP API, thin over the engine: reads requests, calls the [`Fleet`](hearth_engine::fleet::Fleet), writes answers.
 //!
-//! The binary binds a [`Socket`], makes a fleet, and calls [`serve`]. What is asked and answered stands in `hearth-api`. What must stay true:
+//! The binary binds a [`Socket`], and a [`Remote`] where TCP was asked for, makes a fleet, and calls [`serve`]. What is asked and answered stands in `hearth-api`. What must stay true:
 //!
 //! - *Only its owner may use the socket.* It is 0600 from before anybody can connect, and each peer's uid is asked of the kernel.
+//! - *Who comes over TCP shows a key*, and names this host and no other (`remote/gate.rs`).
 //! - *A request that nobody waits for any more is given up.* A connection that ends drops what it asked for, and a creation undoes itself;
 //!   what was bound to the connection goes with it (`connection.rs`). Programs in a guest go on.
 //! - *Every answer that is no success is an `ErrorBody`,* and every wait for a guest that a request names has a bound.
@@ -18,6 +19,7 @@ mod input;
 mod kernels;
 mod pool;
 mod processes;
+mod remote;
 mod routes;
 mod sandboxes;
 mod services;
@@ -25,6 +27,7 @@ mod shells;
 mod socket;
 mod usage;
 
-pub use connection::{Ended, serve};
+pub use connection::{Ended, Listeners, serve};
+pub use remote::{KeyError, KeyInfo, Keys, Privacy, Remote, RemoteError, RemoteOptions};
 pub use routes::App;
 pub use socket::{Socket, SocketError};

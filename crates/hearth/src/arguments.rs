@@ -3,6 +3,7 @@
 mod guest;
 mod history;
 mod kernel;
+mod remote;
 mod sandbox;
 mod transfer;
 
@@ -20,6 +21,7 @@ pub(crate) use guest::{
 };
 pub(crate) use history::{CheckpointCommand, DiffOptions, PatchOptions, ResetOptions};
 pub(crate) use kernel::{KernelCommand, KernelOptions, KernelRunOptions};
+pub(crate) use remote::{KeyCommand, ListenOptions};
 pub(crate) use sandbox::{
     CreateOptions, DaemonOptions, EventOptions, ExecOptions, ForkOptions, ListOptions, PauseOptions, RemoveOptions,
     ShellOptions, TopOptions, UpdateOptions,
@@ -35,9 +37,15 @@ pub(crate) use transfer::{CopyOptions, SyncOptions};
     after_help = "\
 Hearth keeps images and sandboxes in /var/lib/hearth (root) or ~/.local/share/hearth; HEARTH_HOME names another directory, \
 HEARTH_QEMU another QEMU, \
-HEARTH_TEMPLATE_SPACE what templates may take on disk (4G)."
+HEARTH_TEMPLATE_SPACE what templates may take on disk (4G).
+
+HEARTH_HOST names another machine's daemon (https://box.example:7070) and HEARTH_API_KEY a key of its; its certificate is \
+checked by the system's authorities, by those in the file HEARTH_CA, or by its HEARTH_FINGERPRINT (sha256:…)."
 )]
 pub(crate) struct Arguments {
+    /// Daemon to use, in place of this machine's: https://HOST:PORT [default: HEARTH_HOST]
+    #[arg(long, global = true, value_name = "URL")]
+    pub(crate) host: Option<String>,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -119,6 +127,9 @@ pub(crate) enum Command {
     Events(EventOptions),
     /// Hold sandboxes: the process behind create, exec and the others
     Daemon(DaemonOptions),
+    /// Keys that let others use the daemon over TCP
+    #[command(subcommand)]
+    Key(KeyCommand),
     /// Show the machines that are ready before anybody asks for them
     Pool(PoolOptions),
     /// Build and manage images: what sandboxes start from
@@ -183,6 +194,7 @@ impl Command {
             Self::Top(options) => options.json,
             Self::Events(options) => options.json,
             Self::Daemon(_) => false,
+            Self::Key(command) => command.wants_json(),
             Self::Pool(options) => options.json,
             Self::Image(ImageCommand::Build(options)) => options.json,
             Self::Image(ImageCommand::List { json } | ImageCommand::Rm { json, .. }) => *json,

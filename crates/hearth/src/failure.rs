@@ -169,9 +169,14 @@ impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         match error {
             ClientError::Refused { body } => (*body).into(),
-            ClientError::NotRunning { .. } | ClientError::Connect { .. } | ClientError::WrongPeer { .. } => {
-                Self::host(chain(&error))
+            ClientError::InvalidHost { .. } | ClientError::InvalidKey | ClientError::InvalidFingerprint { .. } => {
+                Self::invalid(chain(&error))
             }
+            ClientError::NotRunning { .. }
+            | ClientError::Connect { .. }
+            | ClientError::WrongPeer { .. }
+            | ClientError::Authorities { .. }
+            | ClientError::Unreachable { .. } => Self::host(chain(&error)),
             _ => Self { outcome: Some(Outcome::MayHaveRun), ..Self::host(chain(&error)) },
         }
     }
@@ -200,7 +205,9 @@ fn kind(code: Code) -> Kind {
     match code {
         Code::Own(OwnCode::Missing | OwnCode::UnknownImage) => Kind::Missing,
         Code::Own(OwnCode::Resources | OwnCode::LimitReached) => Kind::Resources,
-        Code::Own(OwnCode::Host | OwnCode::Ending | OwnCode::Bug | OwnCode::Forbidden) => Kind::Host,
+        Code::Own(OwnCode::Host | OwnCode::Ending | OwnCode::Bug | OwnCode::Forbidden | OwnCode::Unauthorized) => {
+            Kind::Host
+        }
         Code::Own(OwnCode::Machine | OwnCode::NoAnswer | OwnCode::SandboxRemoved) => Kind::Machine,
         Code::Own(_) | Code::Guest(_) => Kind::Invalid,
     }

@@ -11,6 +11,7 @@ pub(crate) mod help;
 pub(crate) mod history;
 pub(crate) mod image;
 pub(crate) mod kernel;
+pub(crate) mod key;
 pub(crate) mod lifecycle;
 pub(crate) mod pool;
 pub(crate) mod run;

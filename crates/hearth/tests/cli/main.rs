@@ -19,6 +19,7 @@ mod machines;
 mod packaging;
 mod pool;
 mod refusals;
+mod remote;
 mod running;
 mod screen;
 mod seeds;
