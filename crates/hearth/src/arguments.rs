@@ -44,7 +44,7 @@ checked by the system's authorities, by those in the file HEARTH_CA, or by its H
 )]
 pub(crate) struct Arguments {
     /// Daemon to use, in place of this machine's: https://HOST:PORT [default: HEARTH_HOST]
-    #[arg(long, global = true, value_name = "URL")]
+    #[arg(long, value_name = "URL")]
     pub(crate) host: Option<String>,
     #[command(subcommand)]
     pub(crate) command: Command,

@@ -165,7 +165,7 @@ fn commands_reach_it_from_elsewhere_and_trust_no_other_certificate() {
     assert_code(&pinned, 0);
     assert_eq!(text(&pinned.stdout).trim(), "[]");
     assert_code(&run(there.elsewhere(&key, &ls).env("HEARTH_CA", &authority)), 0);
-    let flag = ["ls", "--host", &there.url().replace("127.0.0.1", "localhost")];
+    let flag = ["--host", &there.url().replace("127.0.0.1", "localhost"), "ls"];
     assert_code(&run(there.elsewhere(&key, &flag).env("HEARTH_CA", &authority).env("HEARTH_HOST", "http://x")), 0);
 
     let other = format!("sha256:{}", "0".repeat(64));
