@@ -12,13 +12,16 @@ fn a_shell_completes_commands_and_options() {
         assert_code(&script, 0);
         assert!(text(&script.stdout).contains("hearth") && text(&script.stdout).contains("checkpoint"), "{shell}");
     }
-    let script = text(&home.hearth(&["completions", "bash"]).stdout);
+    // Longer than one argument may be.
+    let script = home.path().join("completions");
+    std::fs::write(&script, home.hearth(&["completions", "bash"]).stdout).unwrap();
     let complete = |words: &str| {
         let ask = format!(
-            "COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); \
-                           _hearth hearth \"${{COMP_WORDS[COMP_CWORD]}}\" x; echo \"${{COMPREPLY[*]}}\""
+            "source {}; COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); \
+                           _hearth hearth \"${{COMP_WORDS[COMP_CWORD]}}\" x; echo \"${{COMPREPLY[*]}}\"",
+            script.display()
         );
-        text(&Command::new("bash").args(["-c", &format!("{script}\n{ask}")]).output().unwrap().stdout)
+        text(&Command::new("bash").args(["-c", &ask]).output().unwrap().stdout)
     };
     assert_eq!(complete("hearth chec").trim(), "checkpoint");
     assert!(complete("hearth sync --d").contains("--delete --dry-run"));
