@@ -3,10 +3,11 @@
 use std::fmt;
 
 use hearth_protocol::{ErrorCode, Fault, Outcome};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Why a request failed. Stable: the same on HTTP, in `--json` and in MCP.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Code {
     /// The host's end says so.
@@ -16,7 +17,7 @@ pub enum Code {
 }
 
 /// What the host's end can say.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OwnCode {
     /// The request is not what it must be: no JSON, a field missing, unknown or of the wrong type.
@@ -135,7 +136,7 @@ impl From<OwnCode> for Code {
 }
 
 /// The body of every answer that is no success.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error, JsonSchema)]
 #[error("{message}")]
 pub struct ErrorBody {
     /// Why, for programs.

@@ -14,6 +14,7 @@ use hearth_protocol::StreamName;
 use hearth_protocol::kernel::{
     KernelEvent, KernelExec, KernelInfo, KernelRan, KernelRequest, KernelStart, KernelValue,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::output::{decode, encode};
@@ -23,14 +24,14 @@ use crate::{Encoding, ErrorBody, OwnCode};
 pub const LINES: &str = "application/x-ndjson";
 
 /// The kernels of a guest, by name.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct KernelList {
     /// Each of them.
     pub kernels: Vec<KernelInfo>,
 }
 
 /// A kernel that is ready.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct KernelReady {
     /// Which.
     #[serde(flatten)]
@@ -41,7 +42,7 @@ pub struct KernelReady {
 }
 
 /// What code does.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum KernelLine {
     /// It has written.

@@ -1,4 +1,4 @@
-//! The daemon's HTTP API as types: what is asked, what is answered. No I/O.
+//! The daemon's HTTP API as types: what is asked, what is answered. No I/O. Their schemas make up `docs/openapi.json`.
 //!
 //! The server and its client share it. Requests refuse fields that they do not know; answers may gain some. Times are milliseconds since
 //! 1970 (`…_unix_ms`), durations say their unit, sizes are in bytes unless they say MiB. Strings of the guest's system (arguments, paths) are
@@ -77,10 +77,11 @@ pub use sandbox::{
     PausedSandbox, Phase, SandboxInfo, SandboxList, SandboxState, SaveSandbox, SavedSandbox, StartFrom,
 };
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The daemon is there.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Health {
     /// How many sandboxes it holds.
     pub sandboxes: usize,
@@ -102,7 +103,7 @@ pub struct Health {
 }
 
 /// What the daemon is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Version {
     /// Hearth's version.
     pub version: String,

@@ -4,11 +4,10 @@ use std::fmt::Write;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::header;
-use axum::response::IntoResponse;
 use hearth_api::{Health, Version};
 use hearth_engine::fleet::{self, Filter};
 
+use crate::answer::{Content, Figures};
 use crate::{App, pool};
 
 pub(crate) async fn health(State(app): State<App>) -> Json<Health> {
@@ -28,9 +27,8 @@ pub(crate) async fn version(State(app): State<App>) -> Json<Version> {
     Json(Version { version: app.version().to_owned(), api: hearth_api::VERSION, pid: std::process::id() })
 }
 
-/// The text format of Prometheus, version 0.0.4.
-pub(crate) async fn metrics(State(app): State<App>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], figures(&app))
+pub(crate) async fn metrics(State(app): State<App>) -> Content<Figures> {
+    Content::new(figures(&app))
 }
 
 fn figures(app: &App) -> String {

@@ -17,6 +17,7 @@ mod health;
 mod history;
 mod input;
 mod kernels;
+mod openapi;
 mod pool;
 mod processes;
 mod remote;
@@ -29,5 +30,5 @@ mod usage;
 
 pub use connection::{Ended, Listeners, serve};
 pub use remote::{KeyError, KeyInfo, Keys, Privacy, Remote, RemoteError, RemoteOptions};
-pub use routes::App;
+pub use routes::{App, openapi};
 pub use socket::{Socket, SocketError};

@@ -147,6 +147,8 @@ pub(crate) enum Command {
     },
     /// Check what this machine has and lacks
     Doctor(DoctorOptions),
+    /// Print the description of the daemon's HTTP API, OpenAPI 3.1 in JSON
+    Openapi,
     /// Print what makes a shell complete these commands
     #[command(after_help = "  source <(hearth completions bash)")]
     Completions {
@@ -201,7 +203,7 @@ impl Command {
             Self::Image(ImageCommand::Inspect { .. }) => false,
             Self::Template(TemplateCommand::List { json } | TemplateCommand::Rm { json, .. }) => *json,
             Self::Template(TemplateCommand::Build(options)) => options.json,
-            Self::Agent { .. } | Self::Completions { .. } | Self::Man { .. } => false,
+            Self::Agent { .. } | Self::Openapi | Self::Completions { .. } | Self::Man { .. } => false,
             Self::Doctor(options) => options.json,
         }
     }

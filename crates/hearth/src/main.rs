@@ -84,6 +84,7 @@ fn run(command: Command) -> Result<i32, Failure> {
             Command::Key(command) => commands::key::run(command),
             Command::Pool(options) => commands::pool::run(&options).await,
             Command::Doctor(options) => commands::doctor::run(&options).await,
+            Command::Openapi => commands::help::openapi(),
             Command::Completions { shell } => commands::help::completions(shell),
             Command::Man { directory } => commands::help::man(&directory),
         }

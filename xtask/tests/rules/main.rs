@@ -40,6 +40,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("hyper-util", &["hearth-client", "hearth-server"]),
     ("tokio-tungstenite", &["hearth-client"]),
     ("tokio-rustls", &["hearth-client", "hearth-server"]),
+    ("schemars", &["hearth-protocol", "hearth-api", "hearth-server"]),
     ("rcgen", &["hearth-server"]),
     ("subtle", &["hearth-server"]),
     ("landlock", &["hearth-vmm"]),

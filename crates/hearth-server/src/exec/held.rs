@@ -7,7 +7,6 @@ use std::time::Duration;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
 use axum::extract::{Path, State};
-use axum::response::Response;
 use bytes::Bytes;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
@@ -20,7 +19,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use crate::App;
-use crate::answer::{Refusal, invalid};
+use crate::answer::{Refusal, Upgraded, invalid};
 use crate::input::parse;
 use crate::sandboxes::{info, new_sandbox};
 
@@ -60,8 +59,8 @@ pub(crate) async fn held(
     State(app): State<App>,
     Path(reference): Path<String>,
     upgrade: Upgrade,
-) -> Result<Response, Refusal> {
-    Ok(checked(upgrade)?.on_upgrade(async move |mut socket| {
+) -> Result<Upgraded<ExecRequest>, Refusal> {
+    Ok(Upgraded::new(checked(upgrade)?.on_upgrade(async move |mut socket| {
         let begun = async {
             let start = first::<ExecRequest>(&mut socket).await?.held()?;
             let member = app.member(&reference)?;
@@ -70,24 +69,24 @@ pub(crate) async fn held(
         };
         let begun = begun.await;
         drop(converse(socket, begun).await);
-    }))
+    })))
 }
 
 /// Upgrades, and follows a process that is there already.
-pub(crate) fn attached(app: App, reference: String, attach: Attach, upgrade: Upgrade) -> Result<Response, Refusal> {
-    Ok(checked(upgrade)?.on_upgrade(async move |socket| {
+pub(crate) fn attached(app: App, reference: String, attach: Attach, upgrade: Upgrade) -> Result<Upgraded<()>, Refusal> {
+    Ok(Upgraded::new(checked(upgrade)?.on_upgrade(async move |socket| {
         let begun = async {
             let member = app.member(&reference)?;
             let guest = member.channel().await?;
             Ok(Conversation { process: guest.attach(attach).await?, guest, member })
         };
         drop(converse(socket, begun.await).await);
-    }))
+    })))
 }
 
 /// Upgrades, makes a sandbox, and runs one program in it. The sandbox goes with the connection.
-pub(crate) async fn run(State(app): State<App>, upgrade: Upgrade) -> Result<Response, Refusal> {
-    Ok(checked(upgrade)?.on_upgrade(async move |mut socket| match make(&app, &mut socket).await {
+pub(crate) async fn run(State(app): State<App>, upgrade: Upgrade) -> Result<Upgraded<RunRequest>, Refusal> {
+    Ok(Upgraded::new(checked(upgrade)?.on_upgrade(async move |mut socket| match make(&app, &mut socket).await {
         Ok((leash, member, start)) => {
             let begun = async {
                 let guest = member.channel().await?;
@@ -101,7 +100,7 @@ pub(crate) async fn run(State(app): State<App>, upgrade: Upgrade) -> Result<Resp
             drop(leash);
         }
         Err(over) => farewell(&mut socket, over).await,
-    }))
+    })))
 }
 
 async fn make(app: &App, socket: &mut WebSocket) -> Result<(Leash, Member, Start), Over> {

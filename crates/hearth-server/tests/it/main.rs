@@ -4,6 +4,7 @@
 
 mod endings;
 mod kernels;
+mod openapi;
 mod refusals;
 mod support;
 mod workspace;

@@ -253,6 +253,9 @@ fn a_sandbox_is_made_used_and_removed_from_elsewhere() {
     };
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("a.txt"), "from here").unwrap();
+    // More than a body that is read whole may have.
+    let large: Vec<u8> = (0..9_000_000_u32).map(|number| (number % 251) as u8).collect();
+    fs::write(directory.path().join("large"), &large).unwrap();
     let seed = directory.path().to_str().unwrap();
     run(&["create", "--name", "far", "--seed", seed]);
     assert_eq!(run(&["exec", "far", "cat", "a.txt"]), "from here");
@@ -265,7 +268,9 @@ fn a_sandbox_is_made_used_and_removed_from_elsewhere() {
     assert_eq!(output.stdout, b"typed");
     let back = directory.path().join("back.txt");
     run(&["cp", "far:a.txt", back.to_str().unwrap()]);
-    assert_eq!(fs::read_to_string(back).unwrap(), "from here");
+    assert_eq!(fs::read_to_string(&back).unwrap(), "from here");
+    run(&["cp", "far:large", back.to_str().unwrap()]);
+    assert!(fs::read(back).unwrap() == large);
     assert_eq!(run(&["run", "--", "echo", "once"]), "once");
     run(&["rm", "far"]);
     assert_eq!(run(&["ls", "-q"]), "");
