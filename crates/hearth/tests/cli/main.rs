@@ -21,6 +21,7 @@ mod pool;
 mod refusals;
 mod remote;
 mod running;
+mod schemathesis;
 mod screen;
 mod seeds;
 mod shells;

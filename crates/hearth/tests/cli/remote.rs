@@ -12,15 +12,15 @@ use serde_json::Value;
 use crate::support::{HANG, Home, Running, assert_code, said, text};
 
 /// A daemon that listens on TCP as well.
-struct Listening {
-    home: Home,
+pub(crate) struct Listening {
+    pub(crate) home: Home,
     daemon: Option<Running>,
     /// The line that tells where.
     told: String,
 }
 
 impl Listening {
-    fn start(home: Home, arguments: &[&str]) -> Self {
+    pub(crate) fn start(home: Home, arguments: &[&str]) -> Self {
         let mut command = home.command(&[&["daemon", "--listen", "127.0.0.1:0"], arguments].concat());
         let mut daemon = Running::start(&mut command);
         let mut stderr = daemon.child.stderr.take().unwrap();
@@ -37,7 +37,7 @@ impl Listening {
         Self { home, daemon: Some(daemon), told }
     }
 
-    fn url(&self) -> &str {
+    pub(crate) fn url(&self) -> &str {
         self.told.split("listens on ").nth(1).unwrap().split([',', ' ']).next().unwrap()
     }
 
@@ -49,7 +49,7 @@ impl Listening {
         self.told.split("certificate ").nth(1).unwrap()
     }
 
-    fn key(&self, name: &str) -> String {
+    pub(crate) fn key(&self, name: &str) -> String {
         let made = self.home.hearth(&["key", "create", name]);
         assert_code(&made, 0);
         text(&made.stdout).trim_end().to_owned()
