@@ -230,8 +230,7 @@ impl ExecRequest {
 }
 
 fn checked(start: Start) -> Result<Start, ErrorBody> {
-    let known = ["command", "env", "secrets", "timeout_ms", "grace_ms", "limits", "pty"];
-    start.validate().map(|()| start).map_err(|fault| ErrorBody::of_field(fault, &known))
+    start.validate().map(|()| start).map_err(ErrorBody::from)
 }
 
 /// How a program has ended, and what it wrote.

@@ -66,7 +66,7 @@ impl ApplyPatch {
             check: self.check.unwrap_or(usual.check),
         };
         let request = HistoryRequest::Patch(patch.clone());
-        request.validate().map(|()| patch).map_err(|fault| ErrorBody::of_field(fault, &["strip"]))
+        request.validate().map(|()| patch).map_err(ErrorBody::from)
     }
 }
 

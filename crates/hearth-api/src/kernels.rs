@@ -119,7 +119,7 @@ pub fn exec_in(name: String, mut exec: KernelExec) -> Result<(KernelExec, String
         return Err(refused("name", "name is in the path already"));
     }
     let request = KernelRequest::Exec(exec);
-    check(&request)?;
+    request.validate()?;
     match request {
         KernelRequest::Exec(mut exec) => match exec.code.take() {
             Some(code) => Ok((exec, code)),
@@ -135,12 +135,7 @@ pub fn exec_in(name: String, mut exec: KernelExec) -> Result<(KernelExec, String
 /// A refusal that names the field.
 pub fn checked_start(start: KernelStart) -> Result<KernelStart, ErrorBody> {
     let request = KernelRequest::Start(start.clone());
-    check(&request).map(|()| start)
-}
-
-fn check(request: &KernelRequest) -> Result<(), ErrorBody> {
-    let fields = ["name", "env", "secrets", "timeout_ms", "grace_ms", "code", "imports"];
-    request.validate().map_err(|fault| ErrorBody::of_field(fault, &fields))
+    request.validate().map(|()| start).map_err(ErrorBody::from)
 }
 
 #[cfg(test)]

@@ -93,7 +93,9 @@ impl StartService {
             restart: self.restart,
             ..ServiceStart::new(self.name, hearth_protocol::Command::Shell("true".into()))
         };
-        start.validate().map(|()| start).map_err(ErrorBody::from)
+        // What is left without a field quotes what was to be connected to.
+        let refused = |body: ErrorBody| if body.field.is_some() { body } else { body.with_field("readiness") };
+        start.validate().map(|()| start).map_err(|fault| refused(fault.into()))
     }
 }
 

@@ -12,10 +12,6 @@ use serde::{Deserialize, Serialize};
 use crate::exec::CommandLine;
 use crate::{ErrorBody, OwnCode};
 
-/// The fields that a refusal of the wire's can be about.
-const FIELDS: [&str; 11] =
-    ["command", "env", "secrets", "size", "limits", "limit", "wait_ms", "quiet_ms", "timeout_ms", "grace_ms", "user"];
-
 /// A shell to start. The name of one that has ended is free again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -257,5 +253,5 @@ pub fn shell_name(name: &str) -> Result<ShellName, ErrorBody> {
 
 fn checked<T: Clone>(asked: T, request: impl FnOnce(T) -> ShellRequest) -> Result<T, ErrorBody> {
     let valid = request(asked.clone()).validate();
-    valid.map(|()| asked).map_err(|fault| ErrorBody::of_field(fault, &FIELDS))
+    valid.map(|()| asked).map_err(ErrorBody::from)
 }

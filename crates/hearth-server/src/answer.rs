@@ -204,6 +204,11 @@ impl From<&EngineError> for Refusal {
     }
 }
 
+/// What the API says of an error of the engine's, for who meets it elsewhere: the same code and field.
+pub fn error_body(error: &EngineError) -> ErrorBody {
+    *Refusal::from(error).0
+}
+
 /// Which field of a creation an error of the engine's is about.
 fn field(error: &EngineError) -> Option<&'static str> {
     use hearth_engine::vmm::InvalidSpec;

@@ -71,9 +71,10 @@ pub(crate) fn parse<T: DeserializeOwned>(json: &[u8]) -> Result<T, ErrorBody> {
     Ok(value)
 }
 
-/// Makes an error of what a deserializer said, which names a field that is missing or unknown in backquotes.
+/// Makes an error of what a deserializer said, which names a field that is missing, unknown or there twice in backquotes.
 fn named(said: &str, path: Option<String>) -> ErrorBody {
-    let quoted = said.strip_prefix("unknown field `").or_else(|| said.strip_prefix("missing field `"));
+    let quoted =
+        ["unknown", "missing", "duplicate"].iter().find_map(|how| said.strip_prefix(&format!("{how} field `")));
     let inner = quoted.and_then(|rest| rest.split('`').next());
     let field = match (path, inner) {
         (Some(path), Some(inner)) if path != inner && !path.ends_with(&format!(".{inner}")) => {
@@ -109,6 +110,11 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Asked<T> {
         Ok(Self(query.0))
     }
 }
+
+/// A request that says all by its path.
+#[derive(Debug, serde::Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Nothing {}
 
 /// The position of the last event that a client has seen, as a browser tells it.
 #[derive(Debug)]

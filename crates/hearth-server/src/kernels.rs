@@ -14,7 +14,7 @@ use hearth_engine::protocol::kernel::{KernelExec, KernelStart};
 use crate::App;
 use crate::answer::{Content, Created, KernelLines, Refusal};
 use crate::files::{Pieces, cut_off, stream};
-use crate::input::Body;
+use crate::input::{Body, Nothing};
 
 type Answer<T> = Result<Json<T>, Refusal>;
 
@@ -48,6 +48,7 @@ pub(crate) async fn exec(
 pub(crate) async fn interrupt(
     State(app): State<App>,
     Path((sandbox, name)): Path<(String, String)>,
+    Body(Nothing {}): Body<Nothing>,
 ) -> Result<NoContent, Refusal> {
     app.member(&sandbox)?.channel().await?.interrupt_kernel(name).await?;
     Ok(NoContent)
@@ -56,6 +57,7 @@ pub(crate) async fn interrupt(
 pub(crate) async fn restart(
     State(app): State<App>,
     Path((sandbox, name)): Path<(String, String)>,
+    Body(Nothing {}): Body<Nothing>,
 ) -> Answer<KernelReady> {
     let (kernel, failed_imports) = app.member(&sandbox)?.channel().await?.restart_kernel(name).await?;
     Ok(Json(KernelReady { kernel, failed_imports }))

@@ -28,6 +28,7 @@ mod shells;
 mod socket;
 mod usage;
 
+pub use answer::error_body;
 pub use connection::{Ended, Listeners, serve};
 pub use remote::{KeyError, KeyInfo, Keys, Privacy, Remote, RemoteError, RemoteOptions};
 pub use routes::{App, openapi};

@@ -42,7 +42,7 @@ pub(crate) async fn list(State(app): State<App>, Path(reference): Path<String>) 
 fn process(text: &str) -> Result<ProcessRef, Refusal> {
     match text.parse() {
         Ok(id) => Ok(ProcessId(id).into()),
-        Err(_) => Tag::new(text).map(Into::into).map_err(|fault| ErrorBody::from(fault).into()),
+        Err(_) => Tag::new(text).map(Into::into).map_err(|fault| ErrorBody::from(fault).with_field("process").into()),
     }
 }
 

@@ -19,7 +19,7 @@ use hearth_engine::{AcceleratorChoice, DiskMib, EngineError, Given, SandboxSpec}
 use crate::App;
 use crate::answer::{Content, Created, Refusal, Text};
 use crate::connection::Bound;
-use crate::input::{Asked, Body};
+use crate::input::{Asked, Body, Nothing};
 use crate::services::publish_port;
 
 /// Makes a sandbox. When the connection ends before the answer, this future is dropped, and what it made is removed.
@@ -149,11 +149,6 @@ pub(crate) async fn fork(
     };
     Ok(Created(answer))
 }
-
-/// A request that says all by its path.
-#[derive(Debug, serde::Deserialize, schemars::JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Nothing {}
 
 pub(crate) fn microseconds(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)

@@ -16,7 +16,7 @@ use hearth_engine::protocol::{StreamName, limits};
 use crate::App;
 use crate::answer::{Content, Created, Octets, Refusal};
 use crate::files::{Pieces, cut_off, stream};
-use crate::input::{Asked, Body};
+use crate::input::{Asked, Body, Nothing};
 
 type Answer<T> = Result<Json<T>, Refusal>;
 
@@ -60,6 +60,7 @@ pub(crate) async fn stop(
 pub(crate) async fn restart(
     State(app): State<App>,
     Path((sandbox, name)): Path<(String, String)>,
+    Body(Nothing {}): Body<Nothing>,
 ) -> Answer<ServiceInfo> {
     Ok(Json(app.member(&sandbox)?.channel().await?.restart_service(&name).await?))
 }
@@ -136,6 +137,7 @@ pub(crate) async fn unpublish(
 ) -> Result<NoContent, Refusal> {
     let number = port.parse().map_err(|_| {
         ErrorBody::new(OwnCode::InvalidValue, format!("a port is a number from 1 to 65535, not {port:?}"))
+            .with_field("port")
     })?;
     app.member(&sandbox)?.unpublish(number)?;
     Ok(NoContent)

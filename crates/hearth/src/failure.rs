@@ -40,7 +40,7 @@ struct Refused {
 /// A failure, ready to be told.
 #[derive(Debug)]
 pub(crate) struct Failure {
-    kind: &'static str,
+    kind: Kind,
     refused: Option<Box<Refused>>,
     message: String,
     hint: Option<String>,
@@ -51,7 +51,7 @@ pub(crate) struct Failure {
 
 impl Failure {
     fn new(kind: Kind, message: String) -> Self {
-        Self { kind: kind.name(), refused: None, message, hint: None, outcome: None, detail: None, code: OWN }
+        Self { kind, refused: None, message, hint: None, outcome: None, detail: None, code: OWN }
     }
 
     /// Something that was given cannot be.
@@ -95,8 +95,9 @@ impl Failure {
     pub(crate) fn report(&self, json: bool) -> i32 {
         if json {
             let refused = self.refused.as_ref();
+            let code = refused.map_or_else(|| self.usual_code().name(), |refused| refused.code.clone());
             let error = json!({
-                "kind": self.kind, "code": refused.map(|refused| &refused.code), "field": refused.and_then(|refused| refused.field.as_ref()), "message": self.message, "hint": self.hint,
+                "kind": self.kind.name(), "code": code, "field": refused.and_then(|refused| refused.field.as_ref()), "message": self.message, "hint": self.hint,
                 "outcome": self.outcome, "detail": self.detail,
             });
             if let Err(unwritten) = output::print_json(&json!({ "error": error })) {
@@ -108,13 +109,25 @@ impl Failure {
         self.code
     }
 
+    /// The code of what only the command knows.
+    fn usual_code(&self) -> Code {
+        let code = match self.kind {
+            Kind::Invalid => OwnCode::InvalidValue,
+            Kind::Missing => OwnCode::Missing,
+            Kind::Resources => OwnCode::Resources,
+            Kind::Host => OwnCode::Host,
+            Kind::Machine => OwnCode::Machine,
+        };
+        code.into()
+    }
+
     fn tell(&self) {
         if let Some(detail) = &self.detail {
             let lines: Vec<&str> = detail.lines().collect();
             let last = &lines[lines.len().saturating_sub(DETAIL_LINES)..];
             output::say(&format!("  {}", last.join("\n  ")));
         }
-        output::say(&format!("hearth: {} error: {}", self.kind, output::plain(&self.message)));
+        output::say(&format!("hearth: {} error: {}", self.kind.name(), output::plain(&self.message)));
         if let Some(hint) = &self.hint {
             output::say(&format!("hint: {hint}"));
         }
@@ -130,10 +143,7 @@ pub(crate) fn usage(error: &clap::Error) -> ExitCode {
 
 impl From<EngineError> for Failure {
     fn from(error: EngineError) -> Self {
-        let mut failure = Self::new(error.kind(), chain(&error));
-        failure.hint = error.hint();
-        failure.detail = error.detail().map(str::to_owned);
-        failure
+        Self { kind: error.kind(), ..hearth_server::error_body(&error).into() }
     }
 }
 
@@ -161,7 +171,9 @@ impl From<ChannelError> for Failure {
             ErrorCode::CommandNotExecutable => NOT_EXECUTABLE,
             _ => OWN,
         };
-        Self { outcome, code, ..Self::new(Kind::Invalid, source.message.clone()) }
+        let refused = ErrorBody::from(source.clone());
+        let refused = Some(Box::new(Refused { code: refused.code.name(), field: refused.field }));
+        Self { outcome, code, refused, ..Self::new(Kind::Invalid, source.message.clone()) }
     }
 }
 

@@ -6,15 +6,20 @@ mod describe;
 use std::any::type_name;
 
 use axum::Router;
+use axum::extract::Request;
 use axum::handler::Handler;
+use axum::middleware::{Next, from_fn};
+use axum::response::Response;
 use axum::routing::{MethodFilter, MethodRouter, on};
 use hearth_api::ErrorBody;
+use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 use describe::{Described, Operation};
 
 use crate::App;
+use crate::input::{Asked, Nothing};
 
 /// Where schemas are in the document.
 const SCHEMAS: &str = "/components/schemas";
@@ -56,7 +61,9 @@ impl Api {
     pub(crate) fn at(mut self, path: &'static str, endpoints: impl IntoIterator<Item = Endpoint>) -> Self {
         let endpoints: Vec<Endpoint> = endpoints.into_iter().collect();
         for endpoint in &endpoints {
-            self.router = self.router.route(path, endpoint.router.clone());
+            let router = endpoint.router.clone();
+            let router = if endpoint.takes_query() { router } else { router.route_layer(from_fn(without_query)) };
+            self.router = self.router.route(path, router);
         }
         self.paths.push((path, endpoints));
         self
@@ -111,6 +118,11 @@ impl Api {
     }
 }
 
+/// Refuses a query where none is read: what somebody asked by it would be passed over.
+async fn without_query(_: Asked<Nothing>, request: Request, next: Next) -> Response {
+    next.run(request).await
+}
+
 /// Takes the marks of links out of descriptions: what they link to is in Rust.
 fn unlink(value: &mut Value) {
     match value {
@@ -122,6 +134,13 @@ fn unlink(value: &mut Value) {
 }
 
 impl Endpoint {
+    fn takes_query(&self) -> bool {
+        let mut schemas = SchemaGenerator::default();
+        let mut operation = Operation::new(&mut schemas);
+        (self.describe)(&mut operation);
+        operation.parameters.iter().any(|parameter| parameter["in"] == "query")
+    }
+
     fn told(&self, path: &str, operation: Operation) -> Value {
         let refused = json!({ "$ref": "#/components/responses/Refused" });
         let Operation { mut parameters, body, mut responses, more, .. } = operation;
