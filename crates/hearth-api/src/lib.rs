@@ -51,6 +51,7 @@
 //! `{sandbox}` is an id, a name, or the beginning of an id that only one has. Whatever fails is an [`ErrorBody`] with a status that
 //! [`Code::status`] gives.
 
+pub mod audit;
 pub mod exec;
 pub mod files;
 pub mod history;

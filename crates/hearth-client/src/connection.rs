@@ -91,7 +91,7 @@ impl Connection {
             request = request.header(header::CONTENT_TYPE, kind);
         }
         let mut request = request.body(body).map_err(|error| ClientError::BadAnswer { what: error.to_string() })?;
-        self.endpoint.authorize(request.headers_mut());
+        self.endpoint.sign(request.headers_mut());
         let response = self.sender.send_request(request).await?;
         if response.status().is_success() {
             return Ok(response);

@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use hearth_api::audit::VIA;
 use hyper::Uri;
 use hyper::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use sha2::{Digest, Sha256};
@@ -43,23 +44,37 @@ pub(crate) trait Bytestream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Bytestream for T {}
 
-/// Where a daemon is.
+/// Where a daemon is, and as what this client comes to it.
 #[derive(Debug, Clone)]
-pub(crate) enum Endpoint {
+pub(crate) struct Endpoint {
+    place: Place,
+    via: Option<&'static str>,
+}
+
+#[derive(Debug, Clone)]
+enum Place {
     Socket(PathBuf),
     Remote(Arc<Remote>),
 }
 
 impl Endpoint {
+    pub(crate) fn socket(path: PathBuf) -> Self {
+        Self { place: Place::Socket(path), via: None }
+    }
+
+    pub(crate) fn via(self, what: &'static str) -> Self {
+        Self { via: Some(what), ..self }
+    }
+
     /// Reads `https://HOST[:PORT]` or `http://HOST[:PORT]`.
     pub(crate) fn remote(url: &str, key: Option<&str>, trust: &Trust) -> Result<Self, ClientError> {
-        Ok(Self::Remote(Arc::new(Remote::new(url, key, trust)?)))
+        Ok(Self { place: Place::Remote(Arc::new(Remote::new(url, key, trust)?)), via: None })
     }
 
     pub(crate) async fn dial(&self) -> Result<Wire, ClientError> {
-        match self {
-            Self::Socket(path) => Ok(Box::new(dial(path).await?)),
-            Self::Remote(remote) => {
+        match &self.place {
+            Place::Socket(path) => Ok(Box::new(dial(path).await?)),
+            Place::Remote(remote) => {
                 remote.dial().await.map_err(|source| ClientError::Unreachable { url: remote.url.clone(), source })
             }
         }
@@ -67,15 +82,18 @@ impl Endpoint {
 
     /// What stands in a request's `Host`.
     pub(crate) fn authority(&self) -> &str {
-        match self {
-            Self::Socket(_) => "hearth",
-            Self::Remote(remote) => &remote.authority,
+        match &self.place {
+            Place::Socket(_) => "hearth",
+            Place::Remote(remote) => &remote.authority,
         }
     }
 
-    /// Adds the key.
-    pub(crate) fn authorize(&self, headers: &mut HeaderMap) {
-        if let Self::Remote(remote) = self
+    /// Adds what says who asks: the key, and what acts for its holder.
+    pub(crate) fn sign(&self, headers: &mut HeaderMap) {
+        if let Some(via) = self.via {
+            headers.insert(VIA, HeaderValue::from_static(via));
+        }
+        if let Place::Remote(remote) = &self.place
             && let Some(key) = &remote.key
         {
             headers.insert(AUTHORIZATION, key.clone());

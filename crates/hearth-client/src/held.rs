@@ -55,7 +55,7 @@ impl Held {
         let stream = endpoint.dial().await?;
         let config = WebSocketConfig::default().max_message_size(Some(MESSAGE)).max_frame_size(Some(MESSAGE));
         let mut request = format!("ws://{}{path}", endpoint.authority()).into_client_request().map_err(failed)?;
-        endpoint.authorize(request.headers_mut());
+        endpoint.sign(request.headers_mut());
         let opened = tokio_tungstenite::client_async_with_config(request, stream, Some(config)).await;
         let (socket, _) = opened.map_err(failed)?;
         let (sink, stream) = socket.split();

@@ -87,7 +87,7 @@ impl Run {
 impl Client {
     /// Names the daemon that listens at `socket`. Connects to nothing yet.
     pub fn new(socket: impl Into<PathBuf>) -> Self {
-        Self { endpoint: Endpoint::Socket(socket.into()) }
+        Self { endpoint: Endpoint::socket(socket.into()) }
     }
 
     /// Names the daemon at `https://HOST[:PORT]`, or `http://…` where nobody can read along, with a key that it has given out. Connects to
@@ -97,6 +97,11 @@ impl Client {
     /// [`ClientError::InvalidHost`], [`ClientError::InvalidKey`], [`ClientError::InvalidFingerprint`], [`ClientError::Authorities`].
     pub fn remote(url: &str, key: Option<&str>, trust: &Trust) -> Result<Self, ClientError> {
         Ok(Self { endpoint: Endpoint::remote(url, key, trust)? })
+    }
+
+    /// Has the daemon's audit log say what acts here for somebody else, as `mcp` does: visible ASCII.
+    pub fn via(self, what: &'static str) -> Self {
+        Self { endpoint: self.endpoint.via(what) }
     }
 
     /// Connects, for more than one call in a row.

@@ -123,6 +123,10 @@ impl<F> IntoResponse for Upgraded<F> {
     }
 }
 
+/// Why an answer is no success, for who looks at it on its way out.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Failed(pub(crate) Code);
+
 /// An answer that is no success.
 #[derive(Debug)]
 pub(crate) struct Refusal(pub(crate) Box<ErrorBody>);
@@ -137,8 +141,10 @@ impl Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.0.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let code = self.0.code;
+        let status = StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = (status, Json(self.0)).into_response();
+        response.extensions_mut().insert(Failed(code));
         if status == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }

@@ -56,6 +56,13 @@ fn figures(app: &App) -> String {
     gauge("events_position", "Position of the newest event.", &one(app.fleet().events().newest()));
     let resident = app.fleet().engine().templates_in_memory().iter().map(|template| template.resident).sum();
     gauge("template_memory_bytes", "Sealed memory of the templates in use.", &one(resident));
+    figure(
+        "counter",
+        "audit_lost_total",
+        "Operations that could not be written to the audit log.",
+        &one(app.audit().lost()),
+    );
+    let mut gauge = |name: &str, help: &str, values: &[(String, u64)]| figure("gauge", name, help, values);
     let pool = pool::info(app);
     let ready = pool.kinds.iter().map(|kind| kind.ready as u64).sum();
     let making = pool.kinds.iter().map(|kind| kind.making as u64).sum();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
-use axum::extract::{Path, State};
+use axum::extract::{Extension, Path, State};
 use axum::response::NoContent;
 use hearth_api::process::{AttachProcess, ProcessList, ProcessStarted, ReadProcess, SignalProcess, WriteProcess};
 use hearth_api::{ErrorBody, ExecRequest, OwnCode};
@@ -14,6 +14,7 @@ use hearth_engine::protocol::{Attach, Delivery, ProcessId, ProcessRef, Tag, limi
 
 use crate::App;
 use crate::answer::{Created, Piece, Refusal, Upgraded};
+use crate::audit::Entry;
 use crate::exec::attached;
 use crate::input::{Asked, Body, Raw};
 
@@ -105,6 +106,7 @@ pub(crate) async fn signal(
 pub(crate) async fn attach(
     State(app): State<App>,
     Path((reference, named)): Path<(String, String)>,
+    Extension(entry): Extension<Entry>,
     Asked(query): Asked<AttachProcess>,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Upgraded<()>, Refusal> {
@@ -114,5 +116,5 @@ pub(crate) async fn attach(
         stderr: query.stderr.unwrap_or(0),
         delivery: query.delivery.unwrap_or(Delivery::Lossless),
     };
-    attached(app, reference, attach, upgrade)
+    attached((app, entry), reference, attach, upgrade)
 }

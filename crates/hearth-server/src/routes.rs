@@ -9,6 +9,7 @@ use hearth_api::{ErrorBody, OwnCode};
 use hearth_engine::fleet::{Fleet, Member};
 use tokio::sync::watch;
 
+use crate::Audit;
 use crate::answer::Refusal;
 use crate::openapi::{Api, delete, get, patch, post, put};
 use crate::{events, exec, files, health, history, kernels, pool, processes, sandboxes, services, shells, usage};
@@ -27,6 +28,7 @@ struct Shared {
     fleet: Fleet,
     /// Hearth's version.
     version: String,
+    audit: Arc<Audit>,
     /// How many connections there are.
     visitors: watch::Sender<usize>,
     closing: watch::Sender<bool>,
@@ -44,9 +46,14 @@ impl Drop for Visitor {
 
 impl App {
     /// Makes an API over a fleet, of a Hearth of this version.
-    pub fn new(fleet: Fleet, version: impl Into<String>) -> Self {
+    pub fn new(fleet: Fleet, version: impl Into<String>, audit: Audit) -> Self {
         let (visitors, closing) = (watch::Sender::new(0), watch::Sender::new(false));
-        Self { shared: Arc::new(Shared { fleet, version: version.into(), visitors, closing }) }
+        let (version, audit) = (version.into(), Arc::new(audit));
+        Self { shared: Arc::new(Shared { fleet, version, audit, visitors, closing }) }
+    }
+
+    pub(crate) fn audit(&self) -> Arc<Audit> {
+        self.shared.audit.clone()
     }
 
     /// The fleet below it.
@@ -94,7 +101,7 @@ impl App {
 /// The whole API.
 pub(crate) fn router(app: App) -> Router {
     api()
-        .into_router()
+        .into_router(&app)
         .fallback(unknown)
         .method_not_allowed_fallback(not_allowed)
         .layer(DefaultBodyLimit::max(BODY))

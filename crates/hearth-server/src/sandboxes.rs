@@ -18,6 +18,7 @@ use hearth_engine::{AcceleratorChoice, DiskMib, EngineError, Given, SandboxSpec}
 
 use crate::App;
 use crate::answer::{Content, Created, Refusal, Text};
+use crate::audit::Entry;
 use crate::connection::Bound;
 use crate::input::{Asked, Body, Nothing};
 use crate::services::publish_port;
@@ -26,10 +27,12 @@ use crate::services::publish_port;
 pub(crate) async fn create(
     State(app): State<App>,
     Extension(bound): Extension<Bound>,
+    Extension(entry): Extension<Entry>,
     Body(request): Body<CreateSandbox>,
 ) -> Result<Created<SandboxInfo>, Refusal> {
     let (lifespan, ports) = (request.lifespan, request.ports.clone());
     let member = app.fleet().create(new_sandbox(&app, request)?).await?;
+    entry.made(member.id().as_str());
     let leash = Leash::new(member.clone());
     for (number, port) in ports.into_iter().enumerate() {
         publish_port(&member, port).await.map_err(|error| Refusal::from(error).within(&format!("ports[{number}]")))?;
@@ -131,6 +134,7 @@ pub(crate) async fn snapshot(
 pub(crate) async fn fork(
     State(app): State<App>,
     Path(reference): Path<String>,
+    Extension(entry): Extension<Entry>,
     Body(request): Body<ForkSandbox>,
 ) -> Result<Created<ForkedSandboxes>, Refusal> {
     let new = NewCopies {
@@ -142,6 +146,7 @@ pub(crate) async fn fork(
         secrets: request.secrets,
     };
     let forked = app.member(&reference)?.fork(new).await?;
+    forked.copies.iter().for_each(|copy| entry.made(copy.id().as_str()));
     let answer = ForkedSandboxes {
         sandboxes: forked.copies.iter().map(|copy| info(copy.view())).collect(),
         stopped_us: microseconds(forked.report.stopped),

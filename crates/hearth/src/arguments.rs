@@ -21,7 +21,7 @@ pub(crate) use guest::{
 };
 pub(crate) use history::{CheckpointCommand, DiffOptions, PatchOptions, ResetOptions};
 pub(crate) use kernel::{KernelCommand, KernelOptions, KernelRunOptions};
-pub(crate) use remote::{KeyCommand, ListenOptions};
+pub(crate) use remote::{AuditOptions, KeyCommand, ListenOptions};
 pub(crate) use sandbox::{
     CreateOptions, DaemonOptions, EventOptions, ExecOptions, ForkOptions, ListOptions, PauseOptions, RemoveOptions,
     ShellOptions, TopOptions, UpdateOptions,
@@ -127,6 +127,8 @@ pub(crate) enum Command {
     Events(EventOptions),
     /// Hold sandboxes: the process behind create, exec and the others
     Daemon(DaemonOptions),
+    /// Show who has asked the daemon for what
+    Audit(AuditOptions),
     /// Keys that let others use the daemon over TCP
     #[command(subcommand)]
     Key(KeyCommand),
@@ -196,6 +198,7 @@ impl Command {
             Self::Top(options) => options.json,
             Self::Events(options) => options.json,
             Self::Daemon(_) => false,
+            Self::Audit(options) => options.json,
             Self::Key(command) => command.wants_json(),
             Self::Pool(options) => options.json,
             Self::Image(ImageCommand::Build(options)) => options.json,

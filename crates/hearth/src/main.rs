@@ -81,6 +81,7 @@ fn run(command: Command) -> Result<i32, Failure> {
             Command::Image(command) => commands::image::run(command).await,
             Command::Template(command) => commands::template::run(command).await,
             Command::Agent { arguments } => Err(commands::agent::run(&arguments)),
+            Command::Audit(options) => commands::audit::run(&options),
             Command::Key(command) => commands::key::run(command),
             Command::Pool(options) => commands::pool::run(&options).await,
             Command::Doctor(options) => commands::doctor::run(&options).await,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
-use axum::extract::{Path, State};
+use axum::extract::{Extension, Path, State};
 use bytes::Bytes;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
@@ -20,6 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use crate::App;
 use crate::answer::{Refusal, Upgraded, invalid};
+use crate::audit::Entry;
 use crate::input::parse;
 use crate::sandboxes::{info, new_sandbox};
 
@@ -58,6 +59,7 @@ type Upgrade = Result<WebSocketUpgrade, WebSocketUpgradeRejection>;
 pub(crate) async fn held(
     State(app): State<App>,
     Path(reference): Path<String>,
+    Extension(entry): Extension<Entry>,
     upgrade: Upgrade,
 ) -> Result<Upgraded<ExecRequest>, Refusal> {
     Ok(Upgraded::new(checked(upgrade)?.on_upgrade(async move |mut socket| {
@@ -68,38 +70,49 @@ pub(crate) async fn held(
             Ok(Conversation { process: guest.start(start).await?, guest, member })
         };
         let begun = begun.await;
-        drop(converse(socket, begun).await);
+        drop(converse(socket, begun, &entry).await);
     })))
 }
 
 /// Upgrades, and follows a process that is there already.
-pub(crate) fn attached(app: App, reference: String, attach: Attach, upgrade: Upgrade) -> Result<Upgraded<()>, Refusal> {
+pub(crate) fn attached(
+    (app, entry): (App, Entry),
+    reference: String,
+    attach: Attach,
+    upgrade: Upgrade,
+) -> Result<Upgraded<()>, Refusal> {
     Ok(Upgraded::new(checked(upgrade)?.on_upgrade(async move |socket| {
         let begun = async {
             let member = app.member(&reference)?;
             let guest = member.channel().await?;
             Ok(Conversation { process: guest.attach(attach).await?, guest, member })
         };
-        drop(converse(socket, begun.await).await);
+        drop(converse(socket, begun.await, &entry).await);
     })))
 }
 
 /// Upgrades, makes a sandbox, and runs one program in it. The sandbox goes with the connection.
-pub(crate) async fn run(State(app): State<App>, upgrade: Upgrade) -> Result<Upgraded<RunRequest>, Refusal> {
+pub(crate) async fn run(
+    State(app): State<App>,
+    Extension(entry): Extension<Entry>,
+    upgrade: Upgrade,
+) -> Result<Upgraded<RunRequest>, Refusal> {
     Ok(Upgraded::new(checked(upgrade)?.on_upgrade(async move |mut socket| match make(&app, &mut socket).await {
         Ok((leash, member, start)) => {
+            entry.made(member.id().as_str());
             let begun = async {
                 let guest = member.channel().await?;
                 Ok(Conversation { process: guest.start(start).await?, guest, member: member.clone() })
             };
             let begun = begun.await;
             // The client ends the connection when it has what it wants, its sandbox's console for one.
-            let mut rest = converse(socket, begun).await;
+            let mut rest = converse(socket, begun, &entry).await;
+            drop(entry);
             while let Some(Ok(_)) = rest.next().await {}
             member.begin_removal(Removal::Done);
             drop(leash);
         }
-        Err(over) => farewell(&mut socket, over).await,
+        Err(over) => farewell(&mut socket, over, &entry).await,
     })))
 }
 
@@ -140,8 +153,9 @@ async fn first<T: DeserializeOwned>(socket: &mut WebSocket) -> Result<T, Over> {
     }
 }
 
-async fn farewell(socket: &mut WebSocket, over: Over) {
+async fn farewell(socket: &mut WebSocket, over: Over, entry: &Entry) {
     if let Over::Refused(error) = over {
+        entry.failed(error.code);
         // A client that has gone need not be told.
         let _ = socket.send(text(&FromServer::Error { error: *error })).await;
         let _ = socket.send(Message::Close(None)).await;
@@ -161,7 +175,7 @@ struct Conversation {
 
 /// Carries everything between a client and a process until either is over, and returns what the client may still say. Dropping the process
 /// then detaches from it.
-async fn converse(socket: WebSocket, begun: Result<Conversation, Over>) -> SplitStream<WebSocket> {
+async fn converse(socket: WebSocket, begun: Result<Conversation, Over>, entry: &Entry) -> SplitStream<WebSocket> {
     let (mut sink, stream) = socket.split();
     let (sender, receiver) = mpsc::channel(PIECES);
     let mut input = Input { stream, sender: Some(sender), window: Arc::new(Semaphore::new(STDIN_WINDOW as usize)) };
@@ -182,6 +196,7 @@ async fn converse(socket: WebSocket, begun: Result<Conversation, Over>) -> Split
         Err(over) => Err(over),
     };
     if let Err(Over::Refused(error)) = over {
+        entry.failed(error.code);
         // A client that has gone need not be told.
         let _ = sink.send(text(&FromServer::Error { error: *error })).await;
     }

@@ -84,6 +84,7 @@ described!(A);
 described!(A B);
 described!(A B C);
 described!(A B C D);
+described!(A B C D E);
 
 /// What is not of the request, or stands in the path.
 macro_rules! untold {

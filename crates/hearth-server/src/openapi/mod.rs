@@ -8,7 +8,7 @@ use std::any::type_name;
 use axum::Router;
 use axum::extract::Request;
 use axum::handler::Handler;
-use axum::middleware::{Next, from_fn};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{MethodFilter, MethodRouter, on};
 use hearth_api::ErrorBody;
@@ -18,8 +18,8 @@ use serde_json::{Map, Value, json};
 
 use describe::{Described, Operation};
 
-use crate::App;
 use crate::input::{Asked, Nothing};
+use crate::{App, audit};
 
 /// Where schemas are in the document.
 const SCHEMAS: &str = "/components/schemas";
@@ -52,25 +52,29 @@ methods!(get GET, post POST, put PUT, patch PATCH, delete DELETE);
 /// A router whose paths are all described.
 #[derive(Default)]
 pub(crate) struct Api {
-    router: Router<App>,
     paths: Vec<(&'static str, Vec<Endpoint>)>,
 }
 
 impl Api {
     /// Adds a path.
     pub(crate) fn at(mut self, path: &'static str, endpoints: impl IntoIterator<Item = Endpoint>) -> Self {
-        let endpoints: Vec<Endpoint> = endpoints.into_iter().collect();
-        for endpoint in &endpoints {
-            let router = endpoint.router.clone();
-            let router = if endpoint.takes_query() { router } else { router.route_layer(from_fn(without_query)) };
-            self.router = self.router.route(path, router);
-        }
-        self.paths.push((path, endpoints));
+        self.paths.push((path, endpoints.into_iter().collect()));
         self
     }
 
-    pub(crate) fn into_router(self) -> Router<App> {
-        self.router
+    /// A router for all of them, which notes each operation in the app's audit log.
+    pub(crate) fn into_router(self, app: &App) -> Router<App> {
+        let mut router = Router::new();
+        for (path, endpoints) in self.paths {
+            for endpoint in endpoints {
+                let noted = from_fn_with_state((app.clone(), endpoint.id().into()), audit::note);
+                let takes_query = endpoint.takes_query();
+                let handled = endpoint.router;
+                let handled = if takes_query { handled } else { handled.route_layer(from_fn(without_query)) };
+                router = router.route(path, handled.route_layer(noted));
+            }
+        }
+        router
     }
 
     /// The document.

@@ -1,4 +1,4 @@
-//! What concerns TCP: where the daemon listens, and who has a key.
+//! What concerns who may ask: where the daemon listens, who has a key, and who has asked for what.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -26,6 +26,16 @@ pub(crate) struct ListenOptions {
     /// A name by which clients know this machine, beside its address and localhost
     #[arg(long, value_name = "NAME", requires = "listen")]
     pub(crate) host_name: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AuditOptions {
+    /// Go on with what comes
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Print a JSON object a line
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Subcommand)]

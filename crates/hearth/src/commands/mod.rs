@@ -1,6 +1,7 @@
 //! One module a command.
 
 pub(crate) mod agent;
+pub(crate) mod audit;
 mod conversation;
 pub(crate) mod daemon;
 pub(crate) mod doctor;

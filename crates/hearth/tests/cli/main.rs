@@ -7,6 +7,7 @@
 #![allow(clippy::panic, clippy::print_stderr, clippy::unwrap_used)]
 
 mod adoption;
+mod audit;
 mod daemon;
 mod endings;
 mod full;

@@ -78,7 +78,7 @@ impl Listening {
     }
 
     /// A command of somebody elsewhere, with a home of his own.
-    fn elsewhere(&self, key: &str, arguments: &[&str]) -> Command {
+    pub(crate) fn elsewhere(&self, key: &str, arguments: &[&str]) -> Command {
         let mut command = self.home.command(arguments);
         command.env("HEARTH_HOME", "/nonexistent").env("HEARTH_HOST", self.url()).env("HEARTH_API_KEY", key);
         command

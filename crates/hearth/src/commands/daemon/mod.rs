@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use hearth_engine::fleet::{Fleet, FleetLimits, Happening, QueueLimits};
 use hearth_engine::{Directories, PoolLimits, chain};
-use hearth_server::{App, Ended, Listeners, Privacy, Remote, RemoteError, RemoteOptions, Socket, serve};
+use hearth_server::{App, Audit, Ended, Listeners, Privacy, Remote, RemoteError, RemoteOptions, Socket, serve};
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -93,7 +93,8 @@ async fn hold(options: &DaemonOptions, directories: &Directories) -> Result<i32,
     let mut pool = PoolLimits::of_host();
     pool.ready = options.pool.or(home::pool()?).unwrap_or(pool.ready);
     pool.floor_mib = options.memory_floor.map_or(pool.floor_mib, |memory| u64::from(memory.0));
-    let app = App::new(Fleet::open(home::open()?, limits, queue, pool).await?, env!("CARGO_PKG_VERSION"));
+    let fleet = Fleet::open(home::open()?, limits, queue, pool).await?;
+    let app = App::new(fleet, env!("CARGO_PKG_VERSION"), Audit::in_directory(&directories.logs()));
     let socket = Socket::bind(&daemon::socket(directories)).map_err(|error| Failure::host(chain(&error)))?;
     let remote = listen(&options.listen, directories).await?;
     let log = Log::open(options.started.then(|| daemon::log(directories)));
