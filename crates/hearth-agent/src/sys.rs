@@ -4,10 +4,12 @@
 
 use std::ffi::{CString, c_char};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, Ordering};
 
+use rustix::io::Errno;
+use tokio::io::ReadBuf;
 use tokio::io::unix::AsyncFd;
 
 /// A child to start, with everything it needs made beforehand: between `clone` and `execve` nothing may allocate.
@@ -299,6 +301,22 @@ pub(crate) fn own_resident_bytes() -> u64 {
     }
 }
 
+/// Whether all threads have to share one processor.
+pub(crate) fn has_one_processor() -> bool {
+    rustix::thread::sched_getaffinity(None).is_ok_and(|processors| processors.count() == 1)
+}
+
+/// Reads once into what is free of `buffer`, which need not be written before.
+pub(crate) fn read(fd: impl AsFd, buffer: &mut ReadBuf<'_>) -> Result<(), Errno> {
+    // SAFETY: the free part is only written to, by the kernel.
+    let free = unsafe { buffer.unfilled_mut() };
+    let count = rustix::io::read(fd, free)?.0.len();
+    // SAFETY: the kernel has written as many bytes as it said.
+    unsafe { buffer.assume_init(count) };
+    buffer.advance(count);
+    Ok(())
+}
+
 /// Sends a signal to a process, or, by the negative of its number, to a process group.
 pub(crate) fn kill(target: i32, signal: i32) -> io::Result<()> {
     // SAFETY: takes two numbers.
@@ -333,12 +351,12 @@ pub(crate) fn raise_descriptor_limit(owns_machine: bool) {
     }
 }
 
-/// Keeps up to a MiB of freed memory, so that a stream's chunks and larger pieces, made and sent and made again, do not have the kernel
+/// Keeps up to two MiB of freed memory, so that a stream's chunks and larger pieces, made and sent and made again, do not have the kernel
 /// take back and clear the same pages each time; and has worker threads share the memory of two, in place of each keeping its own.
 pub(crate) fn keep_freed_memory() {
     // SAFETY: sets parameters of the allocator; nothing else runs yet. A refusal costs time and memory only.
     unsafe {
-        libc::mallopt(libc::M_TRIM_THRESHOLD, 1 << 20);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 2 << 20);
         libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 20);
         libc::mallopt(libc::M_ARENA_MAX, 2);
     }

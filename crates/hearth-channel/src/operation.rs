@@ -71,7 +71,7 @@ impl Operation {
 
     /// Hands out the way to send it bytes, once.
     pub fn upload(&self) -> Option<Upload> {
-        self.takes_upload.swap(false, Ordering::AcqRel).then(|| Upload(self.following.stdin().without_end()))
+        self.takes_upload.swap(false, Ordering::AcqRel).then(|| Upload(self.following.stdin().for_upload()))
     }
 
     /// Sends `content` as the whole upload. An operation that has ended meanwhile says why at its end.

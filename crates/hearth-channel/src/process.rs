@@ -193,7 +193,13 @@ impl Following {
     }
 
     pub(crate) fn stdin(&self) -> Stdin {
-        Stdin { session: self.session.clone(), follower: self.follower.clone(), at: 0, ends_with_drop: true }
+        Stdin {
+            session: self.session.clone(),
+            follower: self.follower.clone(),
+            at: 0,
+            largest: limits::CHUNK,
+            ends_with_drop: true,
+        }
     }
 
     async fn over(&self) {
@@ -223,6 +229,8 @@ pub struct Stdin {
     session: Arc<Session>,
     follower: Arc<Follower>,
     at: u64,
+    /// The most that is sent in one chunk, in bytes.
+    largest: usize,
     ends_with_drop: bool,
 }
 
@@ -244,7 +252,7 @@ impl Stdin {
         while !data.is_empty() {
             self.credit().await?;
             let permit = self.session.bulk.reserve().await.map_err(|error| self.session.unsent(error))?;
-            let wanted = data.len().min(limits::CHUNK) as u64;
+            let wanted = data.len().min(self.largest) as u64;
             let taken = self.follower.take_input_credit(wanted);
             let payload = data.split_to(taken as usize);
             permit.send(self.chunk(payload));
@@ -261,14 +269,15 @@ impl Stdin {
     /// Ends the input, behind all that was written. Dropping does the same.
     pub fn close(self) {}
 
-    /// Makes it one whose end must be said: dropping it is no end.
-    pub(crate) fn without_end(self) -> Self {
+    /// Makes it one of an upload, whose end must be said: dropping it is no end.
+    pub(crate) fn for_upload(self) -> Self {
         let mut this = self;
+        this.largest = limits::UPLOAD_CHUNK;
         this.ends_with_drop = false;
         this
     }
 
-    /// Ends the input of one made by [`Self::without_end`].
+    /// Ends the input of one made by [`Self::for_upload`].
     pub(crate) fn end(mut self) {
         self.ends_with_drop = true;
     }

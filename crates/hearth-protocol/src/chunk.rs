@@ -64,6 +64,11 @@ impl ChunkDecoder {
             }
         }
     }
+
+    /// How many bytes more than those in `buffer` the chunk that has begun is known to have.
+    pub fn missing(&self, buffer: &BytesMut) -> usize {
+        self.pending.as_ref().map_or(0, |(_, length)| length.saturating_sub(buffer.len()))
+    }
 }
 
 fn parse_header(line: &[u8]) -> Result<(ChunkHeader, usize), FrameError> {

@@ -9,6 +9,10 @@ pub const PAYLOAD: usize = 1024 * 1024;
 pub const CHUNK: usize = 64 * 1024;
 /// The credit each stream starts with, in bytes. Some ten times what is in flight on a local socket.
 pub const WINDOW: u64 = 512 * 1024;
+/// The payload of one chunk of an upload, in bytes: nobody waits for a part of it, and each chunk costs a guest without KVM tens of microseconds.
+pub const UPLOAD_CHUNK: usize = 256 * 1024;
+/// The credit that an upload begins with, in bytes: enough that its sender need not wait while the agent's worker has the processor.
+pub const UPLOAD_WINDOW: u64 = 1024 * 1024;
 /// The most credit a sender may ever hold, in bytes; a grant beyond it is a protocol violation.
 pub const CREDIT: u64 = 64 * 1024 * 1024;
 /// The most arguments, or environment variables, of one command.

@@ -84,6 +84,11 @@ impl Intake {
             None => Err(CutOff),
         }
     }
+
+    /// Whether there are no bytes that [`Intake::next`] would return at once.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
 }
 
 impl Input {

@@ -27,8 +27,8 @@ use std::rc::Rc;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use hearth_protocol::{
     AgentHello, Attach, ChunkDecoder, ChunkHeader, ErrorCode, Fault, Finished, FrameError, HelloAnswer, HelloScanner,
-    HostHello, Lane, LineDecoder, Outcome, Reply, ReplyBody, Request, RequestBody, RequestId, Start, StreamName,
-    encode_line, limits, negotiate, parse_request,
+    HostHello, Lane, LineDecoder, Outcome, ReceiveWindow, Reply, ReplyBody, Request, RequestBody, RequestId, Start,
+    StreamName, encode_line, limits, negotiate, parse_request,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
@@ -49,6 +49,8 @@ const ACTIVE: usize = 4096;
 const READ: usize = 64 * 1024;
 /// What is read from the bulk lane at a time, in bytes: several chunks, since the part of one that is cut off is copied.
 const READ_BULK: usize = 256 * 1024;
+/// The least room there is for what is read from the bulk lane, in bytes: a port hands out a page at a time.
+const LEAST_READ: usize = 4096;
 
 /// A lane as it is read.
 pub(crate) type Reader = Box<dyn AsyncRead + Unpin>;
@@ -89,7 +91,7 @@ pub(crate) struct Session {
 struct Active {
     input: Option<Rc<Input>>,
     credits: Rc<Credits>,
-    stdin: Rc<RefCell<hearth_protocol::ReceiveWindow>>,
+    stdin: Rc<RefCell<ReceiveWindow>>,
     task: tokio::task::AbortHandle,
 }
 
@@ -195,7 +197,7 @@ impl Session {
                     _ => continue,
                 }
             }
-            if let Err(error) = read_some(&mut reader, &mut buffer).await
+            if let Err(error) = read_some(&mut reader, &mut buffer, 0).await
                 && !next_host().await
             {
                 return error.into();
@@ -216,7 +218,8 @@ impl Session {
             match decoder.decode(&mut buffer) {
                 Ok(Some((header, payload))) => self.take_chunk(&header, payload).await,
                 Ok(None) => {
-                    if let Err(error) = read_some(&mut reader, &mut buffer).await {
+                    let missing = decoder.missing(&buffer);
+                    if let Err(error) = read_some(&mut reader, &mut buffer, missing).await {
                         return error.into();
                     }
                 }
@@ -408,8 +411,9 @@ impl Session {
         }
         let (input, intake) = Input::taken_in({
             let control = self.control.clone();
-            move || grant(control, id, limits::WINDOW)
+            move || grant(control, id, limits::UPLOAD_WINDOW)
         });
+        let stdin = Rc::new(RefCell::new(ReceiveWindow::new(limits::UPLOAD_WINDOW)));
         let credits = Rc::<Credits>::default();
         let streams = Streams::new(id, intake, Rc::clone(&credits), self.bulk.clone());
         let output = streams.totals();
@@ -426,9 +430,7 @@ impl Session {
             }
             send_reply(&control, Some(id), agent.hide_secrets(body)).await;
         });
-        self.active
-            .borrow_mut()
-            .insert(id, Active { input: Some(Rc::new(input)), credits, stdin: Rc::default(), task });
+        self.active.borrow_mut().insert(id, Active { input: Some(Rc::new(input)), credits, stdin, task });
         Ok(None)
     }
 
@@ -510,9 +512,12 @@ async fn write_chunk(lane: &mut Writer, mut head: Vec<u8>, payload: Bytes) -> io
     lane.write_all(&head).await
 }
 
-/// Reads the bulk lane once; at the end there is nothing to read.
-async fn read_some(reader: &mut Reader, buffer: &mut BytesMut) -> io::Result<()> {
-    buffer.reserve(READ_BULK);
+/// Reads the bulk lane once; at the end there is nothing to read. `missing` bytes belong to the chunk that has begun.
+async fn read_some(reader: &mut Reader, buffer: &mut BytesMut, missing: usize) -> io::Result<()> {
+    // More room is other memory, to which what is here of a chunk is copied: at its beginning, or not at all.
+    if buffer.capacity() - buffer.len() < missing.max(LEAST_READ) {
+        buffer.reserve(READ_BULK.max(missing));
+    }
     match reader.read_buf(&mut buffer.limit(READ_BULK)).await? {
         0 => Err(io::ErrorKind::UnexpectedEof.into()),
         _ => Ok(()),

@@ -15,6 +15,7 @@ use std::cell::Cell;
 use std::convert::Infallible;
 use std::io::{self, Read, Write};
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use hearth_protocol::{ChunkHeader, ErrorCode, Fault, OutputTotals, RequestId, StreamName, encode_line};
@@ -23,9 +24,13 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use super::Outgoing;
 use super::follow::{Credits, encode_head};
 use crate::process::{Cursor, Input, Intake, OUTPUT_PIECE};
+use crate::sys;
 
 /// The pieces that may wait between a worker and its session, each way.
-const PIECES: usize = 4;
+const PIECES: usize = 8;
+/// How long the agent's thread leaves the only processor to a worker that was given all there is. Else it would read the lane as its bytes come
+/// in, page by page, and wake up for each.
+const TURN: Duration = Duration::from_millis(2);
 /// What a worker gathers before it hands it on, in bytes.
 const PIECE: usize = 4 * OUTPUT_PIECE;
 
@@ -81,8 +86,9 @@ impl Streams {
         let (upload_sender, upload) = mpsc::channel(PIECES);
         let (download, mut download_receiver) = mpsc::channel(PIECES);
         let (wanted, first_read) = oneshot::channel();
+        let (waits, turn) = std::sync::mpsc::sync_channel(1);
         let worker = tokio::task::spawn_blocking(move || {
-            let mut upload = Upload { wanted: Some(wanted), queue: upload, piece: Bytes::new(), ended: false };
+            let mut upload = Upload { wanted: Some(wanted), queue: upload, waits, piece: Bytes::new(), ended: false };
             let mut download = Download { queue: download, buffer: Vec::new() };
             let result = work(&mut upload, &mut download)?;
             download.flush().map_err(|error| cancelled(&error))?;
@@ -95,7 +101,7 @@ impl Streams {
         };
         let (result, ()) = tokio::select! {
             ended = async { tokio::join!(worker, receive) } => ended,
-            never = feed(input, first_read, upload_sender) => match never {},
+            never = feed(input, first_read, upload_sender, &turn) => match never {},
         };
         result.unwrap_or_else(|error| Err(worker_failed(&error)))
     }
@@ -116,14 +122,24 @@ fn worker_failed(error: &tokio::task::JoinError) -> Fault {
 }
 
 /// Passes the input on to a worker, from its first read on. One that is cut off leaves the worker's queue closed without an end.
-async fn feed(mut input: Intake, first_read: oneshot::Receiver<()>, queue: mpsc::Sender<Option<Bytes>>) -> Infallible {
+async fn feed(
+    mut input: Intake,
+    first_read: oneshot::Receiver<()>,
+    queue: mpsc::Sender<Option<Bytes>>,
+    turn: &std::sync::mpsc::Receiver<()>,
+) -> Infallible {
     if first_read.await.is_ok() {
+        let has_one_processor = sys::has_one_processor();
         loop {
             let Ok(piece) = input.next().await else { break };
             let end = piece.is_none();
+            let _ = turn.try_recv();
             // A worker that reads no more ends soon, and this with it.
             if queue.send(piece).await.is_err() || end {
                 break;
+            }
+            if has_one_processor && input.is_empty() {
+                let _ = turn.recv_timeout(TURN);
             }
         }
     }
@@ -205,6 +221,8 @@ pub(crate) struct Upload {
     /// Says that the input is wanted: what is refused before is never sent.
     wanted: Option<oneshot::Sender<()>>,
     queue: mpsc::Receiver<Option<Bytes>>,
+    /// Says that the worker has done what it was given.
+    waits: std::sync::mpsc::SyncSender<()>,
     piece: Bytes,
     ended: bool,
 }
@@ -221,7 +239,11 @@ impl Upload {
             let _ = wanted.send(());
         }
         while self.piece.is_empty() && !self.ended {
-            match self.queue.blocking_recv() {
+            let piece = self.queue.try_recv().ok().or_else(|| {
+                let _ = self.waits.try_send(());
+                self.queue.blocking_recv()
+            });
+            match piece {
                 Some(Some(piece)) => self.piece = piece,
                 Some(None) => self.ended = true,
                 None => return Err(cut_off()),

@@ -22,9 +22,6 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::sys;
 
-/// What is read at a time, in bytes: the kernel has a page of a port's at most, and what is more would be zeroed for nothing.
-const READ: usize = 4096;
-
 /// An open port. It can be opened once only, so it is kept for the life of the agent.
 pub(crate) struct Port {
     file: File,
@@ -132,12 +129,8 @@ struct PortReader(Rc<Port>);
 impl AsyncRead for PortReader {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         loop {
-            let room = buffer.remaining().min(READ);
-            match rustix::io::read(&self.0.file, buffer.initialize_unfilled_to(room)) {
-                Ok(count) => {
-                    buffer.advance(count);
-                    return Poll::Ready(Ok(()));
-                }
+            match sys::read(&self.0.file, buffer) {
+                Ok(()) => return Poll::Ready(Ok(())),
                 Err(Errno::AGAIN) => ready!(self.0.readable.poll_changed(context))?,
                 Err(Errno::INTR) => {}
                 Err(error) => return Poll::Ready(Err(error.into())),
