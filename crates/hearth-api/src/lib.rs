@@ -44,7 +44,7 @@
 //! | `GET`, `POST {sandbox}/checkpoints`, `DELETE …/{name}` | nothing, the wire's `Named` | [`history::CheckpointList`], the checkpoint |
 //! | `GET /pool`, `GET /usage` | nothing | [`PoolInfo`]; [`usage::UsageList`] |
 //! | `GET /events` | [`FollowEvents`] | [`Event`]s, as server-sent events |
-//! | `GET /metrics` (without `/v1`) | figures | Prometheus' text |
+//! | `GET /metrics`, `GET /openapi.json` (without `/v1`) | figures; the description of all this | Prometheus' text; JSON |
 //!
 //! A request to the guest of a paused sandbox wakes it.
 //!

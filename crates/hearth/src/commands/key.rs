@@ -14,7 +14,7 @@ pub(crate) fn run(command: KeyCommand) -> Result<i32, Failure> {
     match command {
         KeyCommand::Create { name, json } => create(&keys, &name, json)?,
         KeyCommand::Ls { json } => list(&keys.list()?, json)?,
-        KeyCommand::Rm { names } => names.iter().try_for_each(|name| keys.remove(name))?,
+        KeyCommand::Rm { names } => remove(&keys, &names)?,
     }
     Ok(0)
 }
@@ -35,6 +35,15 @@ fn list(keys: &[KeyInfo], json: bool) -> Result<(), Failure> {
     }
     let row = |key: &KeyInfo| vec![output::plain(&key.name), times::distance(unix_ms(key))];
     output::print_table(&["KEY", "MADE"], &keys.iter().map(row).collect::<Vec<_>>())
+}
+
+fn remove(keys: &Keys, names: &[String]) -> Result<(), Failure> {
+    let known = keys.list()?;
+    // All that are not there are found before the first is removed.
+    if let Some(name) = names.iter().find(|name| known.iter().all(|key| key.name != **name)) {
+        return Err(KeyError::Unknown { name: name.clone() }.into());
+    }
+    Ok(names.iter().try_for_each(|name| keys.remove(name))?)
 }
 
 fn describe(key: &KeyInfo) -> Value {
