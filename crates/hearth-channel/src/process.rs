@@ -269,16 +269,20 @@ impl Stdin {
     /// Ends the input, behind all that was written. Dropping does the same.
     pub fn close(self) {}
 
-    /// Makes it one of an upload, whose end must be said: dropping it is no end.
-    pub(crate) fn for_upload(self) -> Self {
-        let mut this = self;
-        this.largest = limits::UPLOAD_CHUNK;
-        this.ends_with_drop = false;
-        this
+    /// Makes it one whose end must be said, by [`Self::end`]: dropping it is no end.
+    pub fn without_end(mut self) -> Self {
+        self.ends_with_drop = false;
+        self
     }
 
-    /// Ends the input of one made by [`Self::for_upload`].
-    pub(crate) fn end(mut self) {
+    /// Makes it one of an upload, without an end as well.
+    pub(crate) fn for_upload(mut self) -> Self {
+        self.largest = limits::UPLOAD_CHUNK;
+        self.without_end()
+    }
+
+    /// Ends the input of one made by [`Self::without_end`].
+    pub fn end(mut self) {
         self.ends_with_drop = true;
     }
 

@@ -9,8 +9,9 @@ use axum::extract::{Extension, Path, State};
 use axum::response::NoContent;
 use hearth_api::process::{AttachProcess, ProcessList, ProcessStarted, ReadProcess, SignalProcess, WriteProcess};
 use hearth_api::{ErrorBody, ExecRequest, OwnCode};
+use hearth_engine::channel::ChannelError;
 use hearth_engine::protocol::process::{ReadOutput, Written};
-use hearth_engine::protocol::{Attach, Delivery, ProcessId, ProcessRef, Tag, limits};
+use hearth_engine::protocol::{Attach, Delivery, ErrorCode, ProcessId, ProcessRef, Tag, limits};
 
 use crate::App;
 use crate::answer::{Created, Piece, Refusal, Upgraded};
@@ -78,7 +79,11 @@ pub(crate) async fn input(
         _ => channel.write_input(process.clone(), bytes, wait).await?,
     };
     if query.close == Some(true) && written.accepted == length {
-        channel.close_stdin(process).await?;
+        match channel.close_stdin(process).await {
+            // It has read what it wanted, and ended.
+            Err(ChannelError::Fault { source }) if length > 0 && source.code == ErrorCode::NotRunning => {}
+            closed => closed?,
+        }
     }
     Ok(Json(written))
 }

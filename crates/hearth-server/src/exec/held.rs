@@ -9,7 +9,7 @@ use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
 use axum::extract::{Extension, Path, State};
 use bytes::Bytes;
 use futures_util::stream::{SplitSink, SplitStream};
-use futures_util::{SinkExt, StreamExt};
+use futures_util::{SinkExt, Stream, StreamExt};
 use hearth_api::exec::{FromClient, FromServer, MESSAGE, RunRequest, STDERR, STDIN, STDIN_WINDOW, STDOUT};
 use hearth_api::{ErrorBody, ExecRequest, OwnCode};
 use hearth_engine::channel::{Event, Process, Stdin};
@@ -29,6 +29,9 @@ const PIECES: usize = 4096;
 
 /// How long the end of a machine whose channel has ended may take to be seen.
 const END_AFTER_HANG_UP: Duration = Duration::from_secs(2);
+
+/// How long a client may take to hear the last message.
+const FAREWELL: Duration = Duration::from_secs(10);
 
 type Sink = SplitSink<WebSocket, Message>;
 
@@ -70,7 +73,9 @@ pub(crate) async fn held(
             Ok(Conversation { process: guest.start(start).await?, guest, member })
         };
         let begun = begun.await;
-        drop(converse(socket, begun, &entry).await);
+        let rest = converse(socket, begun, &entry).await;
+        drop(entry);
+        until_heard(rest).await;
     })))
 }
 
@@ -87,7 +92,9 @@ pub(crate) fn attached(
             let guest = member.channel().await?;
             Ok(Conversation { process: guest.attach(attach).await?, guest, member })
         };
-        drop(converse(socket, begun.await, &entry).await);
+        let rest = converse(socket, begun.await, &entry).await;
+        drop(entry);
+        until_heard(rest).await;
     })))
 }
 
@@ -112,7 +119,7 @@ pub(crate) async fn run(
             member.begin_removal(Removal::Done);
             drop(leash);
         }
-        Err(over) => farewell(&mut socket, over, &entry).await,
+        Err(over) => farewell(&mut socket, over, entry).await,
     })))
 }
 
@@ -153,13 +160,23 @@ async fn first<T: DeserializeOwned>(socket: &mut WebSocket) -> Result<T, Over> {
     }
 }
 
-async fn farewell(socket: &mut WebSocket, over: Over, entry: &Entry) {
+async fn farewell(socket: &mut WebSocket, over: Over, entry: Entry) {
     if let Over::Refused(error) = over {
         entry.failed(error.code);
         // A client that has gone need not be told.
         let _ = socket.send(text(&FromServer::Error { error: *error })).await;
         let _ = socket.send(Message::Close(None)).await;
+        drop(entry);
+        until_heard(socket).await;
     }
+}
+
+/// Waits until the client has ended its side too. A connection that ends with something unread, or before the client has answered the
+/// close, may take what was said last with it.
+async fn until_heard(mut rest: impl Stream<Item = Result<Message, axum::Error>> + Unpin) {
+    let over = async { while let Some(Ok(_)) = rest.next().await {} };
+    // One that says nothing has had its time.
+    let _ = tokio::time::timeout(FAREWELL, over).await;
 }
 
 fn text(message: &FromServer) -> Message {
@@ -312,9 +329,10 @@ impl Input {
     }
 }
 
-/// Gives the program its input. Never returns: at the end of it, or when the program takes no more, the program goes on.
+/// Gives the program its input. Never returns: at the end of it, or when the program takes no more, the program goes on. A client that goes
+/// ends no input: another may have more.
 async fn feed(stdin: Option<Stdin>, mut pieces: mpsc::Receiver<Piece>, taken: &watch::Sender<u64>) -> Infallible {
-    if let Some(mut stdin) = stdin {
+    if let Some(mut stdin) = stdin.map(Stdin::without_end) {
         while let Some((bytes, place)) = pieces.recv().await {
             if stdin.write(bytes).await.is_err() {
                 break;
@@ -322,7 +340,7 @@ async fn feed(stdin: Option<Stdin>, mut pieces: mpsc::Receiver<Piece>, taken: &w
             drop(place);
             taken.send_replace(stdin.position());
         }
-        stdin.close();
+        stdin.end();
     }
     // What still comes is for nobody: it must not hold up the signals behind it.
     while pieces.recv().await.is_some() {}

@@ -24,10 +24,12 @@ async fn every_operation_is_noted_with_who_what_and_how_it_ended() {
     daemon.refused("GET", "/v1/sandboxes/x/services/web/logs?tail=contents-of-query", "").await;
     daemon.refused("GET", "/v1/sandboxes/%FF", "").await;
     daemon.refused("GET", "/v1/nothing", "").await;
-    let told: Vec<_> = records(&daemon)
+    let mut told: Vec<_> = records(&daemon)
         .into_iter()
         .map(|record| (record.operation, record.via, record.sandbox, record.target, record.status, record.code))
         .collect();
+    // Each is noted when it is over, and a WebSocket may be over a moment later.
+    told.sort();
     let some = |text: &str| Some(text.to_owned());
     let wanted = [
         ("health_health", some("mcp"), None, None, 200, None),
@@ -37,9 +39,10 @@ async fn every_operation_is_noted_with_who_what_and_how_it_ended() {
         ("services_logs", None, some("x"), some("web"), 400, some("invalid_request")),
         ("sandboxes_inspect", None, None, None, 400, some("invalid_request")),
     ];
-    let wanted = wanted.map(|(operation, via, sandbox, target, status, code)| {
+    let mut wanted = wanted.map(|(operation, via, sandbox, target, status, code)| {
         (operation.to_owned(), via, sandbox, target, Some(status), code)
     });
+    wanted.sort();
     assert_eq!(told, wanted);
     let (uid, pid) = (rustix::process::geteuid().as_raw(), Some(std::process::id() as i32));
     assert!(records(&daemon).iter().all(|record| record.who == Who::User { uid, pid }));

@@ -19,6 +19,8 @@ mod lasting;
 mod machines;
 mod packaging;
 mod pool;
+mod python;
+mod recipes;
 mod refusals;
 mod remote;
 mod running;

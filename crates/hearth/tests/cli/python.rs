@@ -1,0 +1,138 @@
+//! The Python client, `clients/python`: built, checked and tried as its users have it.
+//!
+//! Its wheel and what its tests use are installed once, below `target`, and anew when they are made of something else.
+
+use std::fs::{self, File};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use crate::support::{Home, Running, assert_code, said, text};
+
+/// A Python that has the client.
+pub(crate) struct Python(PathBuf);
+
+impl Python {
+    /// Makes it, or finds it made.
+    pub(crate) fn with_client() -> Self {
+        let own = Path::new(env!("CARGO_TARGET_TMPDIR")).join("python");
+        fs::create_dir_all(&own).unwrap();
+        let lock = File::create(own.join("lock")).unwrap();
+        lock.lock().unwrap();
+        let python = Self(own.join("venv/bin/python"));
+        let requirements = client().join("requirements-test.txt");
+        // Another Python wants another environment.
+        let version = succeed(Command::new("python3").arg("-VV")).stdout;
+        let wanted = format!("{} {}", digest(std::slice::from_ref(&requirements)), text(&version));
+        once(&own.join("requirements"), &wanted, || {
+            let venv = own.join("venv");
+            succeed(Command::new("python3").args(["-m", "venv", "--clear"]).arg(venv));
+            succeed(python.pip(&["install", "--requirement"]).arg(&requirements));
+            // What was in it is gone.
+            let _ = fs::remove_file(own.join("wheel"));
+        });
+        let mut sources = vec![client().join("pyproject.toml"), client().join("README.md")];
+        collect(&client().join("src"), &mut sources);
+        once(&own.join("wheel"), &digest(&sources), || {
+            let dist = own.join("dist");
+            let _ = fs::remove_dir_all(&dist);
+            let building = ["wheel", "--no-deps", "--no-build-isolation", "--wheel-dir"];
+            succeed(python.pip(&building).arg(&dist).arg(client()));
+            let wheels: Vec<PathBuf> = fs::read_dir(&dist).unwrap().map(|entry| entry.unwrap().path()).collect();
+            assert_eq!(wheels.len(), 1, "{wheels:?}");
+            succeed(python.pip(&["install", "--no-deps", "--force-reinstall"]).arg(&wheels[0]));
+        });
+        python
+    }
+
+    /// A command of it, with the sandboxes of a home.
+    pub(crate) fn command(&self, home: &Home) -> Command {
+        with_hearth(home, self.plain())
+    }
+
+    fn plain(&self) -> Command {
+        let mut python = Command::new(&self.0);
+        python.env("PYTHONDONTWRITEBYTECODE", "1").current_dir(client());
+        python
+    }
+
+    fn pip(&self, arguments: &[&str]) -> Command {
+        let mut pip = self.plain();
+        pip.args(["-m", "pip", "--quiet", "--disable-pip-version-check"]).args(arguments);
+        pip
+    }
+}
+
+/// Gives a command the sandboxes of a home, and `hearth` on its path.
+pub(crate) fn with_hearth(home: &Home, mut command: Command) -> Command {
+    for (name, value) in home.command(&[]).get_envs() {
+        command.env(name, value.unwrap_or_default());
+    }
+    let mut path = vec![Path::new(env!("CARGO_BIN_EXE_hearth")).parent().unwrap().to_owned()];
+    path.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
+    command.env("PATH", std::env::join_paths(path).unwrap());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn client() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../clients/python").canonicalize().unwrap()
+}
+
+/// Does something unless it was done for the same digest before.
+fn once(stamp: &Path, digest: &str, work: impl FnOnce()) {
+    if fs::read_to_string(stamp).is_ok_and(|done| done == digest) {
+        return;
+    }
+    work();
+    fs::write(stamp, digest).unwrap();
+}
+
+fn digest(files: &[PathBuf]) -> String {
+    let mut hasher = DefaultHasher::new();
+    for file in files {
+        (file, fs::read(file).unwrap()).hash(&mut hasher);
+    }
+    hasher.finish().to_string()
+}
+
+fn collect(directory: &Path, files: &mut Vec<PathBuf>) {
+    let mut entries: Vec<PathBuf> = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    entries.sort();
+    for path in entries {
+        match path.is_dir() {
+            true if path.ends_with("__pycache__") => {}
+            true => collect(&path, files),
+            false => files.push(path),
+        }
+    }
+}
+
+fn succeed(command: &mut Command) -> Output {
+    let output =
+        command.output().unwrap_or_else(|error| panic!("{command:?}: {error}; scripts/setup --test installs it"));
+    assert!(output.status.success(), "{command:?}: {}", said(&output));
+    output
+}
+
+#[test]
+fn the_python_client_is_typed_throughout() {
+    let python = Python::with_client();
+    let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("python/mypy");
+    // Those that use it see it as it was installed.
+    for checked in [&["src", "tests", "tools"][..], &["examples", "../../docs/recipes"]] {
+        let mut mypy = python.plain();
+        mypy.args(["-m", "mypy", "--cache-dir"]).arg(&cache).args(checked);
+        let checked = mypy.output().unwrap();
+        assert_code(&checked, 0);
+    }
+}
+
+#[test]
+fn the_python_client_does_on_real_machines_what_it_says() {
+    let Some(home) = Home::with_images() else { return };
+    let python = Python::with_client();
+    let tested = Running::start(python.command(&home).args(["-m", "pytest", "-q", "--durations", "5"])).finish();
+    assert_code(&tested, 0);
+    home.assert_nothing_left();
+}
