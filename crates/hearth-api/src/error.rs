@@ -3,10 +3,11 @@
 use std::fmt;
 
 use hearth_protocol::{ErrorCode, Fault, Outcome};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Why a request failed. Stable: the same on HTTP, in `--json` and in MCP.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Code {
     /// The host's end says so.
@@ -16,7 +17,7 @@ pub enum Code {
 }
 
 /// What the host's end can say.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OwnCode {
     /// The request is not what it must be: no JSON, a field missing, unknown or of the wrong type.
@@ -59,6 +60,8 @@ pub enum OwnCode {
     Machine,
     /// The guest did not answer in time.
     NoAnswer,
+    /// Whoever asked has not shown a key that counts.
+    Unauthorized,
     /// Whoever asked may not.
     Forbidden,
     /// A bug in the daemon: please report it.
@@ -69,6 +72,7 @@ impl OwnCode {
     const fn status(self) -> u16 {
         match self {
             Self::InvalidRequest | Self::InvalidValue => 400,
+            Self::Unauthorized => 401,
             Self::Forbidden => 403,
             Self::UnknownEndpoint | Self::UnknownPort | Self::UnknownSandbox | Self::UnknownImage => 404,
             Self::MethodNotAllowed => 405,
@@ -132,7 +136,7 @@ impl From<OwnCode> for Code {
 }
 
 /// The body of every answer that is no success.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error, JsonSchema)]
 #[error("{message}")]
 pub struct ErrorBody {
     /// Why, for programs.
@@ -165,14 +169,6 @@ impl ErrorBody {
         self
     }
 
-    /// Makes one of a request that the wire's own rules refuse. A rule begins with the field that it is about, as `timeout_ms must be …` does:
-    /// that one is named if it is `known`.
-    pub fn of_field(fault: Fault, known: &[&str]) -> Self {
-        let first = fault.message.split([' ', '.', ':']).next().unwrap_or_default();
-        let field = known.iter().find(|known| **known == first).map(|known| (*known).to_owned());
-        Self { field, ..fault.into() }
-    }
-
     /// Says what to do about it.
     pub fn with_hint(mut self, hint: Option<String>) -> Self {
         self.hint = hint;
@@ -182,10 +178,63 @@ impl ErrorBody {
 
 impl From<Fault> for ErrorBody {
     fn from(fault: Fault) -> Self {
+        let is_rule = matches!(fault.code, ErrorCode::InvalidField | ErrorCode::TooLarge);
+        let field = is_rule.then(|| field(&fault.message)).flatten();
         let mut body = Self::new(Code::Guest(fault.code), fault.message);
+        body.field = field.map(str::to_owned);
         body.outcome = Some(fault.outcome);
         body
     }
+}
+
+/// The fields with which the wire's own rules begin, as `timeout_ms must be …` does.
+const FIELDS: [&str; 29] = [
+    "code",
+    "command",
+    "depth",
+    "edits",
+    "env",
+    "grace_ms",
+    "imports",
+    "limit",
+    "limit_bytes",
+    "limits",
+    "mode",
+    "name",
+    "path",
+    "pattern",
+    "pty",
+    "quiet_ms",
+    "ready_interval_ms",
+    "ready_timeout_ms",
+    "secrets",
+    "size",
+    "stream",
+    "strip",
+    "tail_lines",
+    "target",
+    "timeout_ms",
+    "user",
+    "wait_ms",
+    "offset",
+    "length",
+];
+/// How the rules begin that say it otherwise, with the field that each is about.
+const OTHERWISE: [(&str, &str); 6] = [
+    ("a readiness", "readiness"),
+    ("a tag", "tag"),
+    ("secret ", "secrets"),
+    ("service name", "name"),
+    ("terminal columns", "pty"),
+    ("the variable", "env"),
+];
+
+/// The field that a rule of the wire is about.
+fn field(rule: &str) -> Option<&'static str> {
+    let first = rule.split([' ', '.', ':']).next().unwrap_or_default();
+    let otherwise = || OTHERWISE.iter().find(|(beginning, _)| rule.starts_with(beginning)).map(|(_, field)| *field);
+    let of_path = || rule.contains(": the path ").then_some("path");
+    FIELDS.into_iter().find(|field| *field == first).or_else(otherwise).or_else(of_path)
 }
 
 #[cfg(test)]
@@ -210,6 +259,23 @@ mod tests {
     #[test]
     fn a_code_of_a_newer_daemon_is_read_as_unknown() {
         assert_eq!(serde_json::from_str::<Code>("\"of_tomorrow\"").unwrap(), Code::Guest(ErrorCode::Unknown));
+    }
+
+    #[test]
+    fn a_rule_of_the_wires_names_its_field() {
+        for (rule, field) in [
+            ("timeout_ms must be 1 to 5", Some("timeout_ms")),
+            ("limits.pids must be at least 1", Some("limits")),
+            ("size: columns and rows of a shell must be 1 to 512", Some("size")),
+            ("secret name \"a b\" must be a letter", Some("secrets")),
+            ("remove x: the path is /workspace itself, or ends in a dot", Some("path")),
+            ("something else", None),
+        ] {
+            let body = ErrorBody::from(Fault::never_started(ErrorCode::InvalidField, rule));
+            assert_eq!(body.field.as_deref(), field, "{rule}");
+        }
+        let body = ErrorBody::from(Fault::never_started(ErrorCode::NotFound, "path must not be looked at"));
+        assert_eq!(body.field, None);
     }
 
     #[test]

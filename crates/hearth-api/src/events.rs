@@ -1,11 +1,12 @@
 //! What has happened to sandboxes.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::SandboxState;
 
 /// Which events to follow, as a query.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FollowEvents {
     /// Those behind this position; 0 for all that are kept. By default only what happens from now on. The header `Last-Event-ID` says the same.
@@ -17,7 +18,7 @@ pub struct FollowEvents {
 }
 
 /// Something that has happened.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Event {
     /// Its position. Counts from 1 and anew with each daemon.
     pub position: u64,
@@ -34,7 +35,7 @@ pub struct Event {
 }
 
 /// What can happen.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Happening {
     /// It has come into a state.

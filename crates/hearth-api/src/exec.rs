@@ -16,6 +16,7 @@ use hearth_protocol::{
     Command, Delivery, ExitStatus, OutputTotals, ProcessId, PtySize, RawString, ResourceLimits, Signal, SignalScope,
     Start, StreamName, Tag,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
 
 use crate::{Captured, CreateSandbox, ErrorBody, OwnCode, SandboxInfo};
@@ -36,7 +37,7 @@ pub const DEFAULT_OUTPUT: u64 = 1024 * 1024;
 pub const MOST_OUTPUT: u64 = 16 * 1024 * 1024;
 
 /// What to run: in JSON an array, program and arguments, or a string, for `/bin/sh -c`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(untagged)]
 pub enum CommandLine {
     /// A program, looked for in `PATH` where it has no slash, and its arguments.
@@ -66,7 +67,7 @@ impl<'de> Deserialize<'de> for CommandLine {
 }
 
 /// A program to run.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExecRequest {
     /// What.
@@ -229,12 +230,11 @@ impl ExecRequest {
 }
 
 fn checked(start: Start) -> Result<Start, ErrorBody> {
-    let known = ["command", "env", "secrets", "timeout_ms", "grace_ms", "limits", "pty"];
-    start.validate().map(|()| start).map_err(|fault| ErrorBody::of_field(fault, &known))
+    start.validate().map(|()| start).map_err(ErrorBody::from)
 }
 
 /// How a program has ended, and what it wrote.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ExecResult {
     /// Its name in the guest.
     pub process: ProcessId,
@@ -251,7 +251,7 @@ pub struct ExecResult {
 
 /// A sandbox for one program: the first message over the WebSocket of `GET /run`. The server answers it with [`FromServer::Ready`], and
 /// from then on all is as for a program in a sandbox that was there. The sandbox goes with the connection, and so does the program.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RunRequest {
     /// The sandbox.
@@ -262,7 +262,7 @@ pub struct RunRequest {
 }
 
 /// What a client says in text.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum FromClient {
     /// The terminal here has another size.
@@ -283,7 +283,7 @@ pub enum FromClient {
 }
 
 /// What the server says in text.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum FromServer {
     /// The sandbox of a run takes requests. The first message, of a run alone.

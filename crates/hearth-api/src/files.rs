@@ -6,6 +6,7 @@
 use hearth_protocol::archive::Compression;
 use hearth_protocol::files::{Create, FileEntry, FileRoot, Line, TextEdit};
 use hearth_protocol::{RawString, hex};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{ErrorBody, OwnCode};
@@ -14,7 +15,7 @@ use crate::{ErrorBody, OwnCode};
 macro_rules! with_place {
     ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $kind:ty,)* }) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+        #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
         #[serde(deny_unknown_fields)]
         pub struct $name {
             /// The path: relative to the root, or absolute and inside it.
@@ -105,7 +106,7 @@ fn place(path: Option<&str>, path_hex: Option<&str>) -> Result<RawString, ErrorB
 }
 
 /// What is in a directory.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FileList {
     /// The entries, each directory before what is in it. Names come from the guest: escape them.
     pub entries: Vec<FileEntry>,
@@ -115,14 +116,14 @@ pub struct FileList {
 }
 
 /// How much was copied, removed or changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Count {
     /// Files, directories and links.
     pub entries: u64,
 }
 
 /// Texts to replace in a file, one after the other, all or none.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EditFile {
     /// Beneath which root.
@@ -135,7 +136,7 @@ pub struct EditFile {
 }
 
 /// What was replaced.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Edited {
     /// How many texts.
     pub replaced: u64,
@@ -144,7 +145,7 @@ pub struct Edited {
 }
 
 /// What a search has found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Found {
     /// Lines with a match, and those of context. They come from the guest: escape them.
     pub lines: Vec<Line>,

@@ -4,12 +4,13 @@
 
 use hearth_protocol::RawString;
 use hearth_protocol::history::{Change, Checkpoint, CheckpointName, Diffed, HistoryRequest, Patch};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{ErrorBody, OwnCode};
 
 /// Since when, as a query.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Since {
     /// The checkpoint to compare the workspace with; `baseline` by default.
@@ -18,7 +19,7 @@ pub struct Since {
 }
 
 /// What has changed, by path. Paths come from the guest: escape them.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ChangeList {
     /// Each change.
     pub changes: Vec<Change>,
@@ -27,14 +28,14 @@ pub struct ChangeList {
 }
 
 /// The checkpoints there are, the oldest first.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CheckpointList {
     /// Each of them.
     pub checkpoints: Vec<Checkpoint>,
 }
 
 /// How to apply a patch, as a query; the body is its text. All of it or nothing.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ApplyPatch {
     /// The directory of the workspace that the patch's paths begin at; the workspace itself by default.
@@ -65,7 +66,7 @@ impl ApplyPatch {
             check: self.check.unwrap_or(usual.check),
         };
         let request = HistoryRequest::Patch(patch.clone());
-        request.validate().map(|()| patch).map_err(|fault| ErrorBody::of_field(fault, &["strip"]))
+        request.validate().map(|()| patch).map_err(ErrorBody::from)
     }
 }
 

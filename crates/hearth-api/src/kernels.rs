@@ -14,6 +14,7 @@ use hearth_protocol::StreamName;
 use hearth_protocol::kernel::{
     KernelEvent, KernelExec, KernelInfo, KernelRan, KernelRequest, KernelStart, KernelValue,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::output::{decode, encode};
@@ -23,14 +24,14 @@ use crate::{Encoding, ErrorBody, OwnCode};
 pub const LINES: &str = "application/x-ndjson";
 
 /// The kernels of a guest, by name.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct KernelList {
     /// Each of them.
     pub kernels: Vec<KernelInfo>,
 }
 
 /// A kernel that is ready.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct KernelReady {
     /// Which.
     #[serde(flatten)]
@@ -41,7 +42,7 @@ pub struct KernelReady {
 }
 
 /// What code does.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum KernelLine {
     /// It has written.
@@ -118,7 +119,7 @@ pub fn exec_in(name: String, mut exec: KernelExec) -> Result<(KernelExec, String
         return Err(refused("name", "name is in the path already"));
     }
     let request = KernelRequest::Exec(exec);
-    check(&request)?;
+    request.validate()?;
     match request {
         KernelRequest::Exec(mut exec) => match exec.code.take() {
             Some(code) => Ok((exec, code)),
@@ -134,12 +135,7 @@ pub fn exec_in(name: String, mut exec: KernelExec) -> Result<(KernelExec, String
 /// A refusal that names the field.
 pub fn checked_start(start: KernelStart) -> Result<KernelStart, ErrorBody> {
     let request = KernelRequest::Start(start.clone());
-    check(&request).map(|()| start)
-}
-
-fn check(request: &KernelRequest) -> Result<(), ErrorBody> {
-    let fields = ["name", "env", "secrets", "timeout_ms", "grace_ms", "code", "imports"];
-    request.validate().map_err(|fault| ErrorBody::of_field(fault, &fields))
+    request.validate().map(|()| start).map_err(ErrorBody::from)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The daemon's HTTP API as types: what is asked, what is answered. No I/O.
+//! The daemon's HTTP API as types: what is asked, what is answered. No I/O. Their schemas make up `docs/openapi.json`.
 //!
 //! The server and its client share it. Requests refuse fields that they do not know; answers may gain some. Times are milliseconds since
 //! 1970 (`…_unix_ms`), durations say their unit, sizes are in bytes unless they say MiB. Strings of the guest's system (arguments, paths) are
@@ -44,13 +44,14 @@
 //! | `GET`, `POST {sandbox}/checkpoints`, `DELETE …/{name}` | nothing, the wire's `Named` | [`history::CheckpointList`], the checkpoint |
 //! | `GET /pool`, `GET /usage` | nothing | [`PoolInfo`]; [`usage::UsageList`] |
 //! | `GET /events` | [`FollowEvents`] | [`Event`]s, as server-sent events |
-//! | `GET /metrics` (without `/v1`) | figures | Prometheus' text |
+//! | `GET /metrics`, `GET /openapi.json` (without `/v1`) | figures; the description of all this | Prometheus' text; JSON |
 //!
 //! A request to the guest of a paused sandbox wakes it.
 //!
 //! `{sandbox}` is an id, a name, or the beginning of an id that only one has. Whatever fails is an [`ErrorBody`] with a status that
 //! [`Code::status`] gives.
 
+pub mod audit;
 pub mod exec;
 pub mod files;
 pub mod history;
@@ -80,10 +81,11 @@ pub use sandbox::{
     PausedSandbox, Phase, SandboxInfo, SandboxList, SandboxState, SaveSandbox, SavedSandbox, StartFrom,
 };
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The daemon is there.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Health {
     /// How many sandboxes it holds.
     pub sandboxes: usize,
@@ -105,7 +107,7 @@ pub struct Health {
 }
 
 /// What the daemon is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Version {
     /// Hearth's version.
     pub version: String,

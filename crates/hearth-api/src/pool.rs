@@ -1,9 +1,10 @@
 //! The warm pool: machines that are ready before anybody asks for them.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What the pool may hold, holds, and has done since the daemon began.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct PoolInfo {
     /// Ready machines that are to be there of each kind; 0 where there is no pool.
     pub ready_limit: usize,
@@ -32,7 +33,7 @@ pub struct PoolInfo {
 }
 
 /// Machines of one kind.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PoolKindInfo {
     /// The image's digest.
     pub image: String,

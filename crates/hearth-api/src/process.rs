@@ -1,10 +1,11 @@
 //! Processes of a guest: listed, read, written to, signalled.
 
 use hearth_protocol::{Delivery, ProcessId, ProcessInfo, Signal, SignalScope, StreamName};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A process that was started and is not waited for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ProcessStarted {
     /// Its name.
     pub process: ProcessId,
@@ -13,14 +14,14 @@ pub struct ProcessStarted {
 }
 
 /// The processes that a guest's agent knows, those that have ended included.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ProcessList {
     /// Each of them. What it runs comes from the guest: escape it.
     pub processes: Vec<ProcessInfo>,
 }
 
 /// A signal to send.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SignalProcess {
     /// Which: a name with or without `SIG`, or a number.
@@ -31,7 +32,7 @@ pub struct SignalProcess {
 }
 
 /// A piece of an output stream that is wanted, as a query. The answer is bytes, with [`AT`], [`TOTAL`] and [`ENDED`] as headers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ReadProcess {
     /// Which stream: `stdout`, by default, or `stderr`.
@@ -57,7 +58,7 @@ pub const ENDED: &str = "hearth-ended";
 
 /// How to write to a process, as a query; the body is what is written. The answer is [`hearth_protocol::process::Written`]: what a terminal does
 /// with the bytes that it is given stands there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WriteProcess {
     /// How long to wait for a process that does not read, in milliseconds; 1,000 by default, at most 600,000.
@@ -69,7 +70,7 @@ pub struct WriteProcess {
 }
 
 /// From where to follow a process over a WebSocket, as a query.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AttachProcess {
     /// The first byte of its output that is wanted; 0 by default.

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use hearth_protocol::RawString;
 use hearth_protocol::secrets::Secret;
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::services::PublishPort;
 
 /// A sandbox to make. What is left out is as `hearth create` has it.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateSandbox {
     /// What it is called: 1 to 63 letters, digits, `_`, `.`, `-`, beginning with a letter or digit and not with `sb-`.
@@ -60,7 +61,7 @@ pub struct CreateSandbox {
 }
 
 /// What becomes of a sandbox that nobody uses. Requests to its guest are use, as long as they last, and so are programs that run in it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Idle {
     /// What.
@@ -70,7 +71,7 @@ pub struct Idle {
 }
 
 /// What can become of an idle sandbox.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum IdleAction {
     /// It is paused; the next request wakes it.
@@ -80,7 +81,7 @@ pub enum IdleAction {
 }
 
 /// What the life of a sandbox hangs on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Lifespan {
     /// On nothing but its removal.
@@ -93,7 +94,7 @@ pub enum Lifespan {
 }
 
 /// What a guest starts from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum StartFrom {
     /// A guest that was booted before and saved, which is made where there is none.
@@ -104,7 +105,7 @@ pub enum StartFrom {
 }
 
 /// What runs the guest's instructions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Accelerator {
     /// KVM where it has been seen to work, else software emulation.
@@ -117,7 +118,7 @@ pub enum Accelerator {
 }
 
 /// What to change of a sandbox. What is left out stays; `null` takes a name, a lifetime or what becomes of it when idle away.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ChangeSandbox {
     /// Another name.
@@ -138,7 +139,7 @@ pub struct ChangeSandbox {
 }
 
 /// Copies to make of a sandbox.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ForkSandbox {
     /// How many, 1 to 100; 1 by default.
@@ -162,7 +163,7 @@ pub struct ForkSandbox {
 }
 
 /// Saves a sandbox under a name.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SaveSandbox {
     /// The snapshot's name; the rule is that of sandboxes.
@@ -170,7 +171,7 @@ pub struct SaveSandbox {
 }
 
 /// A snapshot that was just taken.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SavedSandbox {
     /// The snapshot's name.
     pub name: String,
@@ -181,7 +182,7 @@ pub struct SavedSandbox {
 }
 
 /// What a fork has made.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ForkedSandboxes {
     /// The copies.
     pub sandboxes: Vec<SandboxInfo>,
@@ -192,7 +193,7 @@ pub struct ForkedSandboxes {
 }
 
 /// What a pause has done.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PausedSandbox {
     /// The sandbox.
     pub sandbox: SandboxInfo,
@@ -206,7 +207,7 @@ fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Res
 }
 
 /// Which sandboxes to list, as a query: those that fit all of it.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ListSandboxes {
     /// A part of the name or id.
@@ -221,14 +222,14 @@ pub struct ListSandboxes {
 }
 
 /// The sandboxes there are, the oldest first.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SandboxList {
     /// Each of them.
     pub sandboxes: Vec<SandboxInfo>,
 }
 
 /// Where a sandbox stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SandboxState {
     /// Its machine is being made.
@@ -257,7 +258,7 @@ pub enum SandboxState {
 }
 
 /// A sandbox.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SandboxInfo {
     /// Its id.
     pub id: String,
@@ -310,7 +311,7 @@ pub struct SandboxInfo {
 }
 
 /// A phase of a sandbox's creation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Phase {
     /// Which.
     pub name: String,

@@ -5,13 +5,14 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use hearth_protocol::service::{LogPositions, Readiness, RestartPolicy, ServiceInfo, ServiceStart};
 use hearth_protocol::{RawString, ResourceLimits, Start, StreamName};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::ErrorBody;
 use crate::exec::{CommandLine, ExecRequest};
 
 /// A service to start: a program with a name, a readiness and a log.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StartService {
     /// Its name: a letter or digit, then at most 63 letters, digits, `.`, `_` and `-`. One of this name that has ended is replaced.
@@ -92,19 +93,21 @@ impl StartService {
             restart: self.restart,
             ..ServiceStart::new(self.name, hearth_protocol::Command::Shell("true".into()))
         };
-        start.validate().map(|()| start).map_err(ErrorBody::from)
+        // What is left without a field quotes what was to be connected to.
+        let refused = |body: ErrorBody| if body.field.is_some() { body } else { body.with_field("readiness") };
+        start.validate().map(|()| start).map_err(|fault| refused(fault.into()))
     }
 }
 
 /// The services of a guest, by name.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ServiceList {
     /// Each of them. What it runs comes from the guest: escape it.
     pub services: Vec<ServiceInfo>,
 }
 
 /// How a service is stopped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StopService {
     /// The time between TERM and KILL in milliseconds, in place of the service's own.
@@ -113,7 +116,7 @@ pub struct StopService {
 }
 
 /// Which part of a service's log is wanted, as a query. The answer is bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ReadServiceLog {
     /// Which stream; both by default.
@@ -143,7 +146,7 @@ impl ReadServiceLog {
 }
 
 /// A port of this host's to publish.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PublishPort {
     /// Where to listen on this host, such as `127.0.0.1:8080`; any free port of 127.0.0.1 by default. Port 0 is any that is free.
@@ -164,14 +167,14 @@ fn any_port() -> SocketAddr {
 }
 
 /// The ports that are published.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PortList {
     /// Each with the address that it listens on.
     pub ports: Vec<PublishPort>,
 }
 
 /// Secrets to add, or to give new values. All or none.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SetSecrets {
     /// Which.

@@ -6,17 +6,14 @@ use std::collections::BTreeMap;
 
 use hearth_protocol::shell::{self, Idle, PlainRead, ShellInfo, ShellName, ShellRequest};
 use hearth_protocol::{Command, PtySize, RawString, ResourceLimits, Signal, SignalScope};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::exec::CommandLine;
 use crate::{ErrorBody, OwnCode};
 
-/// The fields that a refusal of the wire's can be about.
-const FIELDS: [&str; 11] =
-    ["command", "env", "secrets", "size", "limits", "limit", "wait_ms", "quiet_ms", "timeout_ms", "grace_ms", "user"];
-
 /// A shell to start. The name of one that has ended is free again.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OpenShell {
     /// Its name: 1 to 64 letters, digits, `.`, `_` and `-`, the first a letter or digit.
@@ -76,7 +73,7 @@ impl OpenShell {
 }
 
 /// The shells that were not closed, by name.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ShellList {
     /// Each of them.
     pub shells: Vec<ShellInfo>,
@@ -84,7 +81,7 @@ pub struct ShellList {
 
 /// A piece of what was written to a shell's terminal, byte for byte, as a query. The answer is bytes, with [`AT`](crate::process::AT),
 /// [`TOTAL`](crate::process::TOTAL) and [`ENDED`](crate::process::ENDED) as headers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ReadShell {
     /// The position of the first byte that is wanted; 0 by default.
@@ -113,7 +110,7 @@ impl ReadShell {
 }
 
 /// The lines of a shell's screen that have changed, as a query.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ReadScreen {
     /// The `next` of an earlier read: lines that have not changed since are left out. 0, for all there is, by default.
@@ -142,7 +139,7 @@ impl ReadScreen {
 }
 
 /// What a shell's screen shows, and showed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Screen {
     /// Which lines these are.
     #[serde(flatten)]
@@ -153,7 +150,7 @@ pub struct Screen {
 
 /// How to type at a shell, as a query; the body is what is typed. The answer is [`hearth_protocol::process::Written`]: what a terminal does with
 /// the bytes that it is given, and which it drops, stands there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WriteShell {
     /// Whether a newline follows.
@@ -177,7 +174,7 @@ impl WriteShell {
 }
 
 /// A wait for a shell to come to rest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WaitShell {
     /// How long it must have said nothing, in milliseconds.
@@ -205,7 +202,7 @@ impl WaitShell {
 }
 
 /// A signal for a shell.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SignalShell {
     /// Which: a name with or without `SIG`, or a number.
@@ -220,7 +217,7 @@ fn foreground() -> SignalScope {
 }
 
 /// How a shell is ended, as a query.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CloseShell {
     /// The time between HUP and KILL in milliseconds.
@@ -256,5 +253,5 @@ pub fn shell_name(name: &str) -> Result<ShellName, ErrorBody> {
 
 fn checked<T: Clone>(asked: T, request: impl FnOnce(T) -> ShellRequest) -> Result<T, ErrorBody> {
     let valid = request(asked.clone()).validate();
-    valid.map(|()| asked).map_err(|fault| ErrorBody::of_field(fault, &FIELDS))
+    valid.map(|()| asked).map_err(ErrorBody::from)
 }

@@ -29,9 +29,10 @@ pub fn parse<T: DeserializeOwned>(json: &[u8]) -> Result<T, ErrorBody> {
     Ok(value)
 }
 
-/// Makes an error of what a deserializer said, which names a field that is missing or unknown in backquotes.
+/// Makes an error of what a deserializer said, which names a field that is missing, unknown or there twice in backquotes.
 pub fn named(said: &str, path: Option<String>) -> ErrorBody {
-    let quoted = said.strip_prefix("unknown field `").or_else(|| said.strip_prefix("missing field `"));
+    let quoted =
+        ["unknown", "missing", "duplicate"].iter().find_map(|how| said.strip_prefix(&format!("{how} field `")));
     let inner = quoted.and_then(|rest| rest.split('`').next());
     let field = match (path, inner) {
         (Some(path), Some(inner)) if path != inner && !path.ends_with(&format!(".{inner}")) => {

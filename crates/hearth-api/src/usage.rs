@@ -1,11 +1,12 @@
 //! What sandboxes cost the host at a moment.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::SandboxState;
 
 /// All sandboxes, the oldest first, and the host.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct UsageList {
     /// When this was measured, in microseconds by a clock that only goes on: the difference of two is the time between them.
     pub at_us: u64,
@@ -16,7 +17,7 @@ pub struct UsageList {
 }
 
 /// The host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct HostUsage {
     /// Its processors.
     pub cpus: u64,
@@ -29,7 +30,7 @@ pub struct HostUsage {
 }
 
 /// A sandbox.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SandboxUsage {
     /// Its id.
     pub id: String,
@@ -50,7 +51,7 @@ pub struct SandboxUsage {
 }
 
 /// What a machine takes of the host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct MachineUsage {
     /// The processor time that it has used since it was started, in microseconds. A sandbox that was paused has another machine.
     pub cpu_us: u64,

@@ -66,16 +66,17 @@ impl Channel {
 pub(crate) async fn send(operation: &Operation, mut archive: impl AsyncRead + Unpin) -> Result<(), ChannelError> {
     let Some(mut upload) = operation.upload() else { return Ok(()) };
     let mut buffer = BytesMut::new();
+    // The first write waits for the guest, and must come even where there is nothing to send.
     loop {
+        match upload.write(buffer.split().freeze()).await {
+            Err(ChannelError::StdinClosed) => return Ok(()),
+            sent => sent?,
+        }
         buffer.reserve(PIECE);
         let count = archive.read_buf(&mut buffer).await.map_err(|source| ChannelError::Source { source })?;
         if count == 0 {
             upload.finish();
             return Ok(());
-        }
-        match upload.write(buffer.split().freeze()).await {
-            Err(ChannelError::StdinClosed) => return Ok(()),
-            sent => sent?,
         }
     }
 }

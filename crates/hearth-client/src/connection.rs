@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::io;
-use std::path::Path;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
@@ -15,10 +14,10 @@ use hyper::{Method, Request, Response, header};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 
 use crate::ClientError;
+use crate::endpoint::Endpoint;
 
 /// The longest answer that is read whole, in bytes: the most output that an exec can be asked for, in base64, of two streams, and some more.
 const ANSWER: usize = 64 * 1024 * 1024;
@@ -32,6 +31,7 @@ fn full(bytes: Bytes) -> Body {
 
 /// A connection. Dropping it ends what was asked over it and has not been answered.
 pub struct Connection {
+    endpoint: Endpoint,
     sender: SendRequest<Body>,
     driver: JoinHandle<()>,
 }
@@ -48,23 +48,12 @@ impl Drop for Connection {
     }
 }
 
-/// Connects to a socket that this user serves.
-pub(crate) async fn dial(path: &Path) -> Result<UnixStream, ClientError> {
-    let stream = UnixStream::connect(path).await.map_err(|source| match source.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NotRunning { path: path.to_owned() },
-        _ => ClientError::Connect { path: path.to_owned(), source },
-    })?;
-    let failed = |source| ClientError::Connect { path: path.to_owned(), source };
-    let (found, expected) = (stream.peer_cred().map_err(failed)?.uid(), rustix::process::geteuid().as_raw());
-    if found == expected { Ok(stream) } else { Err(ClientError::WrongPeer { path: path.to_owned(), found, expected }) }
-}
-
 impl Connection {
-    pub(crate) async fn open(path: &Path) -> Result<Self, ClientError> {
-        let (sender, connection) = handshake(TokioIo::new(dial(path).await?)).await?;
+    pub(crate) async fn open(endpoint: &Endpoint) -> Result<Self, ClientError> {
+        let (sender, connection) = handshake(TokioIo::new(endpoint.dial().await?)).await?;
         // How it ended, those learn who wait for an answer.
         let driver = tokio::spawn(async move { drop(connection.await) });
-        Ok(Self { sender, driver })
+        Ok(Self { endpoint: endpoint.clone(), sender, driver })
     }
 
     /// Asks, and returns the answer if it is a success.
@@ -97,11 +86,12 @@ impl Connection {
         kind: Option<&str>,
         body: Body,
     ) -> Result<Response<Incoming>, ClientError> {
-        let mut request = Request::builder().method(method).uri(path).header(header::HOST, "hearth");
+        let mut request = Request::builder().method(method).uri(path).header(header::HOST, self.endpoint.authority());
         if let Some(kind) = kind {
             request = request.header(header::CONTENT_TYPE, kind);
         }
-        let request = request.body(body).map_err(|error| ClientError::BadAnswer { what: error.to_string() })?;
+        let mut request = request.body(body).map_err(|error| ClientError::BadAnswer { what: error.to_string() })?;
+        self.endpoint.sign(request.headers_mut());
         let response = self.sender.send_request(request).await?;
         if response.status().is_success() {
             return Ok(response);

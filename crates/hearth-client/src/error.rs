@@ -32,6 +32,39 @@ pub enum ClientError {
         /// Who should.
         expected: u32,
     },
+    /// This names no host.
+    #[error("{url:?} names no daemon: {what}")]
+    InvalidHost {
+        /// What was to name one.
+        url: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// This can be no key.
+    #[error("an API key is letters and digits, and this one has others")]
+    InvalidKey,
+    /// This can be no certificate's fingerprint.
+    #[error("{text:?} is no fingerprint: that is sha256: and 64 hex digits")]
+    InvalidFingerprint {
+        /// What was to be one.
+        text: String,
+    },
+    /// The authorities' certificates cannot be read.
+    #[error("cannot read the authorities' certificates in {}", path.display())]
+    Authorities {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The host cannot be reached, or does not prove who it is. Nothing was asked of it.
+    #[error("cannot connect to {url}")]
+    Unreachable {
+        /// The host.
+        url: String,
+        /// Why.
+        source: io::Error,
+    },
     /// The daemon says no.
     #[error("{}", body.message)]
     Refused {

@@ -1,7 +1,6 @@
 //! A program that is held over a WebSocket.
 
 use std::fmt;
-use std::path::Path;
 
 use bytes::Bytes;
 use futures_util::stream::{SplitSink, SplitStream};
@@ -10,19 +9,19 @@ use hearth_api::exec::{FromClient, FromServer, MESSAGE, STDERR, STDIN, STDIN_WIN
 use hearth_api::protocol::{ExitStatus, OutputTotals, ProcessId, PtySize, Signal, SignalScope, StreamName};
 use hearth_api::{ErrorBody, SandboxInfo};
 use serde::Serialize;
-use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{self, Message, http};
 
 use crate::ClientError;
-use crate::connection::dial;
+use crate::endpoint::{Endpoint, Wire};
 
 /// What is sent of input in one message, in bytes.
 const PIECE: usize = 64 * 1024;
 
-type Socket = WebSocketStream<UnixStream>;
+type Socket = WebSocketStream<Wire>;
 
 /// A program that runs, its output's end. Dropping it lets go of the program, which runs on.
 pub struct Held {
@@ -52,11 +51,12 @@ pub enum HeldEvent {
 }
 
 impl Held {
-    pub(crate) async fn open(socket: &Path, path: &str) -> Result<Self, ClientError> {
-        let stream = dial(socket).await?;
+    pub(crate) async fn open(endpoint: &Endpoint, path: &str) -> Result<Self, ClientError> {
+        let stream = endpoint.dial().await?;
         let config = WebSocketConfig::default().max_message_size(Some(MESSAGE)).max_frame_size(Some(MESSAGE));
-        let url = format!("ws://hearth{path}");
-        let opened = tokio_tungstenite::client_async_with_config(url, stream, Some(config)).await;
+        let mut request = format!("ws://{}{path}", endpoint.authority()).into_client_request().map_err(failed)?;
+        endpoint.sign(request.headers_mut());
+        let opened = tokio_tungstenite::client_async_with_config(request, stream, Some(config)).await;
         let (socket, _) = opened.map_err(failed)?;
         let (sink, stream) = socket.split();
         let taken = watch::Sender::new(0);

@@ -1,12 +1,13 @@
-//! Speaks the daemon's API over its Unix socket: one typed call an endpoint.
+//! Speaks the daemon's API over its Unix socket, or over TCP: one typed call an endpoint.
 //!
 //! The binary's commands use it, and so can any Rust program. What must stay true:
 //!
-//! - *Nothing is sent to a stranger.* The socket's owner is asked of the kernel before a byte goes out.
+//! - *Nothing is sent to a stranger.* The socket's owner is asked of the kernel before a byte goes out; over TLS the certificate is checked.
 //! - *Nothing is sent twice.* No retry; an error says whether the request may have had an effect.
 //! - Dropping a call gives it up: the daemon sees its connection end. What is in a guest by then goes on.
 
 mod connection;
+mod endpoint;
 mod error;
 mod events;
 mod guest;
@@ -15,7 +16,7 @@ mod history;
 mod kernels;
 mod shells;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use bytes::Bytes;
 use hearth_api::exec::RunRequest;
@@ -31,8 +32,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use connection::whole;
+use endpoint::Endpoint;
 
 pub use connection::Connection;
+pub use endpoint::Trust;
 pub use error::ClientError;
 pub use events::{Followed, Item};
 pub use guest::Download;
@@ -40,10 +43,10 @@ pub use hearth_api as api;
 pub use held::{Held, HeldEvent, HeldInput};
 pub use kernels::KernelRun;
 
-/// A daemon, found by its socket. Each call has a connection of its own.
+/// A daemon, found by its socket or its host. Each call has a connection of its own.
 #[derive(Debug, Clone)]
 pub struct Client {
-    socket: PathBuf,
+    endpoint: Endpoint,
 }
 
 /// A sandbox that is bound to a connection: dropping this removes it.
@@ -86,20 +89,29 @@ impl Run {
 impl Client {
     /// Names the daemon that listens at `socket`. Connects to nothing yet.
     pub fn new(socket: impl Into<PathBuf>) -> Self {
-        Self { socket: socket.into() }
+        Self { endpoint: Endpoint::socket(socket.into()) }
     }
 
-    /// Where the daemon listens.
-    pub fn socket(&self) -> &Path {
-        &self.socket
+    /// Names the daemon at `https://HOST[:PORT]`, or `http://…` where nobody can read along, with a key that it has given out. Connects to
+    /// nothing yet.
+    ///
+    /// # Errors
+    /// [`ClientError::InvalidHost`], [`ClientError::InvalidKey`], [`ClientError::InvalidFingerprint`], [`ClientError::Authorities`].
+    pub fn remote(url: &str, key: Option<&str>, trust: &Trust) -> Result<Self, ClientError> {
+        Ok(Self { endpoint: Endpoint::remote(url, key, trust)? })
+    }
+
+    /// Has the daemon's audit log say what acts here for somebody else, as `mcp` does: visible ASCII.
+    pub fn via(self, what: &'static str) -> Self {
+        Self { endpoint: self.endpoint.via(what) }
     }
 
     /// Connects, for more than one call in a row.
     ///
     /// # Errors
-    /// [`ClientError::NotRunning`] where nobody listens, [`ClientError::WrongPeer`], [`ClientError::Connect`].
+    /// [`ClientError::NotRunning`] where nobody listens, [`ClientError::WrongPeer`], [`ClientError::Connect`], [`ClientError::Unreachable`].
     pub async fn connect(&self) -> Result<Connection, ClientError> {
-        Connection::open(&self.socket).await
+        Connection::open(&self.endpoint).await
     }
 
     /// Asks whether the daemon is there.
@@ -250,7 +262,7 @@ impl Client {
     /// # Errors
     /// As [`Self::health`].
     pub async fn hold(&self, sandbox: &str, request: &ExecRequest) -> Result<Held, ClientError> {
-        let mut held = Held::open(&self.socket, &path(sandbox, "/exec")).await?;
+        let mut held = Held::open(&self.endpoint, &path(sandbox, "/exec")).await?;
         held.ask(request).await?;
         held.started().await
     }
@@ -277,7 +289,7 @@ impl Client {
     /// As [`Self::health`].
     pub async fn attach(&self, sandbox: &str, process: &str, from: &AttachProcess) -> Result<Held, ClientError> {
         let path = path(sandbox, &format!("/processes/{}/attach", escaped(process)));
-        Held::open(&self.socket, &with_query(&path, from)).await?.started().await
+        Held::open(&self.endpoint, &with_query(&path, from)).await?.started().await
     }
 
     /// Reads a piece of what a program wrote, whether it runs or has ended, and tells where it lies.
@@ -318,7 +330,7 @@ impl Client {
     /// # Errors
     /// As [`Self::health`].
     pub async fn run(&self, request: &RunRequest) -> Result<Run, ClientError> {
-        let mut held = Held::open(&self.socket, "/v1/run").await?;
+        let mut held = Held::open(&self.endpoint, "/v1/run").await?;
         held.ask(request).await?;
         Ok(Run { info: held.ready().await?, held })
     }

@@ -52,6 +52,7 @@ pub struct Export {
 
 /// How an archive is compressed, quickly rather than small.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Compression {
     /// Not at all.
@@ -75,6 +76,7 @@ pub enum ArchiveResult {
 
 /// An archive that was unpacked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Imported {
     /// How many members it has.
     pub members: u64,

@@ -7,6 +7,7 @@ use crate::{FrameError, LineDecoder, RequestId, limits};
 
 /// Names one of a request's streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum StreamName {
     /// Host to guest: a process's input, what is typed at its terminal, or the bytes of a file or archive that is sent.

@@ -6,6 +6,7 @@ use crate::limits;
 
 /// Names the reason a request failed. Stable: clients match on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorCode {
     /// The line was not a JSON object with an `id` and a `type`.
@@ -87,6 +88,7 @@ pub enum ErrorCode {
 
 /// Tells whether an operation that ended in an error may have had an effect, which decides whether a retry is safe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// Nothing has happened; sending the request again is safe.

@@ -16,6 +16,7 @@ pub use search::{Case, Enough, Line, Search};
 
 /// Which directory a path is beneath, and cannot leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum FileRoot {
     /// The workspace: relative paths, and absolute ones that begin with `/workspace`.
@@ -35,6 +36,7 @@ impl FileRoot {
 
 /// A place in the guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Place {
     /// Beneath which root.
@@ -96,6 +98,7 @@ pub enum FileRequest {
 
 /// A directory to list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct List {
     /// Beneath which root.
@@ -163,6 +166,7 @@ pub struct Write {
 
 /// Whether what is written may be there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Create {
     /// It may.
@@ -182,6 +186,7 @@ impl Create {
 
 /// A text to replace in a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct TextEdit {
     /// The text, exactly, at least a byte.
@@ -198,6 +203,7 @@ pub struct TextEdit {
 
 /// A directory to make.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Mkdir {
     /// Beneath which root.
@@ -215,6 +221,7 @@ pub struct Mkdir {
 
 /// Something to move or to copy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Transfer {
     /// Beneath which root, both.
@@ -231,6 +238,7 @@ pub struct Transfer {
 
 /// Something to remove.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Remove {
     /// Beneath which root, which itself cannot be removed.
@@ -248,6 +256,7 @@ pub struct Remove {
 
 /// A symbolic link to make.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Symlink {
     /// Beneath which root.
@@ -264,6 +273,7 @@ pub struct Symlink {
 
 /// Permissions to change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Chmod {
     /// Beneath which root.

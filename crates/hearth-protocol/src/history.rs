@@ -12,6 +12,7 @@ pub const BASELINE: &str = "baseline";
 
 /// The name of a checkpoint: 1 to [`limits::NAME`] letters, digits, `.`, `_` and `-`, the first a letter or digit.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(transparent)]
 pub struct CheckpointName(String);
 
@@ -79,6 +80,7 @@ pub struct NoFields {}
 
 /// Something about one checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Named {
     /// Which; [`BASELINE`] where none is named.
@@ -124,6 +126,7 @@ fn is_one(strip: &u32) -> bool {
 
 /// A checkpoint that there is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Checkpoint {
     /// Its name.
     pub name: String,
@@ -140,6 +143,7 @@ pub struct Checkpoint {
 
 /// What has become of something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ChangeKind {
     /// It was not there.
@@ -159,6 +163,7 @@ pub enum ChangeKind {
 
 /// Something that has changed. Directories are not told of, but for what is in them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Change {
     /// Where, from the workspace.
     pub path: RawString,
@@ -176,6 +181,7 @@ pub struct Change {
 
 /// A diff's sums.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Diffed {
     /// How many files, links and FIFOs are new.
     pub created: u64,
@@ -194,6 +200,7 @@ pub struct Diffed {
 
 /// A patch that was applied, or could be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Patched {
     /// How many files it is about.
     pub files: u64,
@@ -206,6 +213,7 @@ pub struct Patched {
 
 /// A reset that was done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ResetDone {
     /// How many files, directories, links and FIFOs were made, or made again.
     pub restored: u64,

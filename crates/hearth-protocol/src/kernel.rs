@@ -10,6 +10,7 @@ use crate::{ErrorCode, Fault, ProcessId, RawString, limits};
 
 /// What a kernel runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum KernelLanguage {
     /// Python 3, by `python3`.
@@ -77,6 +78,7 @@ pub struct KernelName {
 
 /// A kernel to start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct KernelStart {
     /// What it runs.
@@ -103,6 +105,7 @@ pub struct KernelStart {
 
 /// Code to run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct KernelExec {
     /// What the kernel runs.
@@ -150,6 +153,7 @@ pub enum KernelResult {
 
 /// A kernel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct KernelInfo {
     /// Its name.
     pub name: String,
@@ -169,6 +173,7 @@ pub struct KernelInfo {
 
 /// What a kernel does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum KernelState {
     /// It waits for code.
@@ -181,6 +186,7 @@ pub enum KernelState {
 
 /// How code ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct KernelRan {
     /// The kernel that ran it.
     pub kernel: String,
@@ -219,6 +225,7 @@ fn is_zero(number: &u64) -> bool {
 
 /// An error that nothing caught, in short: both texts are cut to [`limits::MESSAGE`] characters.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct KernelError {
     /// Its class.
     pub name: String,
@@ -247,6 +254,7 @@ pub enum KernelEvent {
 
 /// A value in its forms.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct KernelValue {
     /// By media type: text as it is, images and other bytes as base64, JSON as JSON. `text/plain` is always there for a result.
     pub data: BTreeMap<String, Value>,

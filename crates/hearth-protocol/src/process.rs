@@ -7,6 +7,7 @@ use crate::{Command, Delivery, Fault, RawString, StreamName, Tag, limits};
 
 /// Names a process for as long as the agent lives. Never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(transparent)]
 pub struct ProcessId(pub u64);
 
@@ -69,6 +70,7 @@ pub struct Attach {
 
 /// Which processes a signal reaches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum SignalScope {
     /// The process itself.
@@ -82,6 +84,7 @@ pub enum SignalScope {
 
 /// How a process ended. Exactly one of `code` and `signal` is there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ExitStatus {
     /// The code it exited with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -115,6 +118,7 @@ impl ExitStatus {
 
 /// The length of each output stream in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct OutputTotals {
     /// Bytes written to `stdout`, or to the terminal.
     pub stdout: u64,
@@ -149,6 +153,7 @@ impl OutputTotals {
 
 /// A process in a list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ProcessInfo {
     /// Its name.
     pub process: ProcessId,
@@ -167,6 +172,7 @@ pub struct ProcessInfo {
 
 /// Whether a process runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ProcessState {
     /// It runs.
@@ -262,6 +268,7 @@ pub struct OutputRead {
 /// How it will be set then cannot be known when a byte is taken, so `accepted` counts these bytes too: a longer line needs a pipe, or
 /// `stty -icanon`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Written {
     /// The bytes that were taken: all, unless the process did not read.
     pub accepted: u64,

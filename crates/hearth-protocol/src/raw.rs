@@ -14,7 +14,8 @@ use crate::hex;
 /// On the wire a JSON string where the bytes are UTF-8, else `{"hex": "..."}`, so that every name of a Linux file round-trips.
 /// NUL is refused when one is read.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
-pub struct RawString(Vec<u8>);
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct RawString(#[cfg_attr(feature = "schema", schemars(with = "crate::secrets::Form"))] Vec<u8>);
 
 impl RawString {
     /// The bytes.

@@ -42,6 +42,7 @@ pub enum SecretResult {
 
 /// A secret to install.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Secret {
     /// Its name: a letter or `_`, then at most 63 letters, digits and `_`.
@@ -59,6 +60,7 @@ fn yes() -> bool {
 
 /// A secret in a list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SecretInfo {
     /// Its name.
@@ -73,6 +75,7 @@ pub struct SecretInfo {
 
 /// The secrets there are.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SecretList {
     /// The directory that the files are in, by name; processes know it as `HEARTH_SECRETS`.
@@ -84,7 +87,8 @@ pub struct SecretList {
 /// Bytes that must not be shown. On the wire as [`crate::RawString`], but NUL is a byte like any other; what is debugged or refused does
 /// not repeat them.
 #[derive(Clone, PartialEq, Eq)]
-pub struct SecretValue(Vec<u8>);
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct SecretValue(#[cfg_attr(feature = "schema", schemars(with = "Form"))] Vec<u8>);
 
 impl SecretValue {
     /// The bytes, for what may know them.
@@ -105,9 +109,11 @@ impl fmt::Debug for SecretValue {
     }
 }
 
+/// Bytes in JSON: text where they are some, else digits.
 #[derive(Serialize, Deserialize)]
-#[serde(untagged)]
-enum Form {
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(inline))]
+#[serde(untagged, deny_unknown_fields)]
+pub(crate) enum Form {
     Text(String),
     Hex { hex: String },
 }

@@ -68,6 +68,7 @@ pub struct ServiceStart {
 
 /// What shows that a service is ready.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Readiness {
     /// Something is at a path.
@@ -94,6 +95,7 @@ pub enum Readiness {
 
 /// What happens when a service ends by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum RestartPolicy {
     /// It stays as it is.
@@ -108,6 +110,7 @@ pub enum RestartPolicy {
 /// How soon a service is started again, and how often. The wait doubles each time; both start anew when it was ready for
 /// [`limits::HEALTHY_MS`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Backoff {
     /// The first wait in milliseconds; [`limits::BACKOFF_MS`] by default.
@@ -140,6 +143,7 @@ pub struct ServiceLogs {
 
 /// A place, or a number of bytes, in each of a log's streams. Restarts do not begin anew.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct LogPositions {
     /// In what it wrote to `stdout`.
@@ -167,6 +171,7 @@ pub enum ServiceResult {
 
 /// A service as it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ServiceInfo {
     /// Its name.
     pub name: String,
@@ -209,6 +214,7 @@ pub struct ServiceInfo {
 
 /// Whether a service runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ServiceState {
     /// It runs and is not ready yet.
@@ -234,6 +240,7 @@ impl ServiceState {
 
 /// Why a service was stopped, or has failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ServiceReason {
     /// It ended before it was ready.

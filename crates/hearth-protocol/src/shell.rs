@@ -14,6 +14,7 @@ use crate::{
 
 /// The name of a shell: 1 to [`limits::NAME`] letters, digits, `.`, `_` and `-`, the first a letter or digit.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(transparent)]
 pub struct ShellName(String);
 
@@ -179,6 +180,7 @@ pub struct WaitIdle {
 
 /// What a shell comes to rest with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(rename = "ShellIdle"))]
 #[serde(rename_all = "snake_case")]
 pub enum Idle {
     /// It has been quiet, whoever is in the foreground: a job may sleep.
@@ -246,6 +248,7 @@ pub enum ShellResult {
 
 /// A shell that was started. As a process it can be followed like any other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Opened {
     /// Its id as a process.
     pub process: ProcessId,
@@ -255,6 +258,7 @@ pub struct Opened {
 
 /// A shell in a list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ShellInfo {
     /// Its name.
     pub name: ShellName,
@@ -275,6 +279,7 @@ pub struct ShellInfo {
 
 /// Which lines of a shell were sent as `data`. Of lines that changed more than once only the newest state is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PlainRead {
     /// The `since` of the next read.
     pub next: u64,
@@ -298,6 +303,7 @@ pub struct PlainRead {
 
 /// Why a wait for rest was over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct IdleEnd {
     /// Why.
     pub reason: IdleReason,
@@ -307,6 +313,7 @@ pub struct IdleEnd {
 
 /// What ended a wait for rest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum IdleReason {
     /// What was waited for.

@@ -11,6 +11,7 @@ macro_rules! signals {
         /// A signal that can be sent to a process. On the wire its name without `SIG`, such as `"TERM"`; read in any form that
         /// [`FromStr`] takes, and as a number.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+        #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
         pub enum Signal {
             $(#[doc = concat!("SIG", $name, ", number ", $number)] #[serde(rename = $name)] $variant = $number,)+
         }

@@ -9,6 +9,7 @@ use crate::{Command, ErrorCode, Fault, RawString, limits};
 
 /// The size of a terminal in character cells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct PtySize {
     /// Width.
@@ -34,6 +35,7 @@ impl PtySize {
 
 /// How output reaches a follower that is slower than the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Delivery {
     /// The process waits, as it would for a slow pipe. Nothing is lost while this follower stays.
@@ -45,6 +47,7 @@ pub enum Delivery {
 
 /// A name that people give to a process. Unique among those that run; of those that have ended it names the newest.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(transparent)]
 pub struct Tag(String);
 
@@ -124,6 +127,7 @@ impl Keep {
 /// Needs a control group of its own for the process, with the controllers in question; where there is none the start is refused with
 /// [`ErrorCode::Unavailable`] and the reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ResourceLimits {
     /// Memory in bytes, at least 1 MiB. A tree that needs more is killed as a whole, and its end says out of memory.

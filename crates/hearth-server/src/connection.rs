@@ -5,23 +5,33 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
+use axum::http::request::Parts;
+use axum::response::IntoResponse;
 use hearth_engine::SandboxId;
 use hearth_engine::fleet::{Leash, Member};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::net::UnixStream;
-use tokio::sync::{Semaphore, watch};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_rustls::TlsAcceptor;
 use tower_service::Service;
 
-use crate::{App, Socket, routes};
+use crate::answer::Refusal;
+use crate::remote::{Caller, Gate, PATIENCE};
+use crate::{App, Remote, Socket, routes};
 
 /// The connections that are served at once; more wait to be accepted.
 const CONNECTIONS: usize = 2048;
+/// The same for those over TCP, which are counted apart: whoever holds them all holds up nobody at the socket.
+const REMOTE_CONNECTIONS: usize = 512;
 /// The largest head of a request, in bytes, and what is read ahead of a body.
 const BUFFER: usize = 64 * 1024;
 /// How long connections have to finish once the daemon ends and its sandboxes are gone.
@@ -77,26 +87,47 @@ impl Bound {
     }
 }
 
+/// Where connections come from.
+#[derive(Debug)]
+pub struct Listeners {
+    /// Those of this process's own user.
+    pub socket: Socket,
+    /// Those of whoever has a key.
+    pub remote: Option<Remote>,
+}
+
 /// Serves until `told` or until there was neither a connection nor a sandbox for as long as `idle`; then accepts nothing more, removes all
 /// sandboxes, and ends.
-pub async fn serve<T>(socket: Socket, app: App, idle: Option<Duration>, told: impl Future<Output = T>) -> Ended<T> {
+pub async fn serve<T>(
+    listeners: Listeners,
+    app: App,
+    idle: Option<Duration>,
+    told: impl Future<Output = T>,
+) -> Ended<T> {
     let mut connections = Connections::new(app.clone());
     let ended = tokio::select! {
         told = told => Ended::Told(told),
         () = app.idle(idle) => Ended::Idle,
-        broken = connections.accept(&socket) => Ended::Broken(broken),
+        broken = connections.accept(&listeners) => Ended::Broken(broken),
     };
     // Whoever comes now finds no socket, and starts the next daemon, which waits for this one's lock.
-    drop(socket);
+    drop(listeners);
     app.close();
     app.fleet().end().await;
     connections.finish().await;
     ended
 }
 
+/// Somebody who has connected.
+enum Arrival {
+    Owner(UnixStream, Option<i32>),
+    Stranger(TcpStream, Arc<Gate>, Option<TlsAcceptor>),
+}
+
 struct Connections {
     app: App,
     places: Arc<Semaphore>,
+    remote_places: Arc<Semaphore>,
     tasks: JoinSet<()>,
     closing: watch::Receiver<bool>,
 }
@@ -104,15 +135,20 @@ struct Connections {
 impl Connections {
     fn new(app: App) -> Self {
         let closing = app.closing();
-        Self { app, places: Arc::new(Semaphore::new(CONNECTIONS)), tasks: JoinSet::new(), closing }
+        let places = |count| Arc::new(Semaphore::new(count));
+        let (places, remote_places) = (places(CONNECTIONS), places(REMOTE_CONNECTIONS));
+        Self { app, places, remote_places, tasks: JoinSet::new(), closing }
     }
 
-    async fn accept(&mut self, socket: &Socket) -> io::Error {
+    async fn accept(&mut self, listeners: &Listeners) -> io::Error {
         let router = routes::router(self.app.clone());
         loop {
-            let place = self.places.clone().acquire_owned().await;
-            let stream = match socket.accept().await {
-                Ok(stream) => stream,
+            let arrived = tokio::select! {
+                arrived = own(&self.places, &listeners.socket) => arrived,
+                arrived = strangers(&self.remote_places, listeners.remote.as_ref()) => arrived,
+            };
+            let (place, arrival) = match arrived {
+                Ok(arrived) => arrived,
                 // There are no descriptors left: a connection that ends gives some back.
                 Err(error) => match self.tasks.join_next().await {
                     Some(_) => continue,
@@ -120,10 +156,10 @@ impl Connections {
                 },
             };
             while self.tasks.try_join_next().is_some() {}
-            let (router, guest, closing) = (router.clone(), self.app.arrive(), self.closing.clone());
+            let (guest, router, closing) = (self.app.arrive(), router.clone(), self.closing.clone());
             self.tasks.spawn(async move {
                 let _held = (place, guest);
-                connection(stream, router, closing).await;
+                attend(arrival, router, closing).await;
             });
         }
     }
@@ -135,14 +171,92 @@ impl Connections {
     }
 }
 
-async fn connection(stream: UnixStream, router: axum::Router, mut closing: watch::Receiver<bool>) {
-    let bound = Bound::default();
+async fn own(places: &Arc<Semaphore>, socket: &Socket) -> io::Result<(Option<OwnedSemaphorePermit>, Arrival)> {
+    let place = places.clone().acquire_owned().await.ok();
+    let (stream, pid) = socket.accept().await?;
+    Ok((place, Arrival::Owner(stream, pid)))
+}
+
+async fn strangers(
+    places: &Arc<Semaphore>,
+    remote: Option<&Remote>,
+) -> io::Result<(Option<OwnedSemaphorePermit>, Arrival)> {
+    let Some(remote) = remote else { return std::future::pending().await };
+    let place = places.clone().acquire_owned().await.ok();
+    let stream = remote.accept().await?;
+    Ok((place, Arrival::Stranger(stream, remote.gate(), remote.acceptor())))
+}
+
+async fn attend(arrival: Arrival, router: Router, closing: watch::Receiver<bool>) {
+    let (stream, gate, acceptor) = match arrival {
+        Arrival::Owner(stream, pid) => {
+            return connection(stream, Door::Open(Caller::Owner { pid }), router, closing).await;
+        }
+        Arrival::Stranger(stream, gate, acceptor) => (stream, gate, acceptor),
+    };
+    let deadline = Instant::now() + PATIENCE;
+    let door = Door::Kept { gate, deadline };
+    match acceptor {
+        None => connection(stream, door, router, closing).await,
+        // Who cannot shake hands is nobody to tell it to.
+        Some(acceptor) => {
+            if let Ok(Ok(stream)) = tokio::time::timeout_at(deadline, acceptor.accept(stream)).await {
+                connection(stream, door, router, closing).await;
+            }
+        }
+    }
+}
+
+/// What a connection's requests have to get past.
+#[derive(Debug, Clone)]
+enum Door {
+    /// Nothing: it is known who asks.
+    Open(Caller),
+    /// The gate, the first of them before the deadline.
+    Kept { gate: Arc<Gate>, deadline: Instant },
+}
+
+impl Door {
+    fn admit(&self, request: &Parts) -> Result<Caller, Refusal> {
+        match self {
+            Self::Open(caller) => Ok(caller.clone()),
+            Self::Kept { gate, .. } => gate.admit(request),
+        }
+    }
+
+    /// Ends when nobody was let in before the deadline.
+    async fn overdue(&self, admitted: &Notify) {
+        if let Self::Kept { deadline, .. } = self
+            && tokio::time::timeout_at(*deadline, admitted.notified()).await.is_err()
+        {
+            return;
+        }
+        std::future::pending().await
+    }
+}
+
+async fn connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    door: Door,
+    router: Router,
+    mut closing: watch::Receiver<bool>,
+) {
+    let (bound, admitted) = (Bound::default(), Arc::new(Notify::new()));
+    let (entrance, has_come) = (door.clone(), admitted.clone());
     let service = service_fn(move |request: Request<Incoming>| {
+        let (mut parts, body) = request.into_parts();
+        let caller = entrance.admit(&parts);
         let (mut router, bound) = (router.clone(), bound.clone());
+        let has_come = has_come.clone();
         async move {
-            let mut request = request.map(Body::new);
-            request.extensions_mut().insert(bound);
-            let answered: Result<_, Infallible> = router.call(request).await;
+            let caller = match caller {
+                Ok(caller) => caller,
+                Err(refusal) => return Ok(refusal.into_response()),
+            };
+            has_come.notify_one();
+            parts.extensions.insert(bound);
+            parts.extensions.insert(caller);
+            let answered: Result<_, Infallible> = router.call(Request::from_parts(parts, Body::new(body))).await;
             answered
         }
     });
@@ -153,6 +267,7 @@ async fn connection(stream: UnixStream, router: axum::Router, mut closing: watch
     tokio::select! {
         // How a connection ended is for its client to know.
         _ = &mut serving => return,
+        () = door.overdue(&admitted) => return,
         _ = closing.wait_for(|closing| *closing) => serving.as_mut().graceful_shutdown(),
     }
     let _ = serving.await;

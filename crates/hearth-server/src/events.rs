@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 
 use axum::extract::State;
-use axum::http::HeaderMap;
 use axum::response::sse::{self, KeepAlive, Sse};
 use futures_util::Stream;
 use futures_util::stream::unfold;
@@ -14,7 +13,7 @@ use tokio::sync::watch;
 
 use crate::App;
 use crate::answer::Refusal;
-use crate::input::Asked;
+use crate::input::{Asked, LastEvent};
 use crate::sandboxes::{state, unix_ms};
 
 /// The kind of event that tells how many are no longer kept.
@@ -23,10 +22,9 @@ const MISSED: &str = "missed";
 /// Sends events until the client goes or the daemon ends.
 pub(crate) async fn follow(
     State(app): State<App>,
-    headers: HeaderMap,
+    LastEvent(resumed): LastEvent,
     Asked(query): Asked<FollowEvents>,
 ) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>, Refusal> {
-    let resumed = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());
     let position = query.after.or(resumed).unwrap_or_else(|| app.fleet().events().newest());
     let follower = Follower {
         closing: app.closing(),

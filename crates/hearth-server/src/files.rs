@@ -7,8 +7,6 @@ use std::task::{Context, Poll};
 use axum::Json;
 use axum::body::{Body as Bytestream, BodyDataStream};
 use axum::extract::{Path, Request, State};
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
 use bytes::{Buf, Bytes};
 use futures_util::StreamExt;
 use futures_util::stream::unfold;
@@ -23,7 +21,7 @@ use hearth_engine::protocol::{ErrorCode, Fault, Finished};
 use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::App;
-use crate::answer::{Refusal, invalid};
+use crate::answer::{Content, Octets, Refusal, Tar, invalid};
 use crate::input::{Asked, Body};
 
 type Answer<T> = Result<Json<T>, Refusal>;
@@ -117,14 +115,14 @@ pub(crate) async fn read(
     State(app): State<App>,
     Path(sandbox): Path<String>,
     Asked(query): Asked<ReadFile>,
-) -> Result<Response, Refusal> {
+) -> Result<Content<Octets>, Refusal> {
     let (root, path) = query.place()?;
     let mut read = Read::new(Place { root, path });
     read.offset = query.offset.unwrap_or(0);
     read.length = query.length;
     let guest = app.member(&sandbox)?.channel().await?;
     let operation = guest.read_with(read).await?;
-    stream((operation, guest), "application/octet-stream").await
+    stream((operation, guest)).await
 }
 
 /// Takes a file, whole or not at all.
@@ -175,12 +173,12 @@ pub(crate) async fn export(
     State(app): State<App>,
     Path(sandbox): Path<String>,
     Asked(query): Asked<ExportTree>,
-) -> Result<Response, Refusal> {
+) -> Result<Content<Tar>, Refusal> {
     let (root, path) = query.place()?;
     let export = Export { root, path, compression: query.compression.unwrap_or_default() };
     let guest = app.member(&sandbox)?.channel().await?;
     let exporting = guest.export(export).await?;
-    stream((exporting, guest), "application/x-tar").await
+    stream((exporting, guest)).await
 }
 
 /// Sends a part of a tree as an archive: what the body names, a NUL behind each.
@@ -189,12 +187,12 @@ pub(crate) async fn export_only(
     Path(sandbox): Path<String>,
     Asked(query): Asked<ExportTree>,
     request: Request,
-) -> Result<Response, Refusal> {
+) -> Result<Content<Tar>, Refusal> {
     let (root, path) = query.place()?;
     let export = Export { root, path, compression: query.compression.unwrap_or_default() };
     let guest = app.member(&sandbox)?.channel().await?;
     let exporting = guest.export_only(export, Reader::of(request)).await?;
-    stream((exporting, guest), "application/x-tar").await
+    stream((exporting, guest)).await
 }
 
 /// Unpacks an archive, all of it or nothing.
@@ -258,7 +256,7 @@ enum Turn<P> {
 }
 
 /// Answers with a stream of bytes, each piece as soon as it is there. What is refused before the first of them gets an error of its own.
-pub(crate) async fn stream<P: Pieces>(mut pieces: P, kind: &'static str) -> Result<Response, Refusal> {
+pub(crate) async fn stream<K>(mut pieces: impl Pieces) -> Result<Content<K>, Refusal> {
     let first = pieces.piece().await?.map_or(Turn::Over, |bytes| Turn::Send(bytes, pieces));
     let bytes = unfold(first, async |turn| match turn {
         Turn::Send(bytes, pieces) => Some((Ok(bytes), Turn::Wait(pieces))),
@@ -269,7 +267,7 @@ pub(crate) async fn stream<P: Pieces>(mut pieces: P, kind: &'static str) -> Resu
         },
         Turn::Over => None,
     });
-    Ok((StatusCode::OK, [(header::CONTENT_TYPE, kind)], Bytestream::from_stream(bytes)).into_response())
+    Ok(Content::new(Bytestream::from_stream(bytes)))
 }
 
 /// A request's body, as something to read from.

@@ -4,11 +4,10 @@ use std::fmt::Write;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::header;
-use axum::response::IntoResponse;
 use hearth_api::{Health, Version};
 use hearth_engine::fleet::{self, Filter};
 
+use crate::answer::{Content, Figures};
 use crate::{App, pool};
 
 pub(crate) async fn health(State(app): State<App>) -> Json<Health> {
@@ -28,9 +27,8 @@ pub(crate) async fn version(State(app): State<App>) -> Json<Version> {
     Json(Version { version: app.version().to_owned(), api: hearth_api::VERSION, pid: std::process::id() })
 }
 
-/// The text format of Prometheus, version 0.0.4.
-pub(crate) async fn metrics(State(app): State<App>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], figures(&app))
+pub(crate) async fn metrics(State(app): State<App>) -> Content<Figures> {
+    Content::new(figures(&app))
 }
 
 fn figures(app: &App) -> String {
@@ -58,6 +56,13 @@ fn figures(app: &App) -> String {
     gauge("events_position", "Position of the newest event.", &one(app.fleet().events().newest()));
     let resident = app.fleet().engine().templates_in_memory().iter().map(|template| template.resident).sum();
     gauge("template_memory_bytes", "Sealed memory of the templates in use.", &one(resident));
+    figure(
+        "counter",
+        "audit_lost_total",
+        "Operations that could not be written to the audit log.",
+        &one(app.audit().lost()),
+    );
+    let mut gauge = |name: &str, help: &str, values: &[(String, u64)]| figure("gauge", name, help, values);
     let pool = pool::info(app);
     let ready = pool.kinds.iter().map(|kind| kind.ready as u64).sum();
     let making = pool.kinds.iter().map(|kind| kind.making as u64).sum();

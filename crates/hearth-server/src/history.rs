@@ -2,15 +2,14 @@
 
 use axum::Json;
 use axum::extract::{Path, Request, State};
-use axum::http::StatusCode;
-use axum::response::Response;
+use axum::response::NoContent;
 use bytes::Bytes;
 use hearth_api::history::{ApplyPatch, ChangeList, CheckpointList, Since, checkpoint_name};
 use hearth_engine::channel::{ChannelError, DiffPiece, Diffing};
 use hearth_engine::protocol::history::{Checkpoint, Named, Patched, ResetDone};
 
 use crate::App;
-use crate::answer::Refusal;
+use crate::answer::{Content, Created, Diff, Refusal};
 use crate::files::{Pieces, Reader, cut_off, stream};
 use crate::input::{Asked, Body};
 
@@ -21,10 +20,10 @@ pub(crate) async fn diff(
     State(app): State<App>,
     Path(sandbox): Path<String>,
     Asked(Since { since }): Asked<Since>,
-) -> Result<Response, Refusal> {
+) -> Result<Content<Diff>, Refusal> {
     let guest = app.member(&sandbox)?.channel().await?;
     let diffing = guest.diff(since.unwrap_or_default()).await?;
-    stream((diffing, guest), "text/x-diff").await
+    stream((diffing, guest)).await
 }
 
 impl Pieces for Diffing {
@@ -73,16 +72,16 @@ pub(crate) async fn checkpoint(
     State(app): State<App>,
     Path(sandbox): Path<String>,
     Body(named): Body<Named>,
-) -> Result<(StatusCode, Json<Checkpoint>), Refusal> {
+) -> Result<Created<Checkpoint>, Refusal> {
     let taken = app.member(&sandbox)?.channel().await?.checkpoint(named.name).await?;
-    Ok((StatusCode::CREATED, Json(taken)))
+    Ok(Created(taken))
 }
 
 pub(crate) async fn remove_checkpoint(
     State(app): State<App>,
     Path((sandbox, name)): Path<(String, String)>,
-) -> Result<StatusCode, Refusal> {
+) -> Result<NoContent, Refusal> {
     let name = checkpoint_name(&name, "name")?;
     app.member(&sandbox)?.channel().await?.remove_checkpoint(name).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }

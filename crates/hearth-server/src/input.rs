@@ -74,3 +74,27 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Asked<T> {
         Ok(Self(query.0))
     }
 }
+
+/// A request that says all by its path.
+#[derive(Debug, serde::Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Nothing {}
+
+/// The position of the last event that a client has seen, as a browser tells it.
+#[derive(Debug)]
+pub(crate) struct LastEvent(pub(crate) Option<u64>);
+
+impl LastEvent {
+    pub(crate) const HEADER: &'static str = "last-event-id";
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for LastEvent {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
+        let Some(value) = parts.headers.get(Self::HEADER) else { return Ok(Self(None)) };
+        let position = value.to_str().ok().and_then(|text| text.parse().ok());
+        let refused = || invalid("last-event-id must be the position of an event").with_field(Self::HEADER);
+        Ok(Self(Some(position.ok_or_else(refused)?)))
+    }
+}

@@ -2,20 +2,19 @@
 
 use axum::Json;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
-use axum::response::Response;
+use axum::response::NoContent;
 use bytes::Bytes;
 use hearth_api::TextDecoder;
-use hearth_api::kernels::{KernelLine, KernelList, KernelReady, LINES, checked_start, exec_in};
+use hearth_api::kernels::{KernelLine, KernelList, KernelReady, checked_start, exec_in};
 use hearth_engine::channel::{ChannelError, KernelOperation, KernelSent};
 use hearth_engine::fleet::Guest;
 use hearth_engine::protocol::StreamName;
 use hearth_engine::protocol::kernel::{KernelExec, KernelStart};
 
 use crate::App;
-use crate::answer::Refusal;
+use crate::answer::{Content, Created, KernelLines, Refusal};
 use crate::files::{Pieces, cut_off, stream};
-use crate::input::Body;
+use crate::input::{Body, Nothing};
 
 type Answer<T> = Result<Json<T>, Refusal>;
 
@@ -28,10 +27,10 @@ pub(crate) async fn start(
     State(app): State<App>,
     Path(sandbox): Path<String>,
     Body(request): Body<KernelStart>,
-) -> Result<(StatusCode, Json<KernelReady>), Refusal> {
+) -> Result<Created<KernelReady>, Refusal> {
     let start = checked_start(request)?;
     let (kernel, failed_imports) = app.member(&sandbox)?.channel().await?.start_kernel(start).await?;
-    Ok((StatusCode::CREATED, Json(KernelReady { kernel, failed_imports })))
+    Ok(Created(KernelReady { kernel, failed_imports }))
 }
 
 /// Runs code. When the connection ends before it, the code goes on.
@@ -39,24 +38,26 @@ pub(crate) async fn exec(
     State(app): State<App>,
     Path((sandbox, name)): Path<(String, String)>,
     Body(request): Body<KernelExec>,
-) -> Result<Response, Refusal> {
+) -> Result<Content<KernelLines>, Refusal> {
     let (exec, code) = exec_in(name, request)?;
     let guest = app.member(&sandbox)?.channel().await?;
     let operation = guest.exec_in_kernel(exec, &code).await?;
-    stream(Lines { operation, decoders: Default::default(), begun: false, over: false, _guest: guest }, LINES).await
+    stream(Lines { operation, decoders: Default::default(), begun: false, over: false, _guest: guest }).await
 }
 
 pub(crate) async fn interrupt(
     State(app): State<App>,
     Path((sandbox, name)): Path<(String, String)>,
-) -> Result<StatusCode, Refusal> {
+    Body(Nothing {}): Body<Nothing>,
+) -> Result<NoContent, Refusal> {
     app.member(&sandbox)?.channel().await?.interrupt_kernel(name).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 pub(crate) async fn restart(
     State(app): State<App>,
     Path((sandbox, name)): Path<(String, String)>,
+    Body(Nothing {}): Body<Nothing>,
 ) -> Answer<KernelReady> {
     let (kernel, failed_imports) = app.member(&sandbox)?.channel().await?.restart_kernel(name).await?;
     Ok(Json(KernelReady { kernel, failed_imports }))
@@ -65,9 +66,9 @@ pub(crate) async fn restart(
 pub(crate) async fn remove(
     State(app): State<App>,
     Path((sandbox, name)): Path<(String, String)>,
-) -> Result<StatusCode, Refusal> {
+) -> Result<NoContent, Refusal> {
     app.member(&sandbox)?.channel().await?.stop_kernel(name).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 /// What code does, as lines. As long as it runs and is listened to, its sandbox is not idle.

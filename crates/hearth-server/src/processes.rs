@@ -5,19 +5,17 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
-use axum::extract::{Path, State};
-use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
-use hearth_api::process::{
-    AT, AttachProcess, ENDED, ProcessList, ProcessStarted, ReadProcess, SignalProcess, TOTAL, WriteProcess,
-};
+use axum::extract::{Extension, Path, State};
+use axum::response::NoContent;
+use hearth_api::process::{AttachProcess, ProcessList, ProcessStarted, ReadProcess, SignalProcess, WriteProcess};
 use hearth_api::{ErrorBody, ExecRequest, OwnCode};
 use hearth_engine::channel::ChannelError;
 use hearth_engine::protocol::process::{ReadOutput, Written};
 use hearth_engine::protocol::{Attach, Delivery, ErrorCode, ProcessId, ProcessRef, Tag, limits};
 
 use crate::App;
-use crate::answer::Refusal;
+use crate::answer::{Created, Piece, Refusal, Upgraded};
+use crate::audit::Entry;
 use crate::exec::attached;
 use crate::input::{Asked, Body, Raw};
 
@@ -26,7 +24,7 @@ pub(crate) async fn start(
     State(app): State<App>,
     Path(reference): Path<String>,
     Body(request): Body<ExecRequest>,
-) -> Result<(StatusCode, Json<ProcessStarted>), Refusal> {
+) -> Result<Created<ProcessStarted>, Refusal> {
     if request.stdin.is_some() || request.max_output_bytes.is_some() {
         let message = "stdin and max_output_bytes are for a program that is waited for";
         return Err(ErrorBody::new(OwnCode::InvalidValue, message).with_field("stdin").into());
@@ -34,7 +32,7 @@ pub(crate) async fn start(
     let mut start = request.held()?;
     start.attach = None;
     let process = app.member(&reference)?.channel().await?.start(start).await?;
-    Ok((StatusCode::CREATED, Json(ProcessStarted { process: process.id(), pid: process.pid() })))
+    Ok(Created(ProcessStarted { process: process.id(), pid: process.pid() }))
 }
 
 pub(crate) async fn list(State(app): State<App>, Path(reference): Path<String>) -> Result<Json<ProcessList>, Refusal> {
@@ -46,7 +44,7 @@ pub(crate) async fn list(State(app): State<App>, Path(reference): Path<String>) 
 fn process(text: &str) -> Result<ProcessRef, Refusal> {
     match text.parse() {
         Ok(id) => Ok(ProcessId(id).into()),
-        Err(_) => Tag::new(text).map(Into::into).map_err(|fault| ErrorBody::from(fault).into()),
+        Err(_) => Tag::new(text).map(Into::into).map_err(|fault| ErrorBody::from(fault).with_field("process").into()),
     }
 }
 
@@ -54,7 +52,7 @@ pub(crate) async fn output(
     State(app): State<App>,
     Path((reference, named)): Path<(String, String)>,
     Asked(query): Asked<ReadProcess>,
-) -> Result<Response, Refusal> {
+) -> Result<Piece, Refusal> {
     let mut read = ReadOutput::new(process(&named)?);
     read.stream = query.stream.unwrap_or(read.stream);
     read.from = query.from.unwrap_or(read.from);
@@ -62,8 +60,7 @@ pub(crate) async fn output(
     read.wait_ms = query.wait_ms.unwrap_or(read.wait_ms);
     check_wait(query.wait_ms)?;
     let (read, bytes) = app.member(&reference)?.channel().await?.read_output(read).await?;
-    let headers = [(AT, read.at.to_string()), (TOTAL, read.total.to_string()), (ENDED, read.ended.to_string())];
-    Ok((headers, bytes).into_response())
+    Ok(Piece(read, bytes))
 }
 
 pub(crate) async fn input(
@@ -104,24 +101,25 @@ pub(crate) async fn signal(
     State(app): State<App>,
     Path((reference, named)): Path<(String, String)>,
     Body(request): Body<SignalProcess>,
-) -> Result<StatusCode, Refusal> {
+) -> Result<NoContent, Refusal> {
     let process = process(&named)?;
     app.member(&reference)?.channel().await?.signal(process, request.signal, request.scope).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 /// Upgrades, and follows a process that is there already.
 pub(crate) async fn attach(
     State(app): State<App>,
     Path((reference, named)): Path<(String, String)>,
+    Extension(entry): Extension<Entry>,
     Asked(query): Asked<AttachProcess>,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
-) -> Result<Response, Refusal> {
+) -> Result<Upgraded<()>, Refusal> {
     let attach = Attach {
         process: process(&named)?,
         stdout: query.stdout.unwrap_or(0),
         stderr: query.stderr.unwrap_or(0),
         delivery: query.delivery.unwrap_or(Delivery::Lossless),
     };
-    attached(app, reference, attach, upgrade)
+    attached((app, entry), reference, attach, upgrade)
 }

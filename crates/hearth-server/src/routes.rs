@@ -3,16 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use axum::extract::DefaultBodyLimit;
-use axum::routing::{get, post};
+use axum::extract::{DefaultBodyLimit, State};
+use axum::{Json, Router};
 use hearth_api::{ErrorBody, OwnCode};
 use hearth_client::Client;
 use hearth_engine::fleet::{Fleet, Member};
 use hearth_mcp::Profile;
 use tokio::sync::watch;
 
+use crate::Audit;
 use crate::answer::Refusal;
+use crate::openapi::{Api, delete, get, patch, post, put};
 use crate::{events, exec, files, health, history, kernels, pool, processes, sandboxes, services, shells, usage};
 
 /// The largest body of a request that is read whole, in bytes.
@@ -29,6 +30,7 @@ struct Shared {
     fleet: Fleet,
     /// Hearth's version.
     version: String,
+    audit: Arc<Audit>,
     /// How many connections there are.
     visitors: watch::Sender<usize>,
     closing: watch::Sender<bool>,
@@ -46,9 +48,14 @@ impl Drop for Visitor {
 
 impl App {
     /// Makes an API over a fleet, of a Hearth of this version.
-    pub fn new(fleet: Fleet, version: impl Into<String>) -> Self {
+    pub fn new(fleet: Fleet, version: impl Into<String>, audit: Audit) -> Self {
         let (visitors, closing) = (watch::Sender::new(0), watch::Sender::new(false));
-        Self { shared: Arc::new(Shared { fleet, version: version.into(), visitors, closing }) }
+        let (version, audit) = (version.into(), Arc::new(audit));
+        Self { shared: Arc::new(Shared { fleet, version, audit, visitors, closing }) }
+    }
+
+    pub(crate) fn audit(&self) -> Arc<Audit> {
+        self.shared.audit.clone()
     }
 
     /// The fleet below it.
@@ -95,107 +102,219 @@ impl App {
 
 /// The whole API.
 pub(crate) fn router(app: App) -> Router {
-    let v1 = Router::new()
-        .route("/health", get(health::health))
-        .route("/version", get(health::version))
-        .route("/pool", get(pool::pool))
-        .route("/usage", get(usage::usage))
-        .route("/events", get(events::follow))
-        .route("/run", get(exec::run))
-        .route("/sandboxes", get(sandboxes::list).post(sandboxes::create))
-        .route("/sandboxes/{sandbox}", get(sandboxes::inspect).patch(sandboxes::change).delete(sandboxes::remove))
-        .route("/sandboxes/{sandbox}/pause", post(sandboxes::pause))
-        .route("/sandboxes/{sandbox}/resume", post(sandboxes::resume))
-        .route("/sandboxes/{sandbox}/fork", post(sandboxes::fork))
-        .route("/sandboxes/{sandbox}/snapshot", post(sandboxes::snapshot))
-        .route("/sandboxes/{sandbox}/logs", get(sandboxes::logs))
-        .route("/sandboxes/{sandbox}/exec", post(exec::one_shot).get(exec::held))
-        .nest("/sandboxes/{sandbox}/processes", of_processes())
-        .nest("/sandboxes/{sandbox}/services", of_services())
-        .nest("/sandboxes/{sandbox}/shells", of_shells())
-        .route("/sandboxes/{sandbox}/ports", get(services::ports).post(services::publish))
-        .route("/sandboxes/{sandbox}/ports/{port}", axum::routing::delete(services::unpublish))
-        .route("/sandboxes/{sandbox}/secrets", get(services::secrets).put(services::set_secrets))
-        .route("/sandboxes/{sandbox}/secrets/{name}", axum::routing::delete(services::remove_secret))
-        .nest("/sandboxes/{sandbox}/kernels", of_kernels())
-        .nest("/sandboxes/{sandbox}/files", of_files())
-        .route(
-            "/sandboxes/{sandbox}/archive",
-            get(files::export).post(files::export_only).put(files::import).layer(DefaultBodyLimit::disable()),
-        );
-    let v1 = v1.merge(of_history());
-    Router::new()
-        .nest("/v1", v1)
+    api()
+        .into_router(&app)
         .merge(of_mcp(&app))
-        .route("/metrics", get(health::metrics))
         .fallback(unknown)
         .method_not_allowed_fallback(not_allowed)
         .layer(DefaultBodyLimit::max(BODY))
         .with_state(app)
 }
 
-fn of_processes() -> Router<App> {
-    Router::new()
-        .route("/", get(processes::list).post(processes::start))
-        .route("/{process}/output", get(processes::output))
-        .route("/{process}/input", post(processes::input))
-        .route("/{process}/signal", post(processes::signal))
-        .route("/{process}/attach", get(processes::attach))
+/// The description of the whole API, of a Hearth of this version: OpenAPI 3.1 in JSON.
+pub fn openapi(version: &str) -> serde_json::Value {
+    api().document(version)
 }
 
-fn of_services() -> Router<App> {
-    Router::new()
-        .route("/", get(services::list).post(services::start))
-        .route("/{name}", get(services::inspect).delete(services::remove))
-        .route("/{name}/stop", post(services::stop))
-        .route("/{name}/restart", post(services::restart))
-        .route("/{name}/logs", get(services::logs))
+async fn description(State(app): State<App>) -> Json<serde_json::Value> {
+    Json(openapi(app.version()))
 }
 
-fn of_kernels() -> Router<App> {
-    Router::new()
-        .route("/", get(kernels::list).post(kernels::start))
-        .route("/{name}", axum::routing::delete(kernels::remove))
-        .route("/{name}/exec", post(kernels::exec))
-        .route("/{name}/interrupt", post(kernels::interrupt))
-        .route("/{name}/restart", post(kernels::restart))
+fn api() -> Api {
+    let api = Api::default()
+        .at("/v1/health", [get(health::health, "Tells whether the daemon is there, and what is used of its limits")])
+        .at("/v1/version", [get(health::version, "Tells what the daemon is")])
+        .at("/v1/pool", [get(pool::pool, "Tells what the warm pool holds")])
+        .at("/v1/usage", [get(usage::usage, "Measures what sandboxes cost the host")])
+        .at("/v1/events", [get(events::follow, "Follows what happens to sandboxes")])
+        .at("/v1/run", [get(exec::run, "Makes a sandbox for one program, and holds it; both go with the WebSocket")])
+        .at("/metrics", [get(health::metrics, "The daemon's figures")])
+        .at("/openapi.json", [get(description, "This description")]);
+    of_kernels(of_shells(of_services(of_processes(of_history(of_files(of_sandboxes(api)))))))
 }
 
-fn of_files() -> Router<App> {
-    Router::new()
-        .route("/stat", post(files::stat))
-        .route("/list", post(files::list))
-        .route("/mkdir", post(files::mkdir))
-        .route("/move", post(files::rename))
-        .route("/copy", post(files::copy))
-        .route("/remove", post(files::remove))
-        .route("/symlink", post(files::symlink))
-        .route("/chmod", post(files::chmod))
-        .route("/edit", post(files::edit))
-        .route("/search", post(files::search))
-        .route("/content", get(files::read).put(files::write).layer(DefaultBodyLimit::disable()))
+fn of_sandboxes(api: Api) -> Api {
+    api.at(
+        "/v1/sandboxes",
+        [
+            get(sandboxes::list, "Lists sandboxes, the oldest first"),
+            post(sandboxes::create, "Makes a sandbox, and answers once it takes requests"),
+        ],
+    )
+    .at(
+        "/v1/sandboxes/{sandbox}",
+        [
+            get(sandboxes::inspect, "Describes a sandbox"),
+            patch(
+                sandboxes::change,
+                "Changes name, labels, lifetime or idle policy: what is left out stays, null takes away",
+            ),
+            delete(sandboxes::remove, "Removes a sandbox, and answers once nothing of it is left"),
+        ],
+    )
+    .at(
+        "/v1/sandboxes/{sandbox}/pause",
+        [post(sandboxes::pause, "Puts a sandbox on disk; the next request to its guest wakes it")],
+    )
+    .at("/v1/sandboxes/{sandbox}/resume", [post(sandboxes::resume, "Lets a paused sandbox go on")])
+    .at("/v1/sandboxes/{sandbox}/fork", [post(sandboxes::fork, "Copies a running sandbox")])
+    .at("/v1/sandboxes/{sandbox}/snapshot", [post(sandboxes::snapshot, "Saves a sandbox under a name; it goes on")])
+    .at("/v1/sandboxes/{sandbox}/logs", [get(sandboxes::logs, "The end of a sandbox's console")])
+    .at(
+        "/v1/sandboxes/{sandbox}/ports",
+        [
+            get(services::ports, "Lists published ports"),
+            post(services::publish, "Publishes a port, and tells the address that it listens on"),
+        ],
+    )
+    .at(
+        "/v1/sandboxes/{sandbox}/ports/{port}",
+        [delete(services::unpublish, "Closes a published port, with its connections")],
+    )
+    .at(
+        "/v1/sandboxes/{sandbox}/secrets",
+        [
+            get(services::secrets, "Lists secrets, without their values"),
+            put(services::set_secrets, "Adds secrets, or gives new values to those that are there, all or none"),
+        ],
+    )
+    .at("/v1/sandboxes/{sandbox}/secrets/{name}", [delete(services::remove_secret, "Removes a secret")])
 }
 
-fn of_shells() -> Router<App> {
-    Router::new()
-        .route("/", get(shells::list).post(shells::open))
-        .route("/{name}", axum::routing::delete(shells::close))
-        .route("/{name}/output", get(shells::output))
-        .route("/{name}/screen", get(shells::screen))
-        .route("/{name}/input", post(shells::input))
-        .route("/{name}/wait", post(shells::wait))
-        .route("/{name}/signal", post(shells::signal))
-        .route("/{name}/resize", post(shells::resize))
+fn of_processes(api: Api) -> Api {
+    api.at(
+        "/v1/sandboxes/{sandbox}/exec",
+        [
+            post(exec::one_shot, "Runs a program to its end"),
+            get(exec::held, "Runs a program, and holds it over a WebSocket"),
+        ],
+    )
+    .at(
+        "/v1/sandboxes/{sandbox}/processes",
+        [
+            get(processes::list, "Lists the programs that the agent knows, those that have ended included"),
+            post(processes::start, "Starts a program, and does not wait for it"),
+        ],
+    )
+    .at(
+        "/v1/sandboxes/{sandbox}/processes/{process}/output",
+        [get(processes::output, "Reads a piece of what a program wrote")],
+    )
+    .at("/v1/sandboxes/{sandbox}/processes/{process}/input", [post(processes::input, "Gives a program input")])
+    .at("/v1/sandboxes/{sandbox}/processes/{process}/signal", [post(processes::signal, "Sends a program a signal")])
+    .at(
+        "/v1/sandboxes/{sandbox}/processes/{process}/attach",
+        [get(processes::attach, "Follows a program over a WebSocket")],
+    )
 }
 
-fn of_history() -> Router<App> {
-    Router::new()
-        .route("/sandboxes/{sandbox}/diff", get(history::diff))
-        .route("/sandboxes/{sandbox}/changes", get(history::changes))
-        .route("/sandboxes/{sandbox}/patch", post(history::patch).layer(DefaultBodyLimit::disable()))
-        .route("/sandboxes/{sandbox}/reset", post(history::reset))
-        .route("/sandboxes/{sandbox}/checkpoints", get(history::checkpoints).post(history::checkpoint))
-        .route("/sandboxes/{sandbox}/checkpoints/{name}", axum::routing::delete(history::remove_checkpoint))
+fn of_services(api: Api) -> Api {
+    api.at(
+        "/v1/sandboxes/{sandbox}/services",
+        [
+            get(services::list, "Lists services by name"),
+            post(services::start, "Starts a service, and answers once it is ready or has failed"),
+        ],
+    )
+    .at(
+        "/v1/sandboxes/{sandbox}/services/{name}",
+        [
+            get(services::inspect, "Describes a service"),
+            delete(services::remove, "Stops a service if it runs, and forgets it"),
+        ],
+    )
+    .at(
+        "/v1/sandboxes/{sandbox}/services/{name}/stop",
+        [post(services::stop, "Stops a service; its ports close first")],
+    )
+    .at(
+        "/v1/sandboxes/{sandbox}/services/{name}/restart",
+        [post(services::restart, "Stops a service if it runs, and starts it again")],
+    )
+    .at("/v1/sandboxes/{sandbox}/services/{name}/logs", [get(services::logs, "A service's log")])
+}
+
+fn of_kernels(api: Api) -> Api {
+    api.at(
+        "/v1/sandboxes/{sandbox}/kernels",
+        [get(kernels::list, "Lists kernels"), post(kernels::start, "Starts a kernel ahead of its first code")],
+    )
+    .at("/v1/sandboxes/{sandbox}/kernels/{name}", [delete(kernels::remove, "Ends a kernel")])
+    .at(
+        "/v1/sandboxes/{sandbox}/kernels/{name}/exec",
+        [post(kernels::exec, "Runs code in a kernel, which is started if it is not there")],
+    )
+    .at("/v1/sandboxes/{sandbox}/kernels/{name}/interrupt", [post(kernels::interrupt, "Interrupts what a kernel runs")])
+    .at(
+        "/v1/sandboxes/{sandbox}/kernels/{name}/restart",
+        [post(kernels::restart, "Starts a kernel anew, without its state")],
+    )
+}
+
+fn of_files(api: Api) -> Api {
+    api.at("/v1/sandboxes/{sandbox}/files/stat", [post(files::stat, "Describes a file, directory or link")])
+        .at("/v1/sandboxes/{sandbox}/files/list", [post(files::list, "Lists a directory or tree, or a page of it")])
+        .at("/v1/sandboxes/{sandbox}/files/mkdir", [post(files::mkdir, "Makes a directory")])
+        .at("/v1/sandboxes/{sandbox}/files/move", [post(files::rename, "Moves a file or tree")])
+        .at("/v1/sandboxes/{sandbox}/files/copy", [post(files::copy, "Copies a file or tree")])
+        .at("/v1/sandboxes/{sandbox}/files/remove", [post(files::remove, "Removes a file or tree")])
+        .at("/v1/sandboxes/{sandbox}/files/symlink", [post(files::symlink, "Makes a symbolic link")])
+        .at("/v1/sandboxes/{sandbox}/files/chmod", [post(files::chmod, "Changes permissions")])
+        .at("/v1/sandboxes/{sandbox}/files/edit", [post(files::edit, "Replaces text in a file, all or nothing")])
+        .at("/v1/sandboxes/{sandbox}/files/search", [post(files::search, "Searches files for text")])
+        .at(
+            "/v1/sandboxes/{sandbox}/files/content",
+            [get(files::read, "Reads a file"), put(files::write, "Writes a file, whole or not at all")],
+        )
+        .at(
+            "/v1/sandboxes/{sandbox}/archive",
+            [
+                get(files::export, "Fetches a tree as a tar archive"),
+                post(files::export_only, "Fetches a part of a tree: the body has the names, a NUL behind each"),
+                put(files::import, "Unpacks a tar archive, all of it or nothing"),
+            ],
+        )
+}
+
+fn of_shells(api: Api) -> Api {
+    api.at(
+        "/v1/sandboxes/{sandbox}/shells",
+        [get(shells::list, "Lists the shells that were not closed"), post(shells::open, "Starts a shell")],
+    )
+    .at("/v1/sandboxes/{sandbox}/shells/{name}", [delete(shells::close, "Ends a shell and all it has started")])
+    .at(
+        "/v1/sandboxes/{sandbox}/shells/{name}/output",
+        [get(shells::output, "Reads a piece of what was written to a shell's terminal")],
+    )
+    .at(
+        "/v1/sandboxes/{sandbox}/shells/{name}/screen",
+        [get(shells::screen, "Reads the lines of a shell's screen that have changed, as text")],
+    )
+    .at("/v1/sandboxes/{sandbox}/shells/{name}/input", [post(shells::input, "Types at a shell")])
+    .at(
+        "/v1/sandboxes/{sandbox}/shells/{name}/wait",
+        [post(shells::wait, "Waits until a shell has nothing more to say for now")],
+    )
+    .at("/v1/sandboxes/{sandbox}/shells/{name}/signal", [post(shells::signal, "Sends a shell a signal")])
+    .at(
+        "/v1/sandboxes/{sandbox}/shells/{name}/resize",
+        [post(shells::resize, "Changes the size of a shell's terminal")],
+    )
+}
+
+fn of_history(api: Api) -> Api {
+    api.at("/v1/sandboxes/{sandbox}/diff", [get(history::diff, "What has changed in the workspace, as a patch")])
+        .at("/v1/sandboxes/{sandbox}/changes", [get(history::changes, "What has changed in the workspace, as a list")])
+        .at("/v1/sandboxes/{sandbox}/patch", [post(history::patch, "Applies a patch, all of it or nothing")])
+        .at("/v1/sandboxes/{sandbox}/reset", [post(history::reset, "Makes the workspace what it was")])
+        .at(
+            "/v1/sandboxes/{sandbox}/checkpoints",
+            [
+                get(history::checkpoints, "Lists checkpoints"),
+                post(history::checkpoint, "Takes a checkpoint of the workspace"),
+            ],
+        )
+        .at("/v1/sandboxes/{sandbox}/checkpoints/{name}", [delete(history::remove_checkpoint, "Removes a checkpoint")])
 }
 
 /// MCP over HTTP: the default profile, and each by its name.

@@ -4,8 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use axum::Json;
 use axum::extract::{Extension, Path, State};
-use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
+use axum::response::NoContent;
 use hearth_api::{
     Accelerator, ChangeSandbox, CreateSandbox, ErrorBody, ForkSandbox, ForkedSandboxes, Idle, IdleAction, Lifespan,
     ListSandboxes, OwnCode, PausedSandbox, Phase, SandboxInfo, SandboxList, SandboxState, SaveSandbox, SavedSandbox,
@@ -18,19 +17,22 @@ use hearth_engine::vmm::{self, CpuCount, MemoryMib};
 use hearth_engine::{AcceleratorChoice, DiskMib, EngineError, Given, SandboxSpec};
 
 use crate::App;
-use crate::answer::Refusal;
+use crate::answer::{Content, Created, Refusal, Text};
+use crate::audit::Entry;
 use crate::connection::Bound;
-use crate::input::{Asked, Body};
+use crate::input::{Asked, Body, Nothing};
 use crate::services::publish_port;
 
 /// Makes a sandbox. When the connection ends before the answer, this future is dropped, and what it made is removed.
 pub(crate) async fn create(
     State(app): State<App>,
     Extension(bound): Extension<Bound>,
+    Extension(entry): Extension<Entry>,
     Body(request): Body<CreateSandbox>,
-) -> Result<impl IntoResponse, Refusal> {
+) -> Result<Created<SandboxInfo>, Refusal> {
     let (lifespan, ports) = (request.lifespan, request.ports.clone());
     let member = app.fleet().create(new_sandbox(&app, request)?).await?;
+    entry.made(member.id().as_str());
     let leash = Leash::new(member.clone());
     for (number, port) in ports.into_iter().enumerate() {
         publish_port(&member, port).await.map_err(|error| Refusal::from(error).within(&format!("ports[{number}]")))?;
@@ -41,7 +43,7 @@ pub(crate) async fn create(
         Lifespan::Connection => bound.add(member.clone()),
         Lifespan::Provisional => bound.add_provisional(member.clone()),
     }
-    Ok((StatusCode::CREATED, Json(info(member.view()))))
+    Ok(Created(info(member.view())))
 }
 
 pub(crate) async fn list(
@@ -88,9 +90,9 @@ pub(crate) async fn change(
     Ok(Json(info(member.view())))
 }
 
-pub(crate) async fn remove(State(app): State<App>, Path(reference): Path<String>) -> Result<StatusCode, Refusal> {
+pub(crate) async fn remove(State(app): State<App>, Path(reference): Path<String>) -> Result<NoContent, Refusal> {
     app.member(&reference)?.remove(Removal::Asked).await;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 /// Puts a sandbox on disk.
@@ -120,20 +122,21 @@ pub(crate) async fn snapshot(
     State(app): State<App>,
     Path(reference): Path<String>,
     Body(request): Body<SaveSandbox>,
-) -> Result<(StatusCode, Json<SavedSandbox>), Refusal> {
+) -> Result<Created<SavedSandbox>, Refusal> {
     let name = SandboxName::new(request.name)?;
     let taken = app.member(&reference)?.snapshot(name).await?;
     let answer =
         SavedSandbox { bytes: taken.record.bytes(), name: taken.record.name, stopped_us: microseconds(taken.stopped) };
-    Ok((StatusCode::CREATED, Json(answer)))
+    Ok(Created(answer))
 }
 
 /// Copies a running sandbox. When the connection ends before the answer, the copies are removed.
 pub(crate) async fn fork(
     State(app): State<App>,
     Path(reference): Path<String>,
+    Extension(entry): Extension<Entry>,
     Body(request): Body<ForkSandbox>,
-) -> Result<(StatusCode, Json<ForkedSandboxes>), Refusal> {
+) -> Result<Created<ForkedSandboxes>, Refusal> {
     let new = NewCopies {
         copies: request.copies.unwrap_or(1),
         name: request.name.map(SandboxName::new).transpose()?,
@@ -143,26 +146,22 @@ pub(crate) async fn fork(
         secrets: request.secrets,
     };
     let forked = app.member(&reference)?.fork(new).await?;
+    forked.copies.iter().for_each(|copy| entry.made(copy.id().as_str()));
     let answer = ForkedSandboxes {
         sandboxes: forked.copies.iter().map(|copy| info(copy.view())).collect(),
         stopped_us: microseconds(forked.report.stopped),
         changed_bytes: forked.report.changed_bytes,
     };
-    Ok((StatusCode::CREATED, Json(answer)))
+    Ok(Created(answer))
 }
-
-/// A request that says all by its path.
-#[derive(Debug, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Nothing {}
 
 pub(crate) fn microseconds(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
-pub(crate) async fn logs(State(app): State<App>, Path(reference): Path<String>) -> Result<impl IntoResponse, Refusal> {
+pub(crate) async fn logs(State(app): State<App>, Path(reference): Path<String>) -> Result<Content<Text>, Refusal> {
     let text = app.member(&reference)?.console_tail().await;
-    Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text))
+    Ok(Content::new(text))
 }
 
 pub(crate) fn new_sandbox(app: &App, request: CreateSandbox) -> Result<NewSandbox, Refusal> {

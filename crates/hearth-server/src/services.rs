@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
-use axum::response::Response;
+use axum::response::NoContent;
 use hearth_api::services::{PortList, PublishPort, ReadServiceLog, ServiceList, SetSecrets, StartService, StopService};
 use hearth_api::{ErrorBody, OwnCode};
 use hearth_engine::channel::{ChannelError, Operation, Sent};
@@ -15,9 +14,9 @@ use hearth_engine::protocol::service::{ServiceInfo, ServiceLogs};
 use hearth_engine::protocol::{StreamName, limits};
 
 use crate::App;
-use crate::answer::Refusal;
+use crate::answer::{Content, Created, Octets, Refusal};
 use crate::files::{Pieces, cut_off, stream};
-use crate::input::{Asked, Body};
+use crate::input::{Asked, Body, Nothing};
 
 type Answer<T> = Result<Json<T>, Refusal>;
 
@@ -29,10 +28,10 @@ pub(crate) async fn start(
     State(app): State<App>,
     Path(sandbox): Path<String>,
     Body(request): Body<StartService>,
-) -> Result<(StatusCode, Json<ServiceInfo>), Refusal> {
+) -> Result<Created<ServiceInfo>, Refusal> {
     let start = request.start()?;
     let info = app.member(&sandbox)?.channel().await?.start_service(start).await?;
-    Ok((StatusCode::CREATED, Json(info)))
+    Ok(Created(info))
 }
 
 pub(crate) async fn inspect(
@@ -61,6 +60,7 @@ pub(crate) async fn stop(
 pub(crate) async fn restart(
     State(app): State<App>,
     Path((sandbox, name)): Path<(String, String)>,
+    Body(Nothing {}): Body<Nothing>,
 ) -> Answer<ServiceInfo> {
     Ok(Json(app.member(&sandbox)?.channel().await?.restart_service(&name).await?))
 }
@@ -68,24 +68,24 @@ pub(crate) async fn restart(
 pub(crate) async fn remove(
     State(app): State<App>,
     Path((sandbox, name)): Path<(String, String)>,
-) -> Result<StatusCode, Refusal> {
+) -> Result<NoContent, Refusal> {
     let member = app.member(&sandbox)?;
     let guest = member.channel().await?;
     member.unpublish_service(&name);
     guest.remove_service(&name).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 pub(crate) async fn logs(
     State(app): State<App>,
     Path((sandbox, name)): Path<(String, String)>,
     Asked(query): Asked<ReadServiceLog>,
-) -> Result<Response, Refusal> {
+) -> Result<Content<Octets>, Refusal> {
     let logs =
         ServiceLogs { name, tail_lines: query.tail_lines, since: query.since(), follow: query.follow.unwrap_or(false) };
     let guest = app.member(&sandbox)?.channel().await?;
     let operation = guest.service_logs(logs).await?;
-    stream(Log { operation, only: query.stream, _guest: guest }, "application/octet-stream").await
+    stream(Log { operation, only: query.stream, _guest: guest }).await
 }
 
 /// The log of a service, as far as it is wanted.
@@ -116,9 +116,9 @@ pub(crate) async fn publish(
     State(app): State<App>,
     Path(sandbox): Path<String>,
     Body(request): Body<PublishPort>,
-) -> Result<(StatusCode, Json<PublishPort>), Refusal> {
+) -> Result<Created<PublishPort>, Refusal> {
     let port = publish_port(&app.member(&sandbox)?, request).await?;
-    Ok((StatusCode::CREATED, Json(port)))
+    Ok(Created(port))
 }
 
 pub(crate) async fn publish_port(member: &Member, request: PublishPort) -> Result<PublishPort, FleetError> {
@@ -134,12 +134,13 @@ fn told(port: NewPort) -> PublishPort {
 pub(crate) async fn unpublish(
     State(app): State<App>,
     Path((sandbox, port)): Path<(String, String)>,
-) -> Result<StatusCode, Refusal> {
+) -> Result<NoContent, Refusal> {
     let number = port.parse().map_err(|_| {
         ErrorBody::new(OwnCode::InvalidValue, format!("a port is a number from 1 to 65535, not {port:?}"))
+            .with_field("port")
     })?;
     app.member(&sandbox)?.unpublish(number)?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 pub(crate) async fn secrets(State(app): State<App>, Path(sandbox): Path<String>) -> Answer<SecretList> {
@@ -150,15 +151,15 @@ pub(crate) async fn set_secrets(
     State(app): State<App>,
     Path(sandbox): Path<String>,
     Body(request): Body<SetSecrets>,
-) -> Result<StatusCode, Refusal> {
+) -> Result<NoContent, Refusal> {
     app.member(&sandbox)?.channel().await?.set_secrets(request.secrets).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 pub(crate) async fn remove_secret(
     State(app): State<App>,
     Path((sandbox, name)): Path<(String, String)>,
-) -> Result<StatusCode, Refusal> {
+) -> Result<NoContent, Refusal> {
     app.member(&sandbox)?.channel().await?.remove_secrets(vec![name]).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }

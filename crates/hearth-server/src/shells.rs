@@ -4,9 +4,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
-use hearth_api::process::{AT, ENDED, TOTAL};
+use axum::response::NoContent;
 use hearth_api::shells::{
     CloseShell, OpenShell, ReadScreen, ReadShell, Screen, ShellList, SignalShell, WaitShell, WriteShell, resized,
     shell_name,
@@ -16,7 +14,7 @@ use hearth_engine::protocol::shell::{IdleEnd, Opened};
 use hearth_engine::protocol::{ExitStatus, PtySize, limits};
 
 use crate::App;
-use crate::answer::Refusal;
+use crate::answer::{Created, Piece, Refusal};
 use crate::input::{Asked, Body, Raw};
 
 type Answer<T> = Result<Json<T>, Refusal>;
@@ -31,20 +29,19 @@ pub(crate) async fn open(
     State(app): State<App>,
     Path(sandbox): Path<String>,
     Body(request): Body<OpenShell>,
-) -> Result<(StatusCode, Json<Opened>), Refusal> {
+) -> Result<Created<Opened>, Refusal> {
     let open = request.open()?;
-    Ok((StatusCode::CREATED, Json(app.member(&sandbox)?.channel().await?.open_shell(open).await?)))
+    Ok(Created(app.member(&sandbox)?.channel().await?.open_shell(open).await?))
 }
 
 pub(crate) async fn output(
     State(app): State<App>,
     Path((sandbox, name)): Named,
     Asked(query): Asked<ReadShell>,
-) -> Result<Response, Refusal> {
+) -> Result<Piece, Refusal> {
     let read = query.read(shell_name(&name)?)?;
     let (read, bytes) = app.member(&sandbox)?.channel().await?.read_shell(read).await?;
-    let headers = [(AT, read.at.to_string()), (TOTAL, read.total.to_string()), (ENDED, read.ended.to_string())];
-    Ok((headers, bytes).into_response())
+    Ok(Piece(read, bytes))
 }
 
 pub(crate) async fn screen(
@@ -81,20 +78,20 @@ pub(crate) async fn signal(
     State(app): State<App>,
     Path((sandbox, name)): Named,
     Body(request): Body<SignalShell>,
-) -> Result<StatusCode, Refusal> {
+) -> Result<NoContent, Refusal> {
     let name = shell_name(&name)?;
     app.member(&sandbox)?.channel().await?.signal_shell(name, request.signal, request.scope).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 pub(crate) async fn resize(
     State(app): State<App>,
     Path((sandbox, name)): Named,
     Body(size): Body<PtySize>,
-) -> Result<StatusCode, Refusal> {
+) -> Result<NoContent, Refusal> {
     let resize = resized(shell_name(&name)?, size)?;
     app.member(&sandbox)?.channel().await?.resize_shell(resize.name, resize.size).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 pub(crate) async fn close(

@@ -40,13 +40,13 @@ impl Socket {
         Ok(Self { listener, path: path.to_owned() })
     }
 
-    /// Waits for the next connection of this process's own user; others are hung up on.
-    pub(crate) async fn accept(&self) -> io::Result<UnixStream> {
+    /// Waits for the next connection of this process's own user, and says which process it is; others are hung up on.
+    pub(crate) async fn accept(&self) -> io::Result<(UnixStream, Option<i32>)> {
         let own = rustix::process::geteuid().as_raw();
         loop {
             let (stream, _) = self.listener.accept().await?;
-            if stream.peer_cred().is_ok_and(|peer| peer.uid() == own) {
-                return Ok(stream);
+            if let Some(peer) = stream.peer_cred().ok().filter(|peer| peer.uid() == own) {
+                return Ok((stream, peer.pid()));
             }
         }
     }

@@ -4,6 +4,7 @@ mod guest;
 mod history;
 mod kernel;
 mod mcp;
+mod remote;
 mod sandbox;
 mod transfer;
 
@@ -22,6 +23,7 @@ pub(crate) use guest::{
 pub(crate) use history::{CheckpointCommand, DiffOptions, PatchOptions, ResetOptions};
 pub(crate) use kernel::{KernelCommand, KernelOptions, KernelRunOptions};
 pub(crate) use mcp::{McpClient, McpCommand, McpInstallOptions, McpOptions, McpScope};
+pub(crate) use remote::{AuditOptions, KeyCommand, ListenOptions};
 pub(crate) use sandbox::{
     CreateOptions, DaemonOptions, EventOptions, ExecOptions, ForkOptions, ListOptions, PauseOptions, RemoveOptions,
     ShellOptions, TopOptions, UpdateOptions,
@@ -37,9 +39,15 @@ pub(crate) use transfer::{CopyOptions, SyncOptions};
     after_help = "\
 Hearth keeps images and sandboxes in /var/lib/hearth (root) or ~/.local/share/hearth; HEARTH_HOME names another directory, \
 HEARTH_QEMU another QEMU, \
-HEARTH_TEMPLATE_SPACE what templates may take on disk (4G)."
+HEARTH_TEMPLATE_SPACE what templates may take on disk (4G).
+
+HEARTH_HOST names another machine's daemon (https://box.example:7070) and HEARTH_API_KEY a key of its; its certificate is \
+checked by the system's authorities, by those in the file HEARTH_CA, or by its HEARTH_FINGERPRINT (sha256:…)."
 )]
 pub(crate) struct Arguments {
+    /// Daemon to use, in place of this machine's: https://HOST:PORT [default: HEARTH_HOST]
+    #[arg(long, value_name = "URL")]
+    pub(crate) host: Option<String>,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -123,6 +131,11 @@ pub(crate) enum Command {
     Daemon(DaemonOptions),
     /// Serve sandboxes to a program that speaks the Model Context Protocol
     Mcp(McpOptions),
+    /// Show who has asked the daemon for what
+    Audit(AuditOptions),
+    /// Keys that let others use the daemon over TCP
+    #[command(subcommand)]
+    Key(KeyCommand),
     /// Show the machines that are ready before anybody asks for them
     Pool(PoolOptions),
     /// Build and manage images: what sandboxes start from
@@ -140,6 +153,8 @@ pub(crate) enum Command {
     },
     /// Check what this machine has and lacks
     Doctor(DoctorOptions),
+    /// Print the description of the daemon's HTTP API, OpenAPI 3.1 in JSON
+    Openapi,
     /// Print what makes a shell complete these commands
     #[command(after_help = "  source <(hearth completions bash)")]
     Completions {
@@ -187,13 +202,15 @@ impl Command {
             Self::Top(options) => options.json,
             Self::Events(options) => options.json,
             Self::Daemon(_) | Self::Mcp(_) => false,
+            Self::Audit(options) => options.json,
+            Self::Key(command) => command.wants_json(),
             Self::Pool(options) => options.json,
             Self::Image(ImageCommand::Build(options)) => options.json,
             Self::Image(ImageCommand::List { json } | ImageCommand::Rm { json, .. }) => *json,
             Self::Image(ImageCommand::Inspect { .. }) => false,
             Self::Template(TemplateCommand::List { json } | TemplateCommand::Rm { json, .. }) => *json,
             Self::Template(TemplateCommand::Build(options)) => options.json,
-            Self::Agent { .. } | Self::Completions { .. } | Self::Man { .. } => false,
+            Self::Agent { .. } | Self::Openapi | Self::Completions { .. } | Self::Man { .. } => false,
             Self::Doctor(options) => options.json,
         }
     }

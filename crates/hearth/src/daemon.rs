@@ -40,13 +40,16 @@ pub(crate) fn log(directories: &Directories) -> PathBuf {
     directories.logs().join("daemon.log")
 }
 
-/// A client of the daemon, which is started if there is none.
+/// A client of the daemon that was named, or else of this machine's, which is started if there is none.
 pub(crate) async fn client() -> Result<Client, Failure> {
     client_saying(true).await
 }
 
 /// As [`client`]; that a daemon was started is said only if it is to be.
 pub(crate) async fn client_saying(say: bool) -> Result<Client, Failure> {
+    if let Some(remote) = home::remote()? {
+        return Ok(remote);
+    }
     let directories = home::directories()?;
     let client = Client::new(socket(&directories));
     if is_there(&client).await? {
@@ -62,6 +65,9 @@ pub(crate) async fn client_saying(say: bool) -> Result<Client, Failure> {
 
 /// A client of the daemon, if one runs.
 pub(crate) async fn running_client() -> Result<Option<Client>, Failure> {
+    if let Some(remote) = home::remote()? {
+        return Ok(Some(remote));
+    }
     let client = Client::new(socket(&home::directories()?));
     Ok(is_there(&client).await?.then_some(client))
 }

@@ -40,7 +40,7 @@ struct Refused {
 /// A failure, ready to be told.
 #[derive(Debug)]
 pub(crate) struct Failure {
-    kind: &'static str,
+    kind: Kind,
     refused: Option<Box<Refused>>,
     message: String,
     hint: Option<String>,
@@ -51,7 +51,7 @@ pub(crate) struct Failure {
 
 impl Failure {
     fn new(kind: Kind, message: String) -> Self {
-        Self { kind: kind.name(), refused: None, message, hint: None, outcome: None, detail: None, code: OWN }
+        Self { kind, refused: None, message, hint: None, outcome: None, detail: None, code: OWN }
     }
 
     /// Something that was given cannot be.
@@ -95,8 +95,9 @@ impl Failure {
     pub(crate) fn report(&self, json: bool) -> i32 {
         if json {
             let refused = self.refused.as_ref();
+            let code = refused.map_or_else(|| self.usual_code().name(), |refused| refused.code.clone());
             let error = json!({
-                "kind": self.kind, "code": refused.map(|refused| &refused.code), "field": refused.and_then(|refused| refused.field.as_ref()), "message": self.message, "hint": self.hint,
+                "kind": self.kind.name(), "code": code, "field": refused.and_then(|refused| refused.field.as_ref()), "message": self.message, "hint": self.hint,
                 "outcome": self.outcome, "detail": self.detail,
             });
             if let Err(unwritten) = output::print_json(&json!({ "error": error })) {
@@ -108,13 +109,25 @@ impl Failure {
         self.code
     }
 
+    /// The code of what only the command knows.
+    fn usual_code(&self) -> Code {
+        let code = match self.kind {
+            Kind::Invalid => OwnCode::InvalidValue,
+            Kind::Missing => OwnCode::Missing,
+            Kind::Resources => OwnCode::Resources,
+            Kind::Host => OwnCode::Host,
+            Kind::Machine => OwnCode::Machine,
+        };
+        code.into()
+    }
+
     fn tell(&self) {
         if let Some(detail) = &self.detail {
             let lines: Vec<&str> = detail.lines().collect();
             let last = &lines[lines.len().saturating_sub(DETAIL_LINES)..];
             output::say(&format!("  {}", last.join("\n  ")));
         }
-        output::say(&format!("hearth: {} error: {}", self.kind, output::plain(&self.message)));
+        output::say(&format!("hearth: {} error: {}", self.kind.name(), output::plain(&self.message)));
         if let Some(hint) = &self.hint {
             output::say(&format!("hint: {hint}"));
         }
@@ -130,10 +143,7 @@ pub(crate) fn usage(error: &clap::Error) -> ExitCode {
 
 impl From<EngineError> for Failure {
     fn from(error: EngineError) -> Self {
-        let mut failure = Self::new(error.kind(), chain(&error));
-        failure.hint = error.hint();
-        failure.detail = error.detail().map(str::to_owned);
-        failure
+        Self { kind: error.kind(), ..hearth_server::error_body(&error).into() }
     }
 }
 
@@ -161,7 +171,9 @@ impl From<ChannelError> for Failure {
             ErrorCode::CommandNotExecutable => NOT_EXECUTABLE,
             _ => OWN,
         };
-        Self { outcome, code, ..Self::new(Kind::Invalid, source.message.clone()) }
+        let refused = ErrorBody::from(source.clone());
+        let refused = Some(Box::new(Refused { code: refused.code.name(), field: refused.field }));
+        Self { outcome, code, refused, ..Self::new(Kind::Invalid, source.message.clone()) }
     }
 }
 
@@ -169,9 +181,14 @@ impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         match error {
             ClientError::Refused { body } => (*body).into(),
-            ClientError::NotRunning { .. } | ClientError::Connect { .. } | ClientError::WrongPeer { .. } => {
-                Self::host(chain(&error))
+            ClientError::InvalidHost { .. } | ClientError::InvalidKey | ClientError::InvalidFingerprint { .. } => {
+                Self::invalid(chain(&error))
             }
+            ClientError::NotRunning { .. }
+            | ClientError::Connect { .. }
+            | ClientError::WrongPeer { .. }
+            | ClientError::Authorities { .. }
+            | ClientError::Unreachable { .. } => Self::host(chain(&error)),
             _ => Self { outcome: Some(Outcome::MayHaveRun), ..Self::host(chain(&error)) },
         }
     }
@@ -181,9 +198,9 @@ impl From<Failure> for ErrorBody {
     /// What a client is told that speaks to the daemon through this process, and does not get that far.
     fn from(failure: Failure) -> Self {
         let code = match failure.kind {
-            kind if kind == Kind::Invalid.name() => OwnCode::InvalidValue,
-            kind if kind == Kind::Missing.name() => OwnCode::Missing,
-            kind if kind == Kind::Resources.name() => OwnCode::Resources,
+            Kind::Invalid => OwnCode::InvalidValue,
+            Kind::Missing => OwnCode::Missing,
+            Kind::Resources => OwnCode::Resources,
             _ => OwnCode::Host,
         };
         Self::new(code, failure.message).with_hint(failure.hint)
@@ -213,7 +230,9 @@ fn kind(code: Code) -> Kind {
     match code {
         Code::Own(OwnCode::Missing | OwnCode::UnknownImage) => Kind::Missing,
         Code::Own(OwnCode::Resources | OwnCode::LimitReached) => Kind::Resources,
-        Code::Own(OwnCode::Host | OwnCode::Ending | OwnCode::Bug | OwnCode::Forbidden) => Kind::Host,
+        Code::Own(OwnCode::Host | OwnCode::Ending | OwnCode::Bug | OwnCode::Forbidden | OwnCode::Unauthorized) => {
+            Kind::Host
+        }
         Code::Own(OwnCode::Machine | OwnCode::NoAnswer | OwnCode::SandboxRemoved) => Kind::Machine,
         Code::Own(_) | Code::Guest(_) => Kind::Invalid,
     }

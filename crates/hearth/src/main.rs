@@ -32,6 +32,7 @@ fn main() -> ExitCode {
         Err(error) => return failure::usage(&error),
     };
     let json = arguments.command.wants_json();
+    home::choose_host(arguments.host);
     let code = match run(arguments.command) {
         Ok(code) => code,
         Err(failure) => failure.report(json),
@@ -81,8 +82,11 @@ fn run(command: Command) -> Result<i32, Failure> {
             Command::Template(command) => commands::template::run(command).await,
             Command::Agent { arguments } => Err(commands::agent::run(&arguments)),
             Command::Mcp(options) => commands::mcp::run(options).await,
+            Command::Audit(options) => commands::audit::run(&options),
+            Command::Key(command) => commands::key::run(command),
             Command::Pool(options) => commands::pool::run(&options).await,
             Command::Doctor(options) => commands::doctor::run(&options).await,
+            Command::Openapi => commands::help::openapi(),
             Command::Completions { shell } => commands::help::completions(shell),
             Command::Man { directory } => commands::help::man(&directory),
         }

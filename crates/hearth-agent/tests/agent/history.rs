@@ -178,6 +178,19 @@ async fn b38_a_patch_that_is_given_up_half_way_changes_nothing() {
 }
 
 #[tokio::test]
+async fn a_patch_without_a_byte_changes_nothing_and_ends() {
+    let workspace = tempfile::tempdir().unwrap();
+    let agent = agent_in(&workspace);
+    let channel = agent.connect().await;
+    // Its end must not overtake its request, which it may on every one of them.
+    for _ in 0..200 {
+        let patching = channel.patch(Patch::default(), &b""[..]);
+        let patched = tokio::time::timeout(Duration::from_secs(30), patching).await.expect("it hangs").unwrap();
+        assert_eq!(patched, Patched { files: 0, hunks: 0, moved: 0 });
+    }
+}
+
+#[tokio::test]
 async fn b27_patches_stay_in_the_workspace() {
     let (workspace, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let agent = agent_in(&workspace);

@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
-use axum::extract::{Path, State};
-use axum::response::Response;
+use axum::extract::{Extension, Path, State};
 use bytes::Bytes;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, Stream, StreamExt};
@@ -20,7 +19,8 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use crate::App;
-use crate::answer::{Refusal, invalid};
+use crate::answer::{Refusal, Upgraded, invalid};
+use crate::audit::Entry;
 use crate::sandboxes::{info, new_sandbox};
 use hearth_api::strict::parse;
 
@@ -62,9 +62,10 @@ type Upgrade = Result<WebSocketUpgrade, WebSocketUpgradeRejection>;
 pub(crate) async fn held(
     State(app): State<App>,
     Path(reference): Path<String>,
+    Extension(entry): Extension<Entry>,
     upgrade: Upgrade,
-) -> Result<Response, Refusal> {
-    Ok(checked(upgrade)?.on_upgrade(async move |mut socket| {
+) -> Result<Upgraded<ExecRequest>, Refusal> {
+    Ok(Upgraded::new(checked(upgrade)?.on_upgrade(async move |mut socket| {
         let begun = async {
             let start = first::<ExecRequest>(&mut socket).await?.held()?;
             let member = app.member(&reference)?;
@@ -72,27 +73,41 @@ pub(crate) async fn held(
             Ok(Conversation { process: guest.start(start).await?, sent: OutputTotals::default(), guest, member })
         };
         let begun = begun.await;
-        until_heard(converse(socket, begun).await).await;
-    }))
+        let rest = converse(socket, begun, &entry).await;
+        drop(entry);
+        until_heard(rest).await;
+    })))
 }
 
 /// Upgrades, and follows a process that is there already.
-pub(crate) fn attached(app: App, reference: String, attach: Attach, upgrade: Upgrade) -> Result<Response, Refusal> {
-    Ok(checked(upgrade)?.on_upgrade(async move |socket| {
+pub(crate) fn attached(
+    (app, entry): (App, Entry),
+    reference: String,
+    attach: Attach,
+    upgrade: Upgrade,
+) -> Result<Upgraded<()>, Refusal> {
+    Ok(Upgraded::new(checked(upgrade)?.on_upgrade(async move |socket| {
         let begun = async {
             let member = app.member(&reference)?;
             let guest = member.channel().await?;
             let sent = OutputTotals { stdout: attach.stdout, stderr: attach.stderr, ..OutputTotals::default() };
             Ok(Conversation { process: guest.attach(attach).await?, sent, guest, member })
         };
-        until_heard(converse(socket, begun.await).await).await;
-    }))
+        let rest = converse(socket, begun.await, &entry).await;
+        drop(entry);
+        until_heard(rest).await;
+    })))
 }
 
 /// Upgrades, makes a sandbox, and runs one program in it. The sandbox goes with the connection.
-pub(crate) async fn run(State(app): State<App>, upgrade: Upgrade) -> Result<Response, Refusal> {
-    Ok(checked(upgrade)?.on_upgrade(async move |mut socket| match make(&app, &mut socket).await {
+pub(crate) async fn run(
+    State(app): State<App>,
+    Extension(entry): Extension<Entry>,
+    upgrade: Upgrade,
+) -> Result<Upgraded<RunRequest>, Refusal> {
+    Ok(Upgraded::new(checked(upgrade)?.on_upgrade(async move |mut socket| match make(&app, &mut socket).await {
         Ok((leash, member, start)) => {
+            entry.made(member.id().as_str());
             let begun = async {
                 let guest = member.channel().await?;
                 let sent = OutputTotals::default();
@@ -100,13 +115,14 @@ pub(crate) async fn run(State(app): State<App>, upgrade: Upgrade) -> Result<Resp
             };
             let begun = begun.await;
             // The client ends the connection when it has what it wants, its sandbox's console for one.
-            let mut rest = converse(socket, begun).await;
+            let mut rest = converse(socket, begun, &entry).await;
+            drop(entry);
             while let Some(Ok(_)) = rest.next().await {}
             member.begin_removal(Removal::Done);
             drop(leash);
         }
-        Err(over) => farewell(&mut socket, over).await,
-    }))
+        Err(over) => farewell(&mut socket, over, entry).await,
+    })))
 }
 
 async fn make(app: &App, socket: &mut WebSocket) -> Result<(Leash, Member, Start), Over> {
@@ -146,11 +162,13 @@ async fn first<T: DeserializeOwned>(socket: &mut WebSocket) -> Result<T, Over> {
     }
 }
 
-async fn farewell(socket: &mut WebSocket, over: Over) {
+async fn farewell(socket: &mut WebSocket, over: Over, entry: Entry) {
     if let Over::Refused(error) = over {
+        entry.failed(error.code);
         // A client that has gone need not be told.
         let _ = socket.send(text(&FromServer::Error { error: *error })).await;
         let _ = socket.send(Message::Close(None)).await;
+        drop(entry);
         until_heard(socket).await;
     }
 }
@@ -178,7 +196,7 @@ struct Conversation {
 
 /// Carries everything between a client and a process until either is over, and returns what the client may still say. Dropping the process
 /// then detaches from it.
-async fn converse(socket: WebSocket, begun: Result<Conversation, Over>) -> SplitStream<WebSocket> {
+async fn converse(socket: WebSocket, begun: Result<Conversation, Over>, entry: &Entry) -> SplitStream<WebSocket> {
     let (mut sink, stream) = socket.split();
     let (sender, receiver) = mpsc::channel(PIECES);
     let mut input = Input { stream, sender: Some(sender), window: Arc::new(Semaphore::new(STDIN_WINDOW as usize)) };
@@ -199,6 +217,7 @@ async fn converse(socket: WebSocket, begun: Result<Conversation, Over>) -> Split
         Err(over) => Err(over),
     };
     if let Err(Over::Refused(error)) = over {
+        entry.failed(error.code);
         // A client that has gone need not be told.
         let _ = sink.send(text(&FromServer::Error { error: *error })).await;
     }

@@ -2,8 +2,10 @@
 
 #![allow(clippy::panic, clippy::print_stderr, clippy::unwrap_used)]
 
+mod audit;
 mod endings;
 mod kernels;
+mod openapi;
 mod refusals;
 mod support;
 mod workspace;

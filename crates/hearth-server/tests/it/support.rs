@@ -8,7 +8,7 @@ use hearth_client::{Client, ClientError};
 use hearth_engine::fleet::{Fleet, FleetLimits};
 use hearth_engine::vmm::Launcher;
 use hearth_engine::{Directories, Engine};
-use hearth_server::{App, Ended, Socket, serve};
+use hearth_server::{App, Audit, Ended, Listeners, Socket, serve};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::oneshot;
@@ -34,6 +34,8 @@ impl Daemon {
         let launcher = Launcher { program: "/bin/false".into(), arguments: Vec::new() };
         let engine = Engine::open(Directories::below(home.path()), launcher, None).unwrap();
         let socket = Socket::bind(&home.path().join("hearth.sock")).unwrap();
+        let listeners = Listeners { socket, remote: None };
+        let audit = Audit::in_directory(&home.path().join("logs"));
         let (stop, stopped) = oneshot::channel();
         let told = async move {
             // Dropped, it never tells.
@@ -41,7 +43,7 @@ impl Daemon {
                 std::future::pending().await
             }
         };
-        let serving = tokio::spawn(serve(socket, App::new(Fleet::new(engine, limits), "1.2.3"), idle, told));
+        let serving = tokio::spawn(serve(listeners, App::new(Fleet::new(engine, limits), "1.2.3", audit), idle, told));
         Self { client: Client::new(home.path().join("hearth.sock")), home, stop, serving }
     }
 

@@ -7,6 +7,7 @@ use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 
 use super::Accel;
+use super::ListenOptions;
 use crate::values::{Disk, EnvVar, Idle, Label, Memory, Publish, Seconds, SecretSource};
 
 #[derive(Debug, Args)]
@@ -309,6 +310,8 @@ pub(crate) struct DaemonOptions {
     /// How long they wait before they are refused
     #[arg(long, value_name = "TIME", default_value = "30s")]
     pub(crate) queue_timeout: Seconds,
+    #[command(flatten)]
+    pub(crate) listen: ListenOptions,
     /// Standard input is the lock of starting, standard output tells when it is ready, standard error is the log
     #[arg(long, hide = true)]
     pub(crate) started: bool,

@@ -1,4 +1,5 @@
-//! `hearth completions` and `hearth man`: what can be typed, for shells and for `man`. Both are made from the same description as the parser.
+//! `hearth completions` and `hearth man`: what can be typed, for shells and for `man`, made from the same description as the parser; and
+//! `hearth openapi`: what can be asked over HTTP, made from what answers it.
 
 use std::io;
 use std::path::Path;
@@ -9,6 +10,12 @@ use clap_complete::Shell;
 use crate::arguments::Arguments;
 use crate::failure::Failure;
 use crate::output;
+
+/// Prints the description of the daemon's HTTP API.
+pub(crate) fn openapi() -> Result<i32, Failure> {
+    output::print_json(&hearth_server::openapi(env!("CARGO_PKG_VERSION")))?;
+    Ok(0)
+}
 
 /// Prints what makes a shell complete the command's words.
 pub(crate) fn completions(shell: Shell) -> Result<i32, Failure> {

@@ -1,6 +1,7 @@
 //! One module a command.
 
 pub(crate) mod agent;
+pub(crate) mod audit;
 mod conversation;
 pub(crate) mod daemon;
 pub(crate) mod doctor;
@@ -11,6 +12,7 @@ pub(crate) mod help;
 pub(crate) mod history;
 pub(crate) mod image;
 pub(crate) mod kernel;
+pub(crate) mod key;
 pub(crate) mod lifecycle;
 pub(crate) mod mcp;
 pub(crate) mod pool;

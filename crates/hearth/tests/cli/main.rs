@@ -7,6 +7,7 @@
 #![allow(clippy::panic, clippy::print_stderr, clippy::unwrap_used)]
 
 mod adoption;
+mod audit;
 mod daemon;
 mod endings;
 mod full;
@@ -22,7 +23,9 @@ mod pool;
 mod python;
 mod recipes;
 mod refusals;
+mod remote;
 mod running;
+mod schemathesis;
 mod screen;
 mod seeds;
 mod shells;

@@ -40,12 +40,36 @@ fn a_command_line_that_cannot_be_meant_exits_125_and_names_the_fault() {
 }
 
 #[test]
+fn what_is_refused_here_has_the_code_and_the_field_that_the_api_gives_it() {
+    let home = Home::empty();
+    for (arguments, code, field) in [
+        (&["run", "--json", "--memory", "1", "--", "true"][..], "invalid_value", Value::from("memory_mib")),
+        (&["create", "--json", "--memory", "1"], "invalid_value", Value::from("memory_mib")),
+        (&["run", "--json", "--cpus", "99", "--", "true"], "invalid_value", Value::from("cpus")),
+        (&["create", "--json", "--cpus", "99"], "invalid_value", Value::from("cpus")),
+        (&["run", "--json", "--disk", "1", "--", "true"], "invalid_value", Value::from("disk_mib")),
+        (&["create", "--json", "--disk", "1"], "invalid_value", Value::from("disk_mib")),
+        (&["create", "--json"], "unknown_image", Value::from("image")),
+        (&["inspect", "nobody"], "unknown_sandbox", Value::Null),
+        (&["key", "create", "--json", "a b"], "invalid_value", Value::Null),
+    ] {
+        let output = home.hearth(arguments);
+        assert_code(&output, 125);
+        let error = error_of(&output);
+        assert_eq!((&error["code"], &error["field"]), (&code.into(), &field), "{arguments:?}: {error}");
+    }
+}
+
+#[test]
 fn b50_no_image_says_how_to_get_one() {
     let home = Home::empty();
     let output = home.hearth(&["run", "--json", "--", "true"]);
     assert_code(&output, 125);
     let error = error_of(&output);
-    assert_eq!(error["kind"], "missing");
+    assert_eq!(
+        (&error["kind"], &error["code"], &error["field"]),
+        (&"missing".into(), &"unknown_image".into(), &"image".into())
+    );
     assert!(error["hint"].as_str().unwrap().contains("hearth image build"), "{error}");
     home.hearth(&["doctor"]);
     home.hearth(&["image", "list"]);

@@ -20,24 +20,24 @@ fn error_of(output: &Output) -> Value {
 fn what_cannot_be_copied_or_synced_is_refused_before_anything_is_made() {
     let home = Home::empty();
     for (arguments, code, message) in [
-        (&["cp", "--json", "x:a", "."][..], Some("unknown_sandbox"), "no sandbox"),
-        (&["cp", "--json", "/dev/null", "x:a"], Some("unknown_sandbox"), "no sandbox"),
-        (&["cp", "--json", "/no/such", "x:a"], None, "nothing at"),
-        (&["cp", "--json", "a", "b"], None, "one side is"),
-        (&["cp", "--json", "x:a", "y:b"], None, "one side is"),
-        (&["cp", "--json", "-", "-"], None, "one side is"),
-        (&["cp", "--json", ":a", "b"], None, "SANDBOX:PATH"),
-        (&["sync", "--json", "/", "x:."], Some("unknown_sandbox"), "no sandbox"),
-        (&["sync", "--json", "x:.", "."], Some("unknown_sandbox"), "no sandbox"),
-        (&["sync", "--json", "/no/such", "x:."], None, "cannot open"),
-        (&["sync", "--json", "/dev/null", "x:."], Some("not_a_directory"), "not a directory"),
-        (&["sync", "--json", "-", "x:."], None, "one side is"),
-        (&["sync", "--json", "--exclude", "[z-a]", ".", "x:."], None, "--exclude"),
+        (&["cp", "--json", "x:a", "."][..], "unknown_sandbox", "no sandbox"),
+        (&["cp", "--json", "/dev/null", "x:a"], "unknown_sandbox", "no sandbox"),
+        (&["cp", "--json", "/no/such", "x:a"], "host", "nothing at"),
+        (&["cp", "--json", "a", "b"], "invalid_value", "one side is"),
+        (&["cp", "--json", "x:a", "y:b"], "invalid_value", "one side is"),
+        (&["cp", "--json", "-", "-"], "invalid_value", "one side is"),
+        (&["cp", "--json", ":a", "b"], "invalid_value", "SANDBOX:PATH"),
+        (&["sync", "--json", "/", "x:."], "unknown_sandbox", "no sandbox"),
+        (&["sync", "--json", "x:.", "."], "unknown_sandbox", "no sandbox"),
+        (&["sync", "--json", "/no/such", "x:."], "host", "cannot open"),
+        (&["sync", "--json", "/dev/null", "x:."], "not_a_directory", "not a directory"),
+        (&["sync", "--json", "-", "x:."], "invalid_value", "one side is"),
+        (&["sync", "--json", "--exclude", "[z-a]", ".", "x:."], "invalid_value", "--exclude"),
     ] {
         let output = home.hearth(arguments);
         assert_code(&output, 125);
         let error = error_of(&output);
-        assert_eq!(error["code"].as_str(), code, "{arguments:?}: {error}");
+        assert_eq!(error["code"], code, "{arguments:?}: {error}");
         assert!(error["message"].as_str().unwrap().contains(message), "{arguments:?}: {error}");
     }
     for (arguments, named) in [(&["cp", "a"][..], "DESTINATION"), (&["sync", "--prune", "a", "b"], "--prune")] {

@@ -9,12 +9,12 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
 
 use hearth_engine::fleet::{Fleet, FleetLimits, Happening, QueueLimits};
-use hearth_engine::{Directories, PoolLimits};
-use hearth_server::{App, Ended, Socket, serve};
+use hearth_engine::{Directories, PoolLimits, chain};
+use hearth_server::{App, Audit, Ended, Listeners, Privacy, Remote, RemoteError, RemoteOptions, Socket, serve};
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::arguments::DaemonOptions;
+use crate::arguments::{DaemonOptions, ListenOptions};
 use crate::failure::Failure;
 use crate::signals::{Signals, Told};
 use crate::{daemon, home};
@@ -39,7 +39,7 @@ fn begin(options: &DaemonOptions) -> Result<i32, Failure> {
         // One that leads a session already is as detached as it can be.
         let _ = rustix::process::setsid();
     }
-    let directories = home::directories()?;
+    let directories = home::local_directories()?;
     std::fs::create_dir_all(directories.home())
         .map_err(|error| Failure::host(format!("cannot make {}: {error}", directories.home().display())))?;
     let _lock = take_lock(&directories, options.started)?;
@@ -93,16 +93,22 @@ async fn hold(options: &DaemonOptions, directories: &Directories) -> Result<i32,
     let mut pool = PoolLimits::of_host();
     pool.ready = options.pool.or(home::pool()?).unwrap_or(pool.ready);
     pool.floor_mib = options.memory_floor.map_or(pool.floor_mib, |memory| u64::from(memory.0));
-    let app = App::new(Fleet::open(home::open()?, limits, queue, pool).await?, env!("CARGO_PKG_VERSION"));
-    let socket =
-        Socket::bind(&daemon::socket(directories)).map_err(|error| Failure::host(hearth_engine::chain(&error)))?;
+    let fleet = Fleet::open(home::open()?, limits, queue, pool).await?;
+    let app = App::new(fleet, env!("CARGO_PKG_VERSION"), Audit::in_directory(&directories.logs()));
+    let socket = Socket::bind(&daemon::socket(directories)).map_err(|error| Failure::host(chain(&error)))?;
+    let remote = listen(&options.listen, directories).await?;
     let log = Log::open(options.started.then(|| daemon::log(directories)));
     log.line(&format!("hearth {} listens, process {}", env!("CARGO_PKG_VERSION"), std::process::id()));
+    if let Some(remote) = &remote {
+        let certificate = remote.fingerprint().map(|print| format!(", certificate {print}")).unwrap_or_default();
+        log.line(&format!("hearth listens on {}{certificate}", remote.url()));
+    }
     if options.started {
         tell_ready().map_err(|error| Failure::host(format!("cannot tell that it is ready: {error}")))?;
     }
     let writing = tokio::spawn(write_events(app.clone(), log.clone()));
-    let ended = serve(socket, app, options.idle_timeout.map(|time| time.0), told_to_end(&mut signals)).await;
+    let listeners = Listeners { socket, remote };
+    let ended = serve(listeners, app, options.idle_timeout.map(|time| time.0), told_to_end(&mut signals)).await;
     writing.abort();
     match ended {
         Ended::Told(code) => log.line(&format!("hearth was told to end, code {code}")),
@@ -110,6 +116,26 @@ async fn hold(options: &DaemonOptions, directories: &Directories) -> Result<i32,
         Ended::Broken(error) => return Err(Failure::host(format!("no connection can be accepted: {error}"))),
     }
     Ok(0)
+}
+
+/// Listens on TCP, if that is asked for.
+async fn listen(options: &ListenOptions, directories: &Directories) -> Result<Option<Remote>, Failure> {
+    let Some(address) = options.listen else { return Ok(None) };
+    let privacy = match (&options.tls_cert, &options.tls_key) {
+        (Some(certificate), Some(key)) => Privacy::Certificate { certificate: certificate.clone(), key: key.clone() },
+        _ if options.tls => Privacy::OwnCertificate,
+        _ if options.no_tls => Privacy::None,
+        _ => Privacy::Loopback,
+    };
+    let wanted = RemoteOptions { address, privacy, names: options.host_name.clone() };
+    let remote = Remote::bind(directories.home(), wanted).await.map_err(|error| {
+        let failure = match error {
+            RemoteError::InTheClear { .. } => Failure::invalid(chain(&error)),
+            _ => Failure::host(chain(&error)),
+        };
+        error.hint().into_iter().fold(failure, Failure::with_hint)
+    })?;
+    Ok(Some(remote))
 }
 
 async fn told_to_end(signals: &mut Signals) -> i32 {

@@ -20,16 +20,23 @@ use crate::signals::Signals;
 use crate::terminal::RawMode;
 use crate::{daemon, home, output};
 
-/// Whether a daemon can do it: none of another build, whose sandboxes would not be this one's, and for none of the options that it does not have.
-pub(super) fn is_possible(options: &RunOptions, directories: &Directories) -> bool {
-    if options.no_daemon || options.dialects || home::names_qemu() {
-        return false;
+/// Whether a daemon can do it: none of another build, whose sandboxes would not be this one's, and for none of the options that it does not
+/// have. One of another host that was named does it or nobody.
+pub(super) fn is_possible(options: &RunOptions, directories: &Directories) -> Result<bool, Failure> {
+    if options.no_daemon || options.dialects {
+        return Ok(false);
+    }
+    if home::remote()?.is_some() {
+        return Ok(true);
+    }
+    if home::names_qemu() {
+        return Ok(false);
     }
     let is_other = daemon::is_of_another_build(directories);
     if is_other && std::io::stderr().is_terminal() {
         output::say("hearth: the daemon that runs is of another build, so this runs without it");
     }
-    !is_other
+    Ok(!is_other)
 }
 
 /// Runs the program. The daemon is started if none runs, but not only to refuse.
@@ -88,7 +95,10 @@ async fn ask(
     spec: &SandboxSpec,
     request: &RunRequest,
 ) -> Result<(Client, Run), Failure> {
-    let mut client = Client::new(daemon::socket(directories));
+    let mut client = match home::remote()? {
+        Some(remote) => remote,
+        None => Client::new(daemon::socket(directories)),
+    };
     let mut asked = client.run(request).await;
     if let Err(ClientError::NotRunning { .. } | ClientError::Connect { .. }) = asked {
         // What can be refused is, before a daemon is started for it.

@@ -45,7 +45,7 @@ pub(crate) async fn run(options: RunOptions) -> Result<i32, Failure> {
     let start = start_request(&options)?;
     let directories = home::directories()?;
     let mut signals = Signals::new().map_err(Failure::runtime)?;
-    let ran = match held::is_possible(&options, &directories) {
+    let ran = match held::is_possible(&options, &directories)? {
         true => held::run(&directories, &options, &spec, ExecRequest::from(start), &mut signals).await?,
         false => direct::run(&home::open()?, &options, &spec, start, &mut signals).await?,
     };
