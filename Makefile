@@ -5,7 +5,7 @@
 #   make bench   every figure beside its baseline, as a table and in target/bench.json
 #   make soak    500 sandboxes and random kills, after which nothing may be left, and 300 kills of the daemon alone, after which nothing
 #                may be lost (HEARTH_SOAK_SEED repeats one)
-#   make fuzz    the fuzz targets, a minute each (needs cargo-fuzz and a nightly toolchain)
+#   make fuzz    the fuzz targets, a minute each (needs cargo-fuzz)
 
 CARGO ?= cargo
 TEST_HOME := $(CURDIR)/target/home
@@ -48,7 +48,7 @@ soak: test-image
 
 fuzz:
 	cd fuzz && for target in $$($(CARGO) fuzz list); do \
-		$(CARGO) +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; done
+		RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --sanitizer none $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; done
 
 setup-demo:
 	@scripts/setup --demo
