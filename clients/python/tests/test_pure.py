@@ -196,6 +196,14 @@ def test_a_daemon_elsewhere_is_named_as_to_the_command() -> None:
     for bad in ("", "0f" * 32, "sha256:0f", "sha256:" + "0g" * 32):
         with pytest.raises(ValueError, match="fingerprint"):
             target(base_url="https://x", fingerprint=bad)
+    # A key does not go out for all to read, and nobody believes that a certificate is checked where there is none.
+    with pytest.raises(ValueError, match="HEARTH_INSECURE"):
+        target(base_url="http://10.0.0.5:1", api_key="key", environment={})
+    with pytest.raises(ValueError, match="certificate"):
+        target(base_url="http://localhost:1", fingerprint="sha256:" + "0f" * 32)
+    for here in ("http://localhost:1", "http://127.0.0.1:1", "http://[::1]:1"):
+        assert "authorization" in target(base_url=here, api_key="key", environment={}).headers
+    assert "authorization" in target(base_url="http://x", api_key="key", environment={"HEARTH_INSECURE": "1"}).headers
 
 
 def test_the_package_and_hearth_have_one_version() -> None:

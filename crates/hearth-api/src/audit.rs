@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 pub const FILE: &str = "audit.jsonl";
 /// The header in which a client that acts for somebody else says what it is: `mcp`.
 pub const VIA: &str = "hearth-via";
+/// The header in which the daemon itself, as a client of its own, says for the holder of which key it asks. Nobody else's is believed.
+pub const FOR_KEY: &str = "hearth-for-key";
 
 /// Who has asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,10 +2,12 @@
 
 use std::fmt;
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use hearth_api::audit::VIA;
+use hearth_api::audit::{FOR_KEY, VIA};
 use hyper::Uri;
 use hyper::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use sha2::{Digest, Sha256};
@@ -35,7 +37,12 @@ pub enum Trust {
     Authorities(PathBuf),
     /// This one, whatever it says: `sha256:` and the digest of its DER form in hex, as the daemon tells it.
     Fingerprint(String),
+    /// None is needed: what is said to the daemon, a key included, may go over `http://` to another machine, for all on the way to read.
+    InTheClear,
 }
+
+/// How long a daemon elsewhere may take to answer a connection, and to show who it is.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A connection, whatever it is made of.
 pub(crate) type Wire = Box<dyn Bytestream>;
@@ -49,6 +56,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Bytestream for T {}
 pub(crate) struct Endpoint {
     place: Place,
     via: Option<&'static str>,
+    for_key: Option<HeaderValue>,
 }
 
 #[derive(Debug, Clone)]
@@ -59,16 +67,22 @@ enum Place {
 
 impl Endpoint {
     pub(crate) fn socket(path: PathBuf) -> Self {
-        Self { place: Place::Socket(path), via: None }
+        Self { place: Place::Socket(path), via: None, for_key: None }
     }
 
     pub(crate) fn via(self, what: &'static str) -> Self {
         Self { via: Some(what), ..self }
     }
 
+    /// A name that no header can have is not said.
+    pub(crate) fn for_key(self, name: &str) -> Self {
+        Self { for_key: HeaderValue::from_str(name).ok(), ..self }
+    }
+
     /// Reads `https://HOST[:PORT]` or `http://HOST[:PORT]`.
     pub(crate) fn remote(url: &str, key: Option<&str>, trust: &Trust) -> Result<Self, ClientError> {
-        Ok(Self { place: Place::Remote(Arc::new(Remote::new(url, key, trust)?)), via: None })
+        let place = Place::Remote(Arc::new(Remote::new(url, key, trust)?));
+        Ok(Self { place, via: None, for_key: None })
     }
 
     pub(crate) async fn dial(&self) -> Result<Wire, ClientError> {
@@ -92,6 +106,9 @@ impl Endpoint {
     pub(crate) fn sign(&self, headers: &mut HeaderMap) {
         if let Some(via) = self.via {
             headers.insert(VIA, HeaderValue::from_static(via));
+        }
+        if let Some(name) = &self.for_key {
+            headers.insert(FOR_KEY, name.clone());
         }
         if let Place::Remote(remote) = &self.place
             && let Some(key) = &remote.key
@@ -137,7 +154,17 @@ impl Remote {
             let name = ServerName::try_from(host.clone()).map_err(|_| invalid("its host is no name and no address"))?;
             Some((connector(trust)?, name))
         } else {
-            None
+            match trust {
+                Trust::System if key.is_some() && !is_this_machine(&host) => {
+                    return Err(invalid(
+                        "a key would go there for all to read: use https://, or say that it may with HEARTH_INSECURE=1",
+                    ));
+                }
+                Trust::System | Trust::InTheClear => None,
+                Trust::Authorities(_) | Trust::Fingerprint(_) => {
+                    return Err(invalid("only with https:// has a daemon a certificate to check"));
+                }
+            }
         };
         let key = key.map(|key| {
             let mut value = HeaderValue::from_str(&format!("Bearer {key}")).map_err(|_| ClientError::InvalidKey)?;
@@ -149,13 +176,21 @@ impl Remote {
     }
 
     async fn dial(&self) -> io::Result<Wire> {
-        let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
-        stream.set_nodelay(true)?;
-        match &self.tls {
-            None => Ok(Box::new(stream)),
-            Some((connector, name)) => Ok(Box::new(connector.connect(name.clone(), stream).await?)),
-        }
+        let connected = async {
+            let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
+            stream.set_nodelay(true)?;
+            Ok::<Wire, io::Error>(match &self.tls {
+                None => Box::new(stream),
+                Some((connector, name)) => Box::new(connector.connect(name.clone(), stream).await?),
+            })
+        };
+        tokio::time::timeout(PATIENCE, connected).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }
+}
+
+/// Whether nobody else can listen to what is said to a host.
+fn is_this_machine(host: &str) -> bool {
+    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// Connects to a socket that this user serves.
@@ -175,7 +210,9 @@ fn connector(trust: &Trust) -> Result<TlsConnector, ClientError> {
         .with_safe_default_protocol_versions()
         .expect("the provider has a cipher suite for each version");
     let config = match trust {
-        Trust::System => builder.with_root_certificates(authorities(Path::new(SYSTEM_AUTHORITIES))?),
+        Trust::System | Trust::InTheClear => {
+            builder.with_root_certificates(authorities(Path::new(SYSTEM_AUTHORITIES))?)
+        }
         Trust::Authorities(path) => builder.with_root_certificates(authorities(path)?),
         Trust::Fingerprint(text) => {
             let digest = fingerprint(text).ok_or_else(|| ClientError::InvalidFingerprint { text: text.clone() })?;

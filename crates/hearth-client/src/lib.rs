@@ -106,6 +106,11 @@ impl Client {
         Self { endpoint: self.endpoint.via(what) }
     }
 
+    /// Has the audit log say for the holder of which key this asks. Believed only of the daemon's own process.
+    pub fn for_key(self, name: &str) -> Self {
+        Self { endpoint: self.endpoint.for_key(name) }
+    }
+
     /// Connects, for more than one call in a row.
     ///
     /// # Errors

@@ -4,8 +4,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
-use hearth_client::Client;
 use rmcp::ServiceExt;
 use rmcp::transport::io::stdio_pipes;
 use rmcp::transport::streamable_http_server::session::local::{LocalSessionManager, SessionConfig};
@@ -41,14 +39,10 @@ pub async fn stdio(connect: Connect, profile: Profile) -> io::Result<()> {
 /// Serves clients over streamable HTTP: a tower service for one path.
 pub type HttpService = StreamableHttpService<Server, LocalSessionManager>;
 
-/// Makes the service of a profile, for clients of the daemon that `client` names. Sessions end with `ended`. Needs a tokio runtime.
+/// Makes the service of a profile, for clients of the daemon that `connect` finds. Sessions end with `ended`. Needs a tokio runtime.
 ///
 /// Who may connect, and what a browser may send, is for whoever mounts it to check.
-pub fn http(client: Client, profile: Profile, ended: impl Future<Output = ()> + Send + 'static) -> HttpService {
-    let connect: Connect = Arc::new(move || {
-        let client = client.clone();
-        async move { Ok(client) }.boxed()
-    });
+pub fn http(connect: Connect, profile: Profile, ended: impl Future<Output = ()> + Send + 'static) -> HttpService {
     let places = Arc::new(Semaphore::new(SESSIONS));
     let make = move || match places.clone().try_acquire_owned() {
         Ok(place) => Ok(Server::new(connect.clone(), profile, Some(place))),

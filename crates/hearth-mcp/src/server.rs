@@ -9,9 +9,10 @@ use futures_util::future::BoxFuture;
 use hearth_client::Client;
 use hearth_client::api::ErrorBody;
 use rmcp::model::{
-    CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, Implementation, ListResourceTemplatesResult,
-    ListResourcesResult, ListToolsResult, PaginatedRequestParams, ProgressNotificationParam, ReadResourceRequestParams,
-    ReadResourceResponse, ReadResourceResult, ServerCapabilities, ServerConfig,
+    CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, Extensions, Implementation,
+    ListResourceTemplatesResult, ListResourcesResult, ListToolsResult, PaginatedRequestParams,
+    ProgressNotificationParam, ReadResourceRequestParams, ReadResourceResponse, ReadResourceResult, ServerCapabilities,
+    ServerConfig,
 };
 use rmcp::service::RequestContext;
 use rmcp::{ErrorData, RoleServer, ServerHandler};
@@ -28,8 +29,8 @@ use crate::{resources, tools};
 /// The time between two notices of progress, and before the first.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Finds the daemon, and starts one where none runs and that is wanted.
-pub type Connect = Arc<dyn Fn() -> BoxFuture<'static, Result<Client, ErrorBody>> + Send + Sync>;
+/// Finds the daemon, and starts one where none runs and that is wanted. Is told what came with the request: over HTTP its head.
+pub type Connect = Arc<dyn Fn(&Extensions) -> BoxFuture<'static, Result<Client, ErrorBody>> + Send + Sync>;
 
 /// The server of one client.
 #[derive(Clone)]
@@ -54,8 +55,8 @@ impl Server {
         Self { connect, tools, calls: TaskTracker::new(), _place: place.map(Arc::new) }
     }
 
-    async fn client(&self) -> Result<Client, Refused> {
-        Ok((self.connect)().await?)
+    async fn client(&self, context: &RequestContext<RoleServer>) -> Result<Client, Refused> {
+        Ok((self.connect)(&context.extensions).await?)
     }
 
     async fn call(
@@ -67,7 +68,8 @@ impl Server {
         let _counted = self.calls.token();
         let written = Arc::new(AtomicU64::new(0));
         let work = async {
-            let call = Call { client: self.client().await?, cancelled: context.ct.clone(), written: written.clone() };
+            let call =
+                Call { client: self.client(context).await?, cancelled: context.ct.clone(), written: written.clone() };
             entry.run(call, request.arguments.unwrap_or_default()).await
         };
         with_progress(context, &written, work).await
@@ -96,8 +98,13 @@ async fn with_progress<T>(
             bytes => format!("{seconds} s, {bytes} bytes of output"),
         };
         let progress = ProgressNotificationParam::new(token.clone(), seconds as f64).with_message(message);
-        // A client that is gone takes its calls with it.
-        let _ = context.peer.notify_progress(progress).await;
+        tokio::select! {
+            biased;
+            // Work goes on while a client does not read.
+            done = &mut work => return done,
+            // A client that is gone takes its calls with it.
+            _ = context.peer.notify_progress(progress) => {}
+        }
     }
 }
 
@@ -156,9 +163,9 @@ impl ServerHandler for Server {
     async fn list_resources(
         &self,
         _: Option<PaginatedRequestParams>,
-        _: RequestContext<RoleServer>,
+        context: RequestContext<RoleServer>,
     ) -> Result<ListResourcesResult, ErrorData> {
-        let listed = async { resources::list(&self.client().await?).await };
+        let listed = async { resources::list(&self.client(&context).await?).await };
         listed.await.map(ListResourcesResult::with_all_items).map_err(protocol_error)
     }
 
@@ -175,7 +182,7 @@ impl ServerHandler for Server {
         request: ReadResourceRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<ReadResourceResponse, ErrorData> {
-        let read = async { resources::read(&self.client().await?, &request.uri).await };
+        let read = async { resources::read(&self.client(&context).await?, &request.uri).await };
         let contents = tokio::select! {
             read = read => read.map_err(protocol_error)?,
             () = context.ct.cancelled() => return Err(protocol_error(Refused::cancelled())),

@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,7 +13,7 @@ use axum::extract::{RawPathParams, Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use hearth_api::audit::{FILE, Record, VIA, Who};
+use hearth_api::audit::{FILE, FOR_KEY, Record, VIA, Who};
 use hearth_api::{Code, ErrorBody};
 
 use crate::App;
@@ -65,8 +65,10 @@ impl Audit {
 
     fn append(&self, open: &mut Option<Open>, line: &[u8]) -> io::Result<()> {
         if open.as_ref().is_some_and(|open| open.size >= self.largest) {
-            fs::rename(&self.path, self.path.with_added_extension("1"))?;
-            *open = None;
+            // What cannot be put aside is written on.
+            if fs::rename(&self.path, self.path.with_added_extension("1")).is_ok() {
+                *open = None;
+            }
         }
         let open = match open {
             Some(open) => open,
@@ -82,8 +84,15 @@ impl Audit {
         if let Some(directory) = self.path.parent() {
             DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
         }
-        let file = File::options().create(true).append(true).mode(0o600).open(&self.path)?;
+        let mut file = File::options().read(true).create(true).append(true).mode(0o600).open(&self.path)?;
         let size = file.metadata()?.len();
+        let mut last = [b'\n'];
+        file.read_exact_at(&mut last, size.saturating_sub(1))
+            .or_else(|error| if size == 0 { Ok(()) } else { Err(error) })?;
+        if last != [b'\n'] {
+            // Half a line, which a full disk has left, is not to spoil the next.
+            file.write_all(b"\n")?;
+        }
         Ok(Open { file, size })
     }
 }
@@ -136,8 +145,8 @@ pub(crate) async fn note(
 ) -> Response {
     let mut record = Record {
         at_unix_ms: unix_ms(SystemTime::now()),
-        who: request.extensions().get::<Caller>().cloned().map_or(Who::User { uid: own_uid(), pid: None }, who),
-        via: via(request.headers()),
+        who: who(request.extensions().get(), request.headers()),
+        via: text(request.headers(), VIA),
         operation: operation.to_string(),
         sandbox: None,
         target: None,
@@ -166,10 +175,17 @@ pub(crate) async fn note(
     response
 }
 
-fn who(caller: Caller) -> Who {
+fn who(caller: Option<&Caller>, headers: &HeaderMap) -> Who {
     match caller {
-        Caller::Owner { pid } => Who::User { uid: own_uid(), pid },
-        Caller::Key { name } => Who::Key { key: name },
+        Some(Caller::Key { name }) => Who::Key { key: name.clone() },
+        // This process itself, for whoever came to it by MCP.
+        Some(Caller::Owner { pid })
+            if *pid == Some(std::process::id().cast_signed()) && headers.contains_key(FOR_KEY) =>
+        {
+            Who::Key { key: text(headers, FOR_KEY).unwrap_or_default() }
+        }
+        Some(Caller::Owner { pid }) => Who::User { uid: own_uid(), pid: *pid },
+        None => Who::User { uid: own_uid(), pid: None },
     }
 }
 
@@ -178,8 +194,8 @@ fn own_uid() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 
-fn via(headers: &HeaderMap) -> Option<String> {
-    headers.get(VIA)?.to_str().ok().map(short)
+fn text(headers: &HeaderMap, name: &str) -> Option<String> {
+    headers.get(name)?.to_str().ok().map(short)
 }
 
 fn sandbox(app: &App, reference: &str) -> String {

@@ -26,6 +26,7 @@ use tower_service::Service;
 
 use crate::answer::Refusal;
 use crate::remote::{Caller, Gate, PATIENCE};
+use crate::routes::Visitor;
 use crate::{App, Remote, Socket, routes};
 
 /// The connections that are served at once; more wait to be accepted.
@@ -36,6 +37,8 @@ const REMOTE_CONNECTIONS: usize = 512;
 const BUFFER: usize = 64 * 1024;
 /// How long connections have to finish once the daemon ends and its sandboxes are gone.
 const FAREWELL: Duration = Duration::from_secs(5);
+/// How long nobody is let in at most for want of descriptors, before that is tried again.
+const SHORTAGE: Duration = Duration::from_millis(100);
 
 /// Why [`serve`] has returned.
 #[derive(Debug)]
@@ -118,6 +121,12 @@ pub async fn serve<T>(
     ended
 }
 
+/// A connection's place among those that are served at once, and its count. What a request becomes beyond the connection, a WebSocket, holds it too.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    _held: Arc<(Option<OwnedSemaphorePermit>, Visitor)>,
+}
+
 /// Somebody who has connected.
 enum Arrival {
     Owner(UnixStream, Option<i32>),
@@ -149,18 +158,25 @@ impl Connections {
             };
             let (place, arrival) = match arrived {
                 Ok(arrived) => arrived,
-                // There are no descriptors left: a connection that ends gives some back.
-                Err(error) => match self.tasks.join_next().await {
-                    Some(_) => continue,
-                    None => return error,
-                },
+                // There are no descriptors left: what ends gives some back, connections and all else that has some, and nothing tells of
+                // all of it.
+                Err(error) if is_short_of_descriptors(&error) => {
+                    let ended = async {
+                        if self.tasks.join_next().await.is_none() {
+                            std::future::pending::<()>().await;
+                        }
+                    };
+                    let _ = tokio::time::timeout(SHORTAGE, ended).await;
+                    continue;
+                }
+                // Whoever has connected is gone again.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
+                Err(error) => return error,
             };
             while self.tasks.try_join_next().is_some() {}
-            let (guest, router, closing) = (self.app.arrive(), router.clone(), self.closing.clone());
-            self.tasks.spawn(async move {
-                let _held = (place, guest);
-                attend(arrival, router, closing).await;
-            });
+            let (router, closing) = (router.clone(), self.closing.clone());
+            let place = Place { _held: Arc::new((place, self.app.arrive())) };
+            self.tasks.spawn(attend(arrival, place, router, closing));
         }
     }
 
@@ -187,21 +203,26 @@ async fn strangers(
     Ok((place, Arrival::Stranger(stream, remote.gate(), remote.acceptor())))
 }
 
-async fn attend(arrival: Arrival, router: Router, closing: watch::Receiver<bool>) {
+fn is_short_of_descriptors(error: &io::Error) -> bool {
+    let errno = rustix::io::Errno::from_io_error(error);
+    errno.is_some_and(|errno| [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE].contains(&errno))
+}
+
+async fn attend(arrival: Arrival, place: Place, router: Router, closing: watch::Receiver<bool>) {
     let (stream, gate, acceptor) = match arrival {
         Arrival::Owner(stream, pid) => {
-            return connection(stream, Door::Open(Caller::Owner { pid }), router, closing).await;
+            return connection(stream, Door::Open(Caller::Owner { pid }), place, router, closing).await;
         }
         Arrival::Stranger(stream, gate, acceptor) => (stream, gate, acceptor),
     };
     let deadline = Instant::now() + PATIENCE;
     let door = Door::Kept { gate, deadline };
     match acceptor {
-        None => connection(stream, door, router, closing).await,
+        None => connection(stream, door, place, router, closing).await,
         // Who cannot shake hands is nobody to tell it to.
         Some(acceptor) => {
             if let Ok(Ok(stream)) = tokio::time::timeout_at(deadline, acceptor.accept(stream)).await {
-                connection(stream, door, router, closing).await;
+                connection(stream, door, place, router, closing).await;
             }
         }
     }
@@ -238,6 +259,7 @@ impl Door {
 async fn connection(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     door: Door,
+    place: Place,
     router: Router,
     mut closing: watch::Receiver<bool>,
 ) {
@@ -247,7 +269,7 @@ async fn connection(
         let (mut parts, body) = request.into_parts();
         let caller = entrance.admit(&parts);
         let (mut router, bound) = (router.clone(), bound.clone());
-        let has_come = has_come.clone();
+        let (has_come, place) = (has_come.clone(), place.clone());
         async move {
             let caller = match caller {
                 Ok(caller) => caller,
@@ -256,6 +278,7 @@ async fn connection(
             has_come.notify_one();
             parts.extensions.insert(bound);
             parts.extensions.insert(caller);
+            parts.extensions.insert(place);
             let answered: Result<_, Infallible> = router.call(Request::from_parts(parts, Body::new(body))).await;
             answered
         }

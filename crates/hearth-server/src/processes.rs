@@ -16,6 +16,7 @@ use hearth_engine::protocol::{Attach, Delivery, ErrorCode, ProcessId, ProcessRef
 use crate::App;
 use crate::answer::{Created, Piece, Refusal, Upgraded};
 use crate::audit::Entry;
+use crate::connection::Place;
 use crate::exec::attached;
 use crate::input::{Asked, Body, Raw};
 
@@ -112,6 +113,7 @@ pub(crate) async fn attach(
     State(app): State<App>,
     Path((reference, named)): Path<(String, String)>,
     Extension(entry): Extension<Entry>,
+    Extension(place): Extension<Place>,
     Asked(query): Asked<AttachProcess>,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Upgraded<()>, Refusal> {
@@ -121,5 +123,5 @@ pub(crate) async fn attach(
         stderr: query.stderr.unwrap_or(0),
         delivery: query.delivery.unwrap_or(Delivery::Lossless),
     };
-    attached((app, entry), reference, attach, upgrade)
+    attached((app, entry, place), reference, attach, upgrade)
 }

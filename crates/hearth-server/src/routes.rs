@@ -4,16 +4,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{DefaultBodyLimit, State};
+use axum::http::request::Parts;
 use axum::{Json, Router};
+use futures_util::FutureExt;
 use hearth_api::{ErrorBody, OwnCode};
 use hearth_client::Client;
 use hearth_engine::fleet::{Fleet, Member};
-use hearth_mcp::Profile;
+use hearth_mcp::{Connect, Profile};
 use tokio::sync::watch;
 
 use crate::Audit;
 use crate::answer::Refusal;
 use crate::openapi::{Api, delete, get, patch, post, put};
+use crate::remote::Caller;
 use crate::{events, exec, files, health, history, kernels, pool, processes, sandboxes, services, shells, usage};
 
 /// The largest body of a request that is read whole, in bytes.
@@ -319,13 +322,23 @@ fn of_history(api: Api) -> Api {
 
 /// MCP over HTTP: the default profile, and each by its name.
 fn of_mcp(app: &App) -> Router<App> {
-    let client = Client::new(app.fleet().engine().directories().home().join(hearth_api::SOCKET));
+    let socket = app.fleet().engine().directories().home().join(hearth_api::SOCKET);
+    // Through the front door, for whoever has come here.
+    let connect: Connect = Arc::new(move |extensions| {
+        let client = Client::new(socket.clone()).via("mcp");
+        let caller = extensions.get::<Parts>().and_then(|head| head.extensions.get::<Caller>());
+        let client = match caller {
+            Some(Caller::Key { name }) => client.for_key(name),
+            Some(Caller::Owner { .. }) | None => client,
+        };
+        std::future::ready(Ok(client)).boxed()
+    });
     let service = |profile| {
         let mut closing = app.closing();
         let ended = async move {
             let _ = closing.wait_for(|closing| *closing).await;
         };
-        hearth_mcp::http(client.clone(), profile, ended)
+        hearth_mcp::http(connect.clone(), profile, ended)
     };
     let router = Router::new().route_service("/mcp", service(Profile::default()));
     let each = Profile::ALL.into_iter();

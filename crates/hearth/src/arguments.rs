@@ -42,7 +42,8 @@ HEARTH_QEMU another QEMU, \
 HEARTH_TEMPLATE_SPACE what templates may take on disk (4G).
 
 HEARTH_HOST names another machine's daemon (https://box.example:7070) and HEARTH_API_KEY a key of its; its certificate is \
-checked by the system's authorities, by those in the file HEARTH_CA, or by its HEARTH_FINGERPRINT (sha256:…)."
+checked by the system's authorities, by those in the file HEARTH_CA, or by its HEARTH_FINGERPRINT (sha256:…). A key goes over http:// to this machine only, unless \
+HEARTH_INSECURE is set."
 )]
 pub(crate) struct Arguments {
     /// Daemon to use, in place of this machine's: https://HOST:PORT [default: HEARTH_HOST]

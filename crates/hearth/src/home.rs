@@ -30,6 +30,7 @@ pub(crate) fn remote() -> Result<Option<Client>, Failure> {
     let trust = match (text("HEARTH_FINGERPRINT")?, set("HEARTH_CA")) {
         (Some(fingerprint), _) => Trust::Fingerprint(fingerprint),
         (None, Some(path)) => Trust::Authorities(path.into()),
+        (None, None) if set("HEARTH_INSECURE").is_some() => Trust::InTheClear,
         (None, None) => Trust::System,
     };
     Ok(Some(Client::remote(&host, key.as_deref(), &trust)?))

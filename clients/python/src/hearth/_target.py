@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import ipaddress
 import os
 import ssl
 from collections.abc import Mapping
@@ -99,6 +100,11 @@ def target(
         url = urlsplit(base_url)
         if url.scheme not in ("http", "https") or not url.hostname or url.username or url.path.strip("/") or url.query:
             raise ValueError(f"base_url must be https://HOST[:PORT], or http:// and the same, unlike {base_url!r}")
+        if url.scheme == "http":
+            if fingerprint is not None:
+                raise ValueError("only with https:// has a daemon a certificate whose fingerprint can be checked")
+            if api_key is not None and not _is_this_machine(url.hostname) and not environment.get("HEARTH_INSECURE"):
+                raise ValueError("a key would go there for all to read: use https://, or set HEARTH_INSECURE=1")
         if api_key is not None:
             headers["authorization"] = f"Bearer {api_key}"
         path, starter = None, None
@@ -117,6 +123,14 @@ def target(
         connect_timeout_seconds=connect_timeout_seconds,
         answer_timeout_seconds=answer_timeout_seconds,
     )
+
+
+def _is_this_machine(host: str) -> bool:
+    """Whether nobody else can listen to what is said to a host."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 def _digest(fingerprint: str) -> str:

@@ -103,16 +103,16 @@ async fn run(call: Call, mut asked: Run) -> Result<Finished, Refused> {
     let begin = async {
         match &asked.sandbox {
             Some(name) => {
-                make_named(&call.client, name).await?;
-                Ok(call.client.hold(name, &request).await?)
+                let id = make_named(&call.client, name).await?;
+                Ok((call.client.hold(&id, &request).await?, Some(id)))
             }
             None => {
                 let run = RunRequest { sandbox: CreateSandbox::default(), exec: request };
-                Ok::<_, Refused>(call.client.run(&run).await?.started().await?)
+                Ok::<_, Refused>((call.client.run(&run).await?.started().await?, None))
             }
         }
     };
-    let mut held = match &asked.sandbox {
+    let (mut held, named) = match &asked.sandbox {
         // Not given up when the call is cancelled: a program that is just starting could then not be found.
         Some(_) => begin.await?,
         None => tokio::select! {
@@ -125,8 +125,8 @@ async fn run(call: Call, mut asked: Run) -> Result<Finished, Refused> {
     match follow(&mut held, &call, asked.stdin, watch).await? {
         None => {
             // A fresh sandbox goes with the connection.
-            if let Some(name) = &asked.sandbox {
-                stop(&call.client, name, held.process()).await?;
+            if let Some(id) = &named {
+                stop(&call.client, id, held.process()).await?;
             }
             Err(Refused::cancelled())
         }
@@ -140,19 +140,21 @@ async fn run(call: Call, mut asked: Run) -> Result<Finished, Refused> {
     }
 }
 
-/// Makes a sandbox of this name, unless there is one.
-async fn make_named(client: &Client, name: &str) -> Result<(), Refused> {
+/// Makes a sandbox of just this name, unless there is one; tells its id.
+async fn make_named(client: &Client, name: &str) -> Result<String, Refused> {
     let is = |error: &ClientError, code: OwnCode| matches!(error, ClientError::Refused { body } if body.code == Code::Own(code));
     match client.inspect(name).await {
-        Ok(_) => return Ok(()),
-        Err(error) if is(&error, OwnCode::UnknownSandbox) => {}
+        Ok(info) if info.name.as_deref() == Some(name) || info.id == name => return Ok(info.id),
+        // What has another name that begins so, or another id, is not meant.
+        Ok(_) => {}
+        Err(error) if is(&error, OwnCode::UnknownSandbox) || is(&error, OwnCode::AmbiguousSandbox) => {}
         Err(error) => return Err(error.into()),
     }
     let idle = Some(Idle { action: IdleAction::Remove, after_seconds: IDLE_SECONDS });
     let request = CreateSandbox { name: Some(name.to_owned()), idle, ..CreateSandbox::default() };
     match client.create(&request).await {
         // Another run of this name was quicker.
-        Err(error) if is(&error, OwnCode::NameTaken) => Ok(()),
-        made => Ok(made.map(drop)?),
+        Err(error) if is(&error, OwnCode::NameTaken) => Ok(client.inspect(name).await?.id),
+        made => Ok(made?.id),
     }
 }

@@ -21,6 +21,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use crate::App;
 use crate::answer::{Refusal, Upgraded, invalid};
 use crate::audit::Entry;
+use crate::connection::Place;
+use crate::remote::PATIENCE;
 use crate::sandboxes::{info, new_sandbox};
 use hearth_api::strict::parse;
 
@@ -63,9 +65,11 @@ pub(crate) async fn held(
     State(app): State<App>,
     Path(reference): Path<String>,
     Extension(entry): Extension<Entry>,
+    Extension(place): Extension<Place>,
     upgrade: Upgrade,
 ) -> Result<Upgraded<ExecRequest>, Refusal> {
     Ok(Upgraded::new(checked(upgrade)?.on_upgrade(async move |mut socket| {
+        let _place = place;
         let begun = async {
             let start = first::<ExecRequest>(&mut socket).await?.held()?;
             let member = app.member(&reference)?;
@@ -81,12 +85,13 @@ pub(crate) async fn held(
 
 /// Upgrades, and follows a process that is there already.
 pub(crate) fn attached(
-    (app, entry): (App, Entry),
+    (app, entry, place): (App, Entry, Place),
     reference: String,
     attach: Attach,
     upgrade: Upgrade,
 ) -> Result<Upgraded<()>, Refusal> {
     Ok(Upgraded::new(checked(upgrade)?.on_upgrade(async move |socket| {
+        let _place = place;
         let begun = async {
             let member = app.member(&reference)?;
             let guest = member.channel().await?;
@@ -103,6 +108,7 @@ pub(crate) fn attached(
 pub(crate) async fn run(
     State(app): State<App>,
     Extension(entry): Extension<Entry>,
+    Extension(place): Extension<Place>,
     upgrade: Upgrade,
 ) -> Result<Upgraded<RunRequest>, Refusal> {
     Ok(Upgraded::new(checked(upgrade)?.on_upgrade(async move |mut socket| match make(&app, &mut socket).await {
@@ -119,7 +125,7 @@ pub(crate) async fn run(
             drop(entry);
             while let Some(Ok(_)) = rest.next().await {}
             member.begin_removal(Removal::Done);
-            drop(leash);
+            drop((leash, place));
         }
         Err(over) => farewell(&mut socket, over, entry).await,
     })))
@@ -152,14 +158,18 @@ fn checked(upgrade: Upgrade) -> Result<WebSocketUpgrade, Refusal> {
 
 /// The client's first message.
 async fn first<T: DeserializeOwned>(socket: &mut WebSocket) -> Result<T, Over> {
-    loop {
-        match socket.recv().await.ok_or(Over::Gone)?? {
-            Message::Text(text) => return Ok(parse(text.as_bytes())?),
-            Message::Ping(_) | Message::Pong(_) => {}
-            Message::Binary(_) => return Err(invalid("the first message must be the request, as text").into()),
-            Message::Close(_) => return Err(Over::Gone),
+    let request = async {
+        loop {
+            match socket.recv().await.ok_or(Over::Gone)?? {
+                Message::Text(text) => return Ok(parse(text.as_bytes())?),
+                Message::Ping(_) | Message::Pong(_) => {}
+                Message::Binary(_) => return Err(invalid("the first message must be the request, as text").into()),
+                Message::Close(_) => return Err(Over::Gone),
+            }
         }
-    }
+    };
+    let late = |_| Err(invalid(format!("the request did not come within {} s", PATIENCE.as_secs())).into());
+    tokio::time::timeout(PATIENCE, request).await.unwrap_or_else(late)
 }
 
 async fn farewell(socket: &mut WebSocket, over: Over, entry: Entry) {

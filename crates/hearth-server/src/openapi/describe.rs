@@ -85,6 +85,7 @@ described!(A B);
 described!(A B C);
 described!(A B C D);
 described!(A B C D E);
+described!(A B C D E G);
 
 /// What is not of the request, or stands in the path.
 macro_rules! untold {

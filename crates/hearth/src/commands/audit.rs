@@ -1,9 +1,9 @@
 //! `hearth audit`: who has asked the daemon for what. The log is read where it lies; no daemon is needed.
 
-use std::fs::File;
+use std::fs::{DirBuilder, File};
 use std::io::{self, BufRead, BufReader};
 use std::mem::MaybeUninit;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -19,10 +19,14 @@ pub(crate) fn run(options: &AuditOptions) -> Result<i32, Failure> {
     let path = home::local_directories()?.logs().join(FILE);
     // Before anything is read, so that nothing comes unseen in between.
     let changes = options.follow.then(|| Changes::of(&path)).transpose()?;
-    if let Some(mut older) = Log::open(&path.with_added_extension("1"))? {
+    // Opened before the older one is printed: it may be put aside meanwhile, and be the older one then.
+    let mut log = Log::open(&path)?;
+    let older = path.with_added_extension("1");
+    if !log.as_ref().is_some_and(|log| log.is_at(&older))
+        && let Some(mut older) = Log::open(&older)?
+    {
         older.print(options.json)?;
     }
-    let mut log = Log::open(&path)?;
     loop {
         if let Some(log) = &mut log {
             log.print(options.json)?;
@@ -103,7 +107,7 @@ struct Changes(rustix::fd::OwnedFd, PathBuf);
 impl Changes {
     fn of(path: &Path) -> Result<Self, Failure> {
         let directory = path.parent().unwrap_or(path);
-        std::fs::create_dir_all(directory).map_err(unread(directory))?;
+        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(unread(directory))?;
         let failed = |error: rustix::io::Errno| unread(directory)(error.into());
         let watch = inotify::init(CreateFlags::CLOEXEC).map_err(failed)?;
         inotify::add_watch(&watch, directory, WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::MOVED_TO)

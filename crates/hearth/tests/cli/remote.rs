@@ -117,8 +117,11 @@ fn over_tls_a_key_opens_the_api_until_it_is_removed_and_nothing_else_does() {
     there.check("/v1/health", Some(&key), &[], (200, None, None));
     there.check("/v1/health", Some(&key), &["--tls-max", "1.2"], (200, None, None));
     there.check("/metrics", Some(&key), &[], (200, None, None));
-    let long = format!("X-Long: {}", "x".repeat(100_000));
-    there.check("/v1/health", Some(&key), &["--header", &long], (431, None, None));
+    let long: Vec<String> = (0..8).map(|number| format!("X-Long-{number}: {}", "x".repeat(100_000))).collect();
+    let long: Vec<&str> = long.iter().flat_map(|header| ["--header", header]).collect();
+    // The connection is closed on what is still being sent, which may take the answer with it.
+    let (status, _) = there.curl("/v1/health", Some(&key), &long);
+    assert!([431, 0].contains(&status), "{status}");
     let wrong = format!("hearth_{}", "0".repeat(64));
     for path in ["/v1/health", "/metrics", "/", "/v1/sandboxes", "/nothing", "/v1/run"] {
         there.check(path, None, &[], REFUSED);
@@ -134,6 +137,42 @@ fn over_tls_a_key_opens_the_api_until_it_is_removed_and_nothing_else_does() {
     assert_code(&refused, 125);
     let listed: Value = serde_json::from_slice(&there.home.hearth(&["key", "ls", "--json"]).stdout).unwrap();
     assert_eq!((listed.as_array().unwrap().len(), &listed[0]["name"]), (1, &"other".into()));
+}
+
+#[test]
+fn what_comes_by_mcp_is_written_down_as_the_key_holders_and_nobody_else_can_claim_that() {
+    let there = Listening::start(Home::empty(), &["--tls"]);
+    let key = there.key("ci");
+    let call = r#"{"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "sandbox_remove", "arguments": {"sandbox": "none"},
+        "_meta": {"io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientInfo": {"name": "curl", "version": "8"}, "io.modelcontextprotocol/clientCapabilities": {}}}}"#;
+    let head = [
+        "--header",
+        "Accept: application/json, text/event-stream",
+        "--header",
+        "Content-Type: application/json",
+        "--header",
+        "MCP-Protocol-Version: 2026-07-28",
+        "--header",
+        "Mcp-Method: tools/call",
+        "--header",
+        "Mcp-Name: sandbox_remove",
+        "--data",
+        call,
+    ];
+    let (status, body) = there.curl("/mcp", Some(&key), &head);
+    assert_eq!(status, 200, "{body}");
+    there.check(
+        "/v1/sandboxes/x",
+        Some(&key),
+        &["--header", "hearth-for-key: other"],
+        (404, Some("unknown_sandbox"), None),
+    );
+    let log = there.home.hearth(&["audit", "--json"]);
+    let lines: Vec<Value> = text(&log.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let by_mcp: Vec<&Value> = lines.iter().filter(|line| line["via"] == "mcp").collect();
+    assert!(!by_mcp.is_empty() && by_mcp.iter().all(|line| line["who"]["key"] == "ci"), "{lines:?}");
+    assert!(lines.iter().all(|line| line["who"]["key"] != "other"), "{lines:?}");
 }
 
 #[test]
@@ -178,6 +217,7 @@ fn commands_reach_it_from_elsewhere_and_trust_no_other_certificate() {
         ("HEARTH_FINGERPRINT", "sha256:1", "is no fingerprint"),
         ("HEARTH_CA", "/dev/null", "no certificate"),
         ("HEARTH_HOST", "box", "https://"),
+        ("HEARTH_HOST", "http://10.255.255.1:7070", "HEARTH_INSECURE"),
     ] {
         let refused = run(there.elsewhere(&key, &["ls"]).env(variable, value));
         assert_code(&refused, 125);

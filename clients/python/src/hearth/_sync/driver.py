@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import IO, TypeVar, Union
+from urllib.parse import urlsplit
 
 import httpx
 import websockets.sync.client
 
 from .._daemon import connected
 from .._target import MESSAGE, Target
+from .._tls import shared
 
 T = TypeVar("T")
 #: Pieces of bytes, or a binary file.
@@ -47,14 +51,17 @@ def open_http(target: Target, *, keep: bool) -> HttpClient:
 
 
 def open_websocket(target: Target, path: str) -> WebSocket:
-    socket = connected(target.socket) if target.socket else None
     client = websockets.sync.client
-    connect = partial(client.unix_connect, None) if socket else client.connect
-    # It is closed by whoever holds it.
+    context = target.tls
+    if target.socket:
+        sock: socket.socket | None = connected(target.socket)
+    else:
+        sock = _encrypted(target, context) if context else None
+    connect = partial(client.unix_connect, None) if target.socket else client.connect
+    # It is closed by whoever holds it. What is encrypted already is to be encrypted by nobody else.
     return connect(
-        target.websocket_url + path,
-        sock=socket,
-        ssl=target.tls,
+        target.websocket_url.replace("wss:", "ws:", 1) + path,
+        sock=sock,
         additional_headers=target.headers,
         compression=None,
         proxy=None,
@@ -62,6 +69,16 @@ def open_websocket(target: Target, path: str) -> WebSocket:
         ping_interval=None,
         max_size=MESSAGE,
     ).__enter__()
+
+
+def _encrypted(target: Target, context: ssl.SSLContext) -> socket.socket:
+    url = urlsplit(target.base_url)
+    plain = socket.create_connection((url.hostname or "", url.port or 443), target.connect_timeout_seconds)
+    try:
+        return shared(context.wrap_socket(plain, server_hostname=url.hostname))
+    except BaseException:
+        plain.close()
+        raise
 
 
 def pieces(content: Stream) -> Iterator[bytes]:

@@ -18,7 +18,8 @@ pub(crate) async fn run(options: McpOptions) -> Result<i32, Failure> {
         return install::run(&options);
     }
     // Each call finds the daemon anew: it may have ended since, or have been killed.
-    let connect: hearth_mcp::Connect = Arc::new(|| async { daemon::client().await.map_err(ErrorBody::from) }.boxed());
+    let connect: hearth_mcp::Connect =
+        Arc::new(|_| async { Ok(daemon::client().await.map_err(ErrorBody::from)?.via("mcp")) }.boxed());
     let served = hearth_mcp::stdio(connect, options.profile.into()).await;
     served.map_err(|error| Failure::invalid(format!("the client at standard input does not speak MCP: {error}")))?;
     Ok(0)
