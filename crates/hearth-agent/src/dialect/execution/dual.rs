@@ -193,8 +193,8 @@ pub(super) async fn serve_ports(execution: &Rc<Execution>, command: Rc<Port>, ev
         let within_line = Rc::<Cell<bool>>::default();
         while event.wait_for_host().await.is_ok() {
             let (reader, writer) = event.halves();
-            let (owes_end, within_line) = (within_line.get(), Rc::clone(&within_line));
-            Rc::clone(&dual).serve_event(reader, Box::new(WholeLines { writer, within_line, owes_end })).await;
+            let lines = WholeLines { writer, within_line: Rc::clone(&within_line), is_new: true };
+            Rc::clone(&dual).serve_event(reader, Box::new(lines)).await;
         }
     };
     tokio::join!(commands, events);
@@ -205,16 +205,17 @@ struct WholeLines {
     writer: Writer,
     /// Whether the port's last byte is not the end of a line.
     within_line: Rc<Cell<bool>>,
-    owes_end: bool,
+    /// Nothing was written yet. Until then the one before it may still write.
+    is_new: bool,
 }
 
 impl AsyncWrite for WholeLines {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if self.owes_end {
+        if self.is_new && self.within_line.get() {
             ready!(Pin::new(&mut self.writer).poll_write(context, b"\n"))?;
-            self.owes_end = false;
             self.within_line.set(false);
         }
+        self.is_new = false;
         let count = ready!(Pin::new(&mut self.writer).poll_write(context, bytes))?;
         if let Some(last) = bytes[..count].last() {
             self.within_line.set(*last != b'\n');
@@ -228,5 +229,41 @@ impl AsyncWrite for WholeLines {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.writer).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A port: what any of its writers has written.
+    #[derive(Clone, Default)]
+    struct Written(Rc<RefCell<Vec<u8>>>);
+
+    impl AsyncWrite for Written {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            self.0.borrow_mut().extend_from_slice(bytes);
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_line_that_was_begun_after_the_next_writer_came_is_ended_by_that_too() {
+        let (port, within_line) = (Written::default(), Rc::<Cell<bool>>::default());
+        let writer =
+            || WholeLines { writer: Box::new(port.clone()), within_line: Rc::clone(&within_line), is_new: true };
+        let (mut before, mut next) = (writer(), writer());
+        before.write_all(b"one\n{\"half").await.unwrap();
+        next.write_all(b"two\n").await.unwrap();
+        next.write_all(b"three\n").await.unwrap();
+        assert_eq!(*port.0.borrow(), b"one\n{\"half\ntwo\nthree\n");
     }
 }
