@@ -35,6 +35,10 @@ use crate::session::operation::Outlet;
 /// How long an interrupt may go unheeded before it goes to all that the interpreter waits for, too.
 const PATIENCE: Duration = Duration::from_millis(150);
 
+/// How often an interrupt goes to a shell and what it waits for, while it goes unheeded. A shell passes over one that comes just when a child
+/// of it ends by itself, which short commands in a loop do again and again.
+const TRIES: usize = 10;
+
 /// How long an interpreter may take to heed a hint.
 const LEISURE: Duration = Duration::from_millis(50);
 /// What the events that wait for a request may take, in bytes; one may wait whatever it takes.
@@ -289,6 +293,7 @@ async fn watch(live: &Live, exec: &Exec, request: &KernelExec, stopped: &mut Sto
     let after = |ms: Option<u64>| ms.map(|ms| Instant::now() + Duration::from_millis(ms));
     let mut deadline = after(request.timeout_ms);
     let (mut now, mut again, mut kill) = (None, None, None);
+    let mut tries = 0;
     loop {
         tokio::select! {
             () = exec.interrupted.notified() => {
@@ -306,10 +311,12 @@ async fn watch(live: &Live, exec: &Exec, request: &KernelExec, stopped: &mut Sto
                 now = None;
                 live.interrupt(live.waits_for_children());
                 again = Some(Instant::now() + PATIENCE);
+                tries = if live.waits_for_children() { TRIES } else { 1 };
             }
             () = until(again) => {
-                again = None;
                 live.interrupt(true);
+                tries -= 1;
+                again = (tries > 0).then(|| Instant::now() + PATIENCE);
             }
             () = until(kill) => {
                 kill = None;
