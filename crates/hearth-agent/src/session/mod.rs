@@ -47,7 +47,7 @@ const BULK_QUEUE: usize = 4;
 const ACTIVE: usize = 4096;
 /// What is read from the control lane at a time, in bytes.
 const READ: usize = 64 * 1024;
-/// What is read from the bulk lane at a time, in bytes: several chunks, since the part of one that is cut off is copied.
+/// What is read from the bulk lane at a time, in bytes, and the memory that is taken for it: a whole chunk of an upload, or several smaller ones.
 const READ_BULK: usize = 256 * 1024;
 /// The least room there is for what is read from the bulk lane, in bytes: a port hands out a page at a time.
 const LEAST_READ: usize = 4096;
