@@ -64,7 +64,6 @@ impl SendWindow {
 /// The receiver's side: what the sender may still send, and what to grant it as bytes are consumed.
 #[derive(Debug, Clone)]
 pub struct ReceiveWindow {
-    size: u64,
     outstanding: u64,
     consumed: u64,
 }
@@ -76,9 +75,9 @@ impl Default for ReceiveWindow {
 }
 
 impl ReceiveWindow {
-    /// A window of `size` bytes, which the sender knows to hold.
+    /// A window of `size` bytes, at least [`limits::WINDOW`], which the sender is told of.
     pub fn new(size: u64) -> Self {
-        Self { size, outstanding: size, consumed: 0 }
+        Self { outstanding: size, consumed: 0 }
     }
 
     /// Counts bytes that have arrived.
@@ -98,7 +97,7 @@ impl ReceiveWindow {
     /// Counts bytes that were handed on, and returns the credit to grant, if it is worth a message yet: half a window.
     pub fn consume(&mut self, bytes: u64) -> Option<u64> {
         self.consumed += bytes;
-        if self.consumed < (self.size / 2).min(limits::WINDOW / 2) {
+        if self.consumed < limits::WINDOW / 2 {
             return None;
         }
         let grant = std::mem::take(&mut self.consumed);
