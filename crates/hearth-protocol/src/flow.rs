@@ -94,7 +94,7 @@ impl ReceiveWindow {
         }
     }
 
-    /// Counts bytes that were handed on, and returns the credit to grant, if it is worth a message yet: half a window.
+    /// Counts bytes that were handed on, and returns the credit to grant, if it is worth a message yet: half of [`limits::WINDOW`].
     pub fn consume(&mut self, bytes: u64) -> Option<u64> {
         self.consumed += bytes;
         if self.consumed < limits::WINDOW / 2 {

@@ -40,13 +40,14 @@ impl Daemon {
         }
     }
 
-    /// Follows events from the first on until one line has all of `parts`.
-    pub(crate) fn wait_for_event(&self, parts: &[&str]) {
+    /// Follows events from the first on until one is of `about`, a name or an id, and says `what`.
+    pub(crate) fn wait_for_event(&self, [about, what]: &[&str; 2]) {
         let mut following = Running::start(&mut self.0.command(&["events", "--after", "0"]));
         loop {
             let line = following.read_until("\n");
-            assert!(!line.is_empty(), "the events ended without {parts:?}");
-            if parts.iter().all(|part| line.contains(part)) {
+            assert!(!line.is_empty(), "the events ended without {about} {what}");
+            // A word of its own: an id may well have "b-3" in it.
+            if line.split_whitespace().any(|word| word == *about) && line.contains(what) {
                 following.signal(Signal::KILL);
                 following.finish();
                 return;
