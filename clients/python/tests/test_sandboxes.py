@@ -74,6 +74,27 @@ def test_pause_resume_fork_and_snapshot(client: hearth.Client, box: hearth.Sandb
         subprocess.run(["hearth", "snapshot", "rm", "python-base"], check=True, capture_output=True)
 
 
+def test_stop_and_start(client: hearth.Client, box: hearth.Sandbox) -> None:
+    with pytest.raises(errors.ConflictError) as in_memory:
+        box.stop()
+    assert in_memory.value.code == "wrong_state" and in_memory.value.hint
+    secret = hearth.Secret("TOKEN", "s3cret-value")
+    with client.create(disk_mib=64, env={"GIVEN": "yes"}, secrets=[secret]) as kept:
+        kept.exec("echo here > state", check=True)
+        with pytest.raises(errors.InvalidRequestError) as too_long:
+            kept.stop(timeout_seconds=301)
+        assert too_long.value.field == "timeout_seconds"
+        stopped = kept.stop(timeout_seconds=5)
+        assert (stopped.unclean, stopped.lost_secrets) == (None, ["TOKEN"]) and stopped.took_us > 0
+        assert stopped.sandbox.state == kept.info.state == "stopped"
+        with pytest.raises(errors.ConflictError) as refused:
+            kept.exec("true")
+        assert "hearth start" in (refused.value.hint or "")
+        assert kept.start_again(secrets=[secret]).state == "running"
+        said = kept.exec("cat state; echo $GIVEN; cat $HEARTH_SECRETS/TOKEN | wc -c", check=True).stdout.text
+        assert said.split() == ["here", "yes", "12"]
+
+
 def test_a_sandbox_goes_with_its_client_unless_it_is_kept(client: hearth.Client) -> None:
     with hearth.Client() as other:
         kept = other.create(lifespan="provisional", name="provisional")

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::rc::Rc;
+use std::time::Duration;
 
 use hearth_protocol::secrets::{Secret, SecretRequest, SecretResult};
 use hearth_protocol::{Fault, Finished, Info, ReplyBody};
@@ -26,7 +27,8 @@ pub(crate) struct Agent {
     pub(crate) kernels: Kernels,
     /// Whether the whole machine is the agent's: it may then set its clock and name, and turn it off.
     pub(crate) owns_machine: bool,
-    shutdown: watch::Sender<bool>,
+    /// The grace that processes have, once the end is asked for.
+    shutdown: watch::Sender<Option<Duration>>,
 }
 
 impl Agent {
@@ -57,7 +59,7 @@ impl Agent {
             services,
             shells,
             owns_machine,
-            shutdown: watch::Sender::new(false),
+            shutdown: watch::Sender::new(None),
         }))
     }
 
@@ -105,15 +107,17 @@ impl Agent {
         }
     }
 
-    /// Asks for the end of everything.
-    pub(crate) fn shut_down(&self) {
-        self.shutdown.send_replace(true);
+    /// Asks for the end of everything. Who asked first says which grace there is.
+    pub(crate) fn shut_down(&self, grace: Duration) {
+        self.shutdown.send_if_modified(|asked| asked.is_none() && asked.replace(grace).is_none());
     }
 
-    /// Waits until the end is asked for.
-    pub(crate) async fn wait_for_shutdown(&self) {
-        // The sender lives in `self`, so this only returns once the value is true.
-        let _ = self.shutdown.subscribe().wait_for(|&asked| asked).await;
+    /// Waits until the end is asked for, and returns the grace that processes have.
+    pub(crate) async fn wait_for_shutdown(&self) -> Duration {
+        let mut asked = self.shutdown.subscribe();
+        let grace = asked.wait_for(Option::is_some).await.ok().and_then(|grace| *grace);
+        // The sender lives in `self`, so this only returns once there is one.
+        grace.unwrap_or_default()
     }
 }
 

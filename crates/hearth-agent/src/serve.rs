@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::rc::Rc;
+use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -139,11 +140,11 @@ async fn serve(options: Options) -> Result<(), String> {
     let serving: String = listening.0.iter().map(|address| format!(" {address}")).collect();
     // For whoever started it: from here on a connection is answered, and a signal heeded.
     let _ = writeln!(io::stderr(), "hearth-agent: serving{serving}");
-    tokio::select! {
-        () = signals.wait() => {}
-        () = agent.wait_for_shutdown() => {}
-    }
-    agent.processes.stop_all().await;
+    let grace = tokio::select! {
+        () = signals.wait() => Duration::ZERO,
+        grace = agent.wait_for_shutdown() => grace,
+    };
+    agent.processes.stop_all(grace).await;
     runtime.remove();
     on_disk.remove();
     Ok(())

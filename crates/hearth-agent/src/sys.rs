@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 use std::ffi::{CString, c_char};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
@@ -389,6 +390,16 @@ pub(crate) fn reseed(seed: &[u8]) -> io::Result<()> {
             && libc::ioctl(random.as_raw_fd(), RNDRESEEDCRNG) == 0
     };
     if done { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Writes a file system back, marks it clean on its disk, and has all that would write to it from now on wait.
+pub(crate) fn freeze_file_system(root: &File) -> io::Result<()> {
+    const FIFREEZE: libc::c_ulong = 0xc004_5877;
+    // SAFETY: the call has no argument that the kernel reads.
+    match unsafe { libc::ioctl(root.as_raw_fd(), FIFREEZE as libc::Ioctl, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// Brings the loopback interface up.

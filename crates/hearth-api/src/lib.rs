@@ -11,6 +11,7 @@
 //! | `GET /sandboxes` | [`ListSandboxes`] | [`SandboxList`] |
 //! | `GET`, `PATCH`, `DELETE /sandboxes/{sandbox}` | nothing, [`ChangeSandbox`], nothing | [`SandboxInfo`]; nothing for `DELETE` |
 //! | `POST /sandboxes/{sandbox}/pause`, `/resume` | nothing | [`PausedSandbox`], [`SandboxInfo`] |
+//! | `POST /sandboxes/{sandbox}/stop`, `/start` | [`StopSandbox`], [`StartSandbox`] | [`StoppedSandbox`], [`SandboxInfo`] |
 //! | `POST /sandboxes/{sandbox}/fork` | [`ForkSandbox`] | [`ForkedSandboxes`] |
 //! | `POST /sandboxes/{sandbox}/snapshot` | [`SaveSandbox`] | [`SavedSandbox`] |
 //! | `GET /sandboxes/{sandbox}/logs` | the end of its console | text |
@@ -78,7 +79,8 @@ pub use output::{Captured, Encoding, TextDecoder};
 pub use pool::{PoolInfo, PoolKindInfo};
 pub use sandbox::{
     Accelerator, ChangeSandbox, CreateSandbox, ForkSandbox, ForkedSandboxes, Idle, IdleAction, Lifespan, ListSandboxes,
-    PausedSandbox, Phase, SandboxInfo, SandboxList, SandboxState, SaveSandbox, SavedSandbox, StartFrom,
+    PausedSandbox, Phase, SandboxInfo, SandboxList, SandboxState, SaveSandbox, SavedSandbox, StartFrom, StartSandbox,
+    StopSandbox, StoppedSandbox,
 };
 
 use schemars::JsonSchema;

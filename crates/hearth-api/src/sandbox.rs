@@ -201,6 +201,39 @@ pub struct PausedSandbox {
     pub took_us: u64,
 }
 
+/// How to stop a sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StopSandbox {
+    /// The time between TERM and KILL for its programs in seconds, at most 300; 10 by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_seconds: Option<u64>,
+}
+
+/// What a stop has done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct StoppedSandbox {
+    /// The sandbox.
+    pub sandbox: SandboxInfo,
+    /// How long it took until its machine was gone, in microseconds.
+    pub took_us: u64,
+    /// Why it did not end in order, if it did not: what its guest had not written to its disk by then is lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unclean: Option<String>,
+    /// The secrets that it had, by their names: they have to be given again when it is started. As its guest tells it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lost_secrets: Vec<String>,
+}
+
+/// What a sandbox that is started is given, beside what it was made with.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StartSandbox {
+    /// Its secrets: none that it had before it was stopped is kept.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<Secret>,
+}
+
 /// Tells a `null` from nothing at all.
 fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<T>>, D::Error> {
     Option::deserialize(deserializer).map(Some)
@@ -246,7 +279,13 @@ pub enum SandboxState {
     Paused,
     /// It is being brought back from disk.
     Resuming,
-    /// Its machine has ended by itself; it is kept for its console to be read.
+    /// Its guest ends, in order.
+    Stopping,
+    /// It has no machine; what is on its disk is kept.
+    Stopped,
+    /// It boots on its disk.
+    Starting,
+    /// Its machine has ended by itself; it is kept for its console to be read, and can be started if it has a disk.
     Failed,
     /// It is being removed.
     Removing,

@@ -285,12 +285,14 @@ impl Channel {
         }
     }
 
-    /// Powers the guest off. Returns when the agent is about to; [`Self::closed`] tells when it is gone.
+    /// Powers the guest off: its processes get TERM, the grace (at most [`hearth_protocol::limits::GRACE_MS`]), then KILL. Returns when the
+    /// agent is about to; [`Self::closed`] tells when it is gone.
     ///
     /// # Errors
     /// As [`Self::request`].
-    pub async fn shutdown(&self) -> Result<(), ChannelError> {
-        done("shutdown", self.request(RequestBody::Shutdown {}).await?)
+    pub async fn shutdown(&self, grace: Duration) -> Result<(), ChannelError> {
+        let grace_ms = Some(grace.as_millis() as u64);
+        done("shutdown", self.request(RequestBody::Shutdown { grace_ms }).await?)
     }
 
     /// Starts a process, and follows it if `start.attach` says so.

@@ -25,7 +25,8 @@ use hearth_api::protocol::process::OutputRead;
 use hearth_api::usage::UsageList;
 use hearth_api::{
     ChangeSandbox, CreateSandbox, ExecRequest, ExecResult, FollowEvents, ForkSandbox, ForkedSandboxes, Health,
-    Lifespan, ListSandboxes, PausedSandbox, PoolInfo, SandboxInfo, SandboxList, SaveSandbox, SavedSandbox, Version,
+    Lifespan, ListSandboxes, PausedSandbox, PoolInfo, SandboxInfo, SandboxList, SaveSandbox, SavedSandbox,
+    StartSandbox, StopSandbox, StoppedSandbox, Version,
 };
 use hyper::{HeaderMap, Method};
 use serde::Serialize;
@@ -219,6 +220,22 @@ impl Client {
     /// As [`Self::health`].
     pub async fn resume(&self, sandbox: &str) -> Result<SandboxInfo, ClientError> {
         self.connect().await?.json(Method::POST, &path(sandbox, "/resume"), None::<&()>).await
+    }
+
+    /// Ends a sandbox's guest in order, and keeps what is on its disk.
+    ///
+    /// # Errors
+    /// As [`Self::health`].
+    pub async fn stop_sandbox(&self, sandbox: &str, request: &StopSandbox) -> Result<StoppedSandbox, ClientError> {
+        self.connect().await?.json(Method::POST, &path(sandbox, "/stop"), Some(request)).await
+    }
+
+    /// Boots a stopped sandbox, or one that has failed, on its disk.
+    ///
+    /// # Errors
+    /// As [`Self::health`].
+    pub async fn start_sandbox(&self, sandbox: &str, request: &StartSandbox) -> Result<SandboxInfo, ClientError> {
+        self.connect().await?.json(Method::POST, &path(sandbox, "/start"), Some(request)).await
     }
 
     /// Copies a running sandbox. Dropping the call removes the copies.

@@ -1,7 +1,8 @@
 //! Taking over sandboxes whose daemon has ended, and ending those that nobody is to have.
 //!
 //! Whatever the earlier daemon was at, a sandbox comes to a state at rest. One whose machine runs goes on, though a pause or a capture had
-//! stopped it; one that lies on disk stays there, unless a machine of it runs already; all others have failed.
+//! stopped it; one that lies on disk stays there, unless a machine of it runs already; one that was about to stop, or to start, is stopped; all
+//! others have failed.
 
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use crate::identity::SandboxDirectory;
 use crate::pause::Paused;
 use crate::sandbox::Sandbox;
 use crate::scratch::{self, Scratch};
+use crate::stop::{self, Stopped};
 use crate::store::{Kept, Lasting};
 use crate::template::Below;
 use crate::{Directories, Engine, EngineError, Given, SandboxId, SandboxSpec, chain, saved, sweep};
@@ -27,8 +29,10 @@ pub(crate) enum Adopted {
     Running(Box<Sandbox>, Option<&'static str>),
     /// It lies on disk.
     Paused(Box<Paused>),
-    /// It is lost, and why.
-    Lost(SandboxDirectory, String),
+    /// It is stopped.
+    Stopped(Box<Stopped>),
+    /// Its machine is lost, and why.
+    Lost(Box<Stopped>, String),
 }
 
 impl Engine {
@@ -70,6 +74,10 @@ impl Engine {
         let directory = SandboxDirectory::new(last.id.clone(), path.clone(), Lifetime::Detached).owned_by(owner);
         let reached = match &last.state {
             Kept::Failed(_) => Err(EngineError::Machine { source: MachineError::Gone }),
+            Kept::Stopped => {
+                self.end_in_order(&directory, last).await;
+                Err(EngineError::Machine { source: MachineError::Gone })
+            }
             Kept::Running | Kept::Paused(_) => self.reach_again(&directory, last).await,
         };
         if reached.is_err() {
@@ -95,11 +103,30 @@ impl Engine {
                     let paused = Paused::adopted(spec(last), place, template.into(), base, record.clone());
                     Adopted::Paused(Box::new(paused))
                 }
-                None => Adopted::Lost(directory, "what it was restored from is not known".to_owned()),
+                None => {
+                    let why = "what it was restored from is not known".to_owned();
+                    Adopted::Lost(self.without_machine(last, directory), why)
+                }
             },
-            (Err(_), Kept::Failed(why)) => Adopted::Lost(directory, why.clone()),
-            (Err(error), Kept::Running) => Adopted::Lost(directory, why_lost(&error)),
+            (Err(_), Kept::Stopped) => Adopted::Stopped(self.without_machine(last, directory)),
+            (Err(_), Kept::Failed(why)) => Adopted::Lost(self.without_machine(last, directory), why.clone()),
+            (Err(error), Kept::Running) => Adopted::Lost(self.without_machine(last, directory), why_lost(&error)),
         })
+    }
+
+    fn without_machine(&self, last: &Lasting, directory: SandboxDirectory) -> Box<Stopped> {
+        let scratch = last.spec.disk.map(|_| Scratch::left(directory.path(), last.disk_below));
+        Box::new(Stopped::new(spec(last), Place { directory, scratch }, self.found(&last.digest).ok()))
+    }
+
+    /// Ends the machine of a sandbox that is noted as stopped, if it has one: its guest was about to end, or to come up.
+    async fn end_in_order(&self, directory: &SandboxDirectory, last: &Lasting) {
+        let Ok(machine) = Machine::adopt(adoption(directory)).await else { return };
+        if let Ok(Ok(channel)) = timeout(TCG_SILENCE, boot::answer(&machine, last.way.accelerator)).await {
+            // One that does not end so is ended all the same, and its journal read at its next boot.
+            let _ = stop::end_in_order(&machine, &channel, stop::DEFAULT_GRACE).await;
+        }
+        machine.stop().await;
     }
 
     fn running(&self, last: &Lasting, directory: SandboxDirectory, reached: Reached) -> Sandbox {
@@ -115,9 +142,7 @@ impl Engine {
     /// Connects to its machine and its agent, and lets both go on.
     async fn reach_again(&self, directory: &SandboxDirectory, last: &Lasting) -> Result<Reached, EngineError> {
         let failed = |source| EngineError::Machine { source };
-        let adoption =
-            Adoption { directory: directory.path().to_owned(), ports: boot::ports(), cgroups: directory.groups() };
-        let machine = Machine::adopt(adoption).await.map_err(failed)?;
+        let machine = Machine::adopt(adoption(directory)).await.map_err(failed)?;
         let was_stopped = machine.is_suspended().await.map_err(failed)?;
         let overlays = match last.spec.disk {
             Some(_) => machine.overlays(scratch::NUMBER).await.map_err(failed)?,
@@ -142,6 +167,10 @@ struct Reached {
     channel: Channel,
     overlays: usize,
     was_stopped: bool,
+}
+
+fn adoption(directory: &SandboxDirectory) -> Adoption {
+    Adoption { directory: directory.path().to_owned(), ports: boot::ports(), cgroups: directory.groups() }
 }
 
 fn spec(last: &Lasting) -> SandboxSpec {

@@ -11,7 +11,7 @@ use hearth_vmm::{Accelerator, Confinement, Exit, Lifetime, Machine, MachineSpec,
 use crate::accelerator::{Finding, Findings, Way, name};
 use crate::create::{Base, Place};
 use crate::guest::{describe, printable};
-use crate::identity::{self, SandboxDirectory, SandboxId};
+use crate::identity::{self, SandboxId};
 use crate::initramfs::{self, Contents};
 use crate::scratch::{Scratch, disks};
 use crate::template::Template;
@@ -26,7 +26,7 @@ pub(crate) const TCG_SILENCE: Duration = Duration::from_secs(60);
 const BOOT: Duration = Duration::from_secs(300);
 
 /// How long the exit of a QEMU whose socket has broken may take to be seen.
-const EXIT_AFTER_HANG_UP: Duration = Duration::from_secs(2);
+pub(crate) const EXIT_AFTER_HANG_UP: Duration = Duration::from_secs(2);
 
 /// How late a guest's clock may be: it is set to the time at which the request was made.
 const CLOCK_LAG: Duration = Duration::from_millis(80);
@@ -105,6 +105,17 @@ pub(crate) enum Renewal {
     WithSecrets,
     /// It is the sandbox that it was before; only time has passed.
     Same,
+    /// It is the sandbox that it was before, booted again: its disk knows its machine id, and all else it has to be told again.
+    Again,
+}
+
+/// What is booted, and as what.
+#[derive(Clone, Copy)]
+pub(crate) struct Boot<'a> {
+    pub(crate) spec: &'a SandboxSpec,
+    pub(crate) base: &'a Base,
+    pub(crate) place: &'a Place,
+    pub(crate) renewal: Renewal,
 }
 
 /// A machine whose agent takes requests.
@@ -119,20 +130,15 @@ pub(crate) struct Booted {
 impl Engine {
     /// Boots by the first way that reaches the agent. What failed before it is kept as a finding: that it was the way's fault, and
     /// not the image's, only the success of another way shows.
-    pub(crate) async fn boot(
-        &self,
-        spec: &SandboxSpec,
-        base: &Base,
-        place: &Place,
-        phases: &mut Phases,
-    ) -> Result<Booted, EngineError> {
+    pub(crate) async fn boot(&self, boot: Boot<'_>, phases: &mut Phases) -> Result<Booted, EngineError> {
+        let Boot { spec, base, place, .. } = boot;
         let findings = self.directories.findings();
         let (host, ways) = self.ways(spec, &base.qemu, &base.image);
         let mut failed: Vec<(Way, EngineError)> = Vec::new();
         for way in ways {
             let machine = self.machine_spec(spec, base, place.directory.path(), place.scratch.as_ref(), way)?;
             let machine = MachineSpec { lifetime: place.directory.lifetime(), ..machine };
-            match boot_once(machine, &place.directory, &spec.given, phases).await {
+            match boot_once(machine, boot, phases).await {
                 Ok((machine, channel)) => {
                     for (way, error) in failed.iter().filter(|(_, error)| error.is_the_ways_fault()) {
                         Findings::keep(&findings, *way, &host, Finding::Fails { reason: chain(error) });
@@ -259,13 +265,12 @@ pub(crate) async fn set_clock(channel: &Channel) -> Result<(), EngineError> {
 }
 
 async fn boot_once(
-    spec: MachineSpec,
-    directory: &SandboxDirectory,
-    given: &Given,
+    machine: MachineSpec,
+    boot: Boot<'_>,
     phases: &mut Phases,
 ) -> Result<(Machine, Channel), EngineError> {
-    let accelerator = spec.accelerator;
-    let machine = Machine::start(spec).await.map_err(|source| EngineError::Machine { source })?;
+    let (accelerator, directory) = (machine.accelerator, &boot.place.directory);
+    let machine = Machine::start(machine).await.map_err(|source| EngineError::Machine { source })?;
     directory.note_groups(machine.cgroups());
     phases.note(Phase::Started);
     let channel = match reach(&machine, accelerator).await {
@@ -277,7 +282,7 @@ async fn boot_once(
         }
     };
     phases.note(Phase::Connected);
-    renew(&channel, directory.id(), Renewal::Anew, given).await?;
+    renew(&channel, directory.id(), boot.renewal, &boot.spec.given).await?;
     phases.note(Phase::Ready);
     Ok((machine, channel))
 }

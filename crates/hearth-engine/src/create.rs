@@ -12,7 +12,7 @@ use hearth_protocol::{RawString, Renew};
 use hearth_vmm::{CpuCount, Lifetime, Machine, MachineSpec, MemoryMib, Qemu};
 
 use crate::accelerator::AcceleratorChoice;
-use crate::boot::{Booted, Origin, Phase, Phases, Renewal, connect};
+use crate::boot::{Boot, Booted, Origin, Phase, Phases, Renewal, connect};
 use crate::fleet::SandboxName;
 use crate::identity::{SandboxDirectory, SandboxId};
 use crate::sandbox::Sandbox;
@@ -219,7 +219,8 @@ impl Engine {
     ) -> Result<Sandbox, EngineError> {
         let place = self.place_to_boot(id, spec, self.lifetime)?;
         phases.note(Phase::Prepared);
-        let booted = self.boot(spec, &base, &place, &mut phases).await?;
+        let boot = Boot { spec, base: &base, place: &place, renewal: Renewal::Anew };
+        let booted = self.boot(boot, &mut phases).await?;
         Ok(Sandbox::new(spec, place, booted, None, base, phases))
     }
 

@@ -191,8 +191,13 @@ pub enum EngineError {
         reason: String,
     },
     /// The sandbox was booted, so what it has changed since is not known.
-    #[error("the sandbox was booted, not restored from a template: it cannot be forked, paused or saved")]
+    #[error(
+        "the sandbox was booted, or stopped and started, not restored from a template: it cannot be forked, paused or saved"
+    )]
     NotRestored,
+    /// The sandbox has no disk, so that a stop would keep nothing of it.
+    #[error("the sandbox has no disk: what its guest has written is in memory, which a stop does not keep")]
+    NoDisk,
     /// There is no such snapshot.
     #[error("there is no snapshot {name:?}")]
     NoSnapshot {
@@ -287,9 +292,11 @@ impl EngineError {
     fn kind_of_itself(&self) -> Kind {
         match self {
             Self::Invalid(_) | Self::DiskSize { .. } | Self::HomeTooLong { .. } | Self::Copies { .. } => Kind::Invalid,
-            Self::NotRestored | Self::Given { .. } | Self::Outdated { .. } | Self::SnapshotExists { .. } => {
-                Kind::Invalid
-            }
+            Self::NotRestored
+            | Self::NoDisk
+            | Self::Given { .. }
+            | Self::Outdated { .. }
+            | Self::SnapshotExists { .. } => Kind::Invalid,
             Self::NoSnapshot { .. } | Self::NoTemplate { .. } => Kind::Missing,
             Self::TemplateNeeded { .. } => Kind::Invalid,
             Self::Image(error) => kind_of_image(error),
@@ -319,6 +326,10 @@ impl EngineError {
             }
             Self::Image(error) => return error.fix(),
             Self::OverBudget(over) => over.hint(),
+            Self::NoDisk => {
+                "hearth pause keeps its memory too; one that is created with --disk can be stopped".to_owned()
+            }
+            Self::NotRestored => "hearth stop keeps its files, if it has a disk".to_owned(),
             Self::NoTemplate { .. } => "hearth template list shows the templates there are".to_owned(),
             Self::TemplateNeeded { .. } => "remove what needs it first".to_owned(),
             Self::MemoryShort { .. } => "ask for less with --memory, or end other programs".to_owned(),

@@ -37,7 +37,7 @@ impl SandboxId {
     }
 
     /// What makes a guest this sandbox's: the time, fresh entropy, and, unless it was this sandbox's before, the name and a machine id
-    /// that no other has, and what its programs are given.
+    /// that no other has, and what its programs are given. One that boots again has its machine id on its disk.
     pub(crate) fn renew(&self, renewal: Renewal, given: &Given) -> Renew {
         let (mut seed, mut machine_id) = ([0; 32], [0; 16]);
         fill_random(&mut seed);
@@ -52,8 +52,8 @@ impl SandboxId {
         env.insert(ID_VARIABLE.to_owned(), self.0.as_str().into());
         Renew {
             hostname: Some(self.0.clone()),
-            machine_id: Some(hex::encode(&machine_id)),
-            secrets: (renewal == Renewal::Anew).then(|| given.secrets.clone()),
+            machine_id: (renewal != Renewal::Again).then(|| hex::encode(&machine_id)),
+            secrets: (renewal != Renewal::WithSecrets).then(|| given.secrets.clone()),
             env: Some(env),
             ..same
         }

@@ -34,6 +34,7 @@ mod sandbox;
 mod saved;
 mod scratch;
 mod snapshot;
+mod stop;
 mod store;
 mod sweep;
 mod template;
@@ -56,6 +57,7 @@ pub use preflight::host_memory;
 pub use sandbox::Sandbox;
 pub use saved::SavedFault;
 pub use snapshot::{SnapshotFileError, SnapshotRecord, Taken};
+pub use stop::{DEFAULT_GRACE, LONGEST_GRACE, StopReport, Stopped};
 pub use store::StoreError;
 pub use template::{TemplateId, TemplateInfo, TemplateMemory, TemplateRecord};
 

@@ -202,12 +202,24 @@ impl Sandbox {
         place.into_inner().directory.keep();
     }
 
-    /// Ends its machine at once, and returns what it has on the host.
+    /// Ends its machine at once, and returns what it has on the host. Of a disk that is kept without what was saved of its guest, QEMU has
+    /// something to finish: see [`Self::quit`].
     pub(crate) async fn end(self) -> (Place, Option<Base>, SandboxSpec) {
+        let (machine, rest) = self.into_parts();
+        machine.kill().await;
+        rest
+    }
+
+    /// Has QEMU write to the disk all that it was given for it and end, unless it has ended; and returns what the sandbox has on the host.
+    pub(crate) async fn quit(self) -> (Place, Option<Base>, SandboxSpec) {
+        let (machine, rest) = self.into_parts();
+        machine.stop().await;
+        rest
+    }
+
+    fn into_parts(self) -> (Machine, (Place, Option<Base>, SandboxSpec)) {
         let Self { dialects, channel, machine, place, base, spec, .. } = self;
         drop((dialects, channel));
-        // It has nothing to finish: what its guest wrote to a disk is in the file or gone with it.
-        machine.kill().await;
-        (place.into_inner(), base, spec)
+        (machine, (place.into_inner(), base, spec))
     }
 }

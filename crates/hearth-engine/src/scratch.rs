@@ -51,6 +51,16 @@ impl Scratch {
         scratch
     }
 
+    /// Names one whose machine has ended, with all the overlays that are there: one that was made ready and not put on is empty, and changes
+    /// nothing. As [`Self::adopted`].
+    pub(crate) fn left(directory: &Path, below: usize) -> Self {
+        let mut scratch = Self { directory: directory.to_owned(), overlays: 0, own: below };
+        while scratch.overlay(scratch.overlays + 1).exists() {
+            scratch.overlays += 1;
+        }
+        scratch
+    }
+
     /// The overlays that a QEMU of this sandbox's own cannot write to.
     pub(crate) fn below(&self) -> usize {
         self.own
@@ -79,7 +89,8 @@ impl Scratch {
         self.directory.join(format!("{BASE}.{number}"))
     }
 
-    /// Makes the raw image, with an empty file system.
+    /// Makes the raw image, with an empty file system. It has a journal, by which a guest that did not end in order finds it whole when it is
+    /// started again.
     pub(crate) fn format(&self, size: DiskMib) -> Result<(), EngineError> {
         let path = self.base();
         let failed = |source| EngineError::Directory { path: path.clone(), source };
@@ -95,9 +106,9 @@ impl Scratch {
                 "-m",
                 "0",
                 "-O",
-                "^has_journal",
+                "has_journal",
                 "-E",
-                "lazy_itable_init=1,root_owner=0:0",
+                "lazy_itable_init=1,lazy_journal_init=1,root_owner=0:0",
             ])
             .arg(&path)
             .stdin(Stdio::null())
@@ -178,7 +189,7 @@ impl Scratch {
             overlays: (1..=self.overlays).map(|number| self.overlay(number)).collect(),
             serial: "scratch".into(),
             read_only: false,
-            // The disk goes with its sandbox, so nothing is gained by waiting for the host's.
+            // What must outlast the host, a pause or a stop, is synced when it is whole; until then nothing is gained by waiting for its disk.
             host_flush: HostFlush::Ignore,
         }
     }
@@ -243,6 +254,17 @@ mod tests {
         assert_eq!(inode(&second.overlay(1)), inode(&third.overlay(1)), "the second only reads it");
         assert_ne!(inode(&second.overlay(2)), inode(&third.overlay(2)));
         assert_eq!((third.overlays(), third.disk().overlays.len()), (2, 2));
+    }
+
+    #[test]
+    fn a_disk_that_was_left_has_all_the_overlays_that_are_there() {
+        let home = tempfile::tempdir().unwrap();
+        let mut scratch = Scratch::bare(home.path());
+        File::create(scratch.base()).unwrap().set_len(1 << 20).unwrap();
+        assert_eq!(Scratch::left(home.path(), 0).overlays(), 0);
+        (0..3).for_each(|_| drop(scratch.add_overlay().unwrap()));
+        let left = Scratch::left(home.path(), 2);
+        assert_eq!((left.overlays(), left.below(), left.disk().overlays.len()), (3, 2, 3));
     }
 
     #[test]

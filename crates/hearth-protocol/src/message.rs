@@ -14,7 +14,7 @@ use crate::service::{ServiceRequest, ServiceResult};
 use crate::shell::{ShellRequest, ShellResult};
 use crate::{
     Attach, ErrorCode, ExitStatus, Fault, OutputTotals, ProcessId, ProcessInfo, ProcessRef, PtySize, Renew, Signal,
-    SignalScope, Start, StreamName, Tag,
+    SignalScope, Start, StreamName, Tag, limits,
 };
 
 /// Names a request within a session, and its streams. Chosen by the host; free again once the request has had its last reply.
@@ -107,8 +107,14 @@ pub enum RequestBody {
     Archive(ArchiveRequest),
     /// Does something with the workspace's history.
     History(HistoryRequest),
-    /// Ends everything: stops all processes, writes back disks, powers off (or, outside a VM, exits). Reply: [`ReplyBody::Done`], just before.
-    Shutdown {},
+    /// Ends everything: ends all processes, writes back disks, leaves its own clean and powers off (or, outside a VM, exits). Reply:
+    /// [`ReplyBody::Done`], just before.
+    Shutdown {
+        /// The time between TERM (and HUP, where a process has a terminal) and KILL in milliseconds, at most [`limits::GRACE_MS`];
+        /// without it there is only KILL.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        grace_ms: Option<u64>,
+    },
 }
 
 /// One line from the agent.
@@ -267,6 +273,10 @@ pub fn parse_request(line: &[u8]) -> Result<Request, Box<Reply>> {
         RequestBody::Shell(shell) => shell.validate(),
         RequestBody::Kernel(kernel) => kernel.validate(),
         RequestBody::Packages(packages) => packages.validate(),
+        RequestBody::Shutdown { grace_ms: Some(ms) } if *ms > limits::GRACE_MS => {
+            let message = format!("grace_ms must be at most {}", limits::GRACE_MS);
+            Err(Fault::never_started(ErrorCode::InvalidField, message))
+        }
         _ => Ok(()),
     }
     .map_err(|fault| Box::new(Reply { id: Some(request.id), body: ReplyBody::Error(fault) }))?;
@@ -353,6 +363,7 @@ mod tests {
             r#"{"id":1,"type":"shell","op":"list","name":"x"}"#,
             r#"{"id":1,"type":"shell","op":"wait_idle","name":"x","until":"midnight"}"#,
             r#"{"id":1,"type":"shell","op":"wait_idle","name":"x","quiet_ms":0}"#,
+            r#"{"id":1,"type":"shutdown","grace_ms":300001}"#,
         ] {
             assert_eq!(code(line), ErrorCode::InvalidField, "{line:?}");
         }

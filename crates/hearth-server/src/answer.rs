@@ -168,6 +168,7 @@ impl From<FleetError> for Refusal {
             E::Labels { .. } | E::Label { .. } => (OwnCode::InvalidValue, Some("labels")),
             E::Lifetime { .. } => (OwnCode::InvalidValue, Some("ttl_seconds")),
             E::IdleTime { .. } => (OwnCode::InvalidValue, Some("idle.after_seconds")),
+            E::Grace { .. } => (OwnCode::InvalidValue, Some("timeout_seconds")),
             E::Dial { .. } => (OwnCode::InvalidValue, Some("guest_port")),
             E::Listen { .. } => (OwnCode::Host, Some("listen")),
             E::TooManyPorts { .. } => (OwnCode::LimitReached, None),
@@ -196,7 +197,7 @@ impl From<&EngineError> for Refusal {
         let code = match (error, error.kind()) {
             (EngineError::NoImage { .. }, _) => OwnCode::UnknownImage,
             (EngineError::OverBudget(_), _) => OwnCode::LimitReached,
-            (EngineError::NotRestored | EngineError::Outdated { .. }, _) => OwnCode::WrongState,
+            (EngineError::NotRestored | EngineError::NoDisk | EngineError::Outdated { .. }, _) => OwnCode::WrongState,
             (_, ErrorKind::Invalid) => OwnCode::InvalidValue,
             (_, ErrorKind::Missing) => OwnCode::Missing,
             (_, ErrorKind::Resources) => OwnCode::Resources,

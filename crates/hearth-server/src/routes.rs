@@ -160,6 +160,11 @@ fn of_sandboxes(api: Api) -> Api {
         [post(sandboxes::pause, "Puts a sandbox on disk; the next request to its guest wakes it")],
     )
     .at("/v1/sandboxes/{sandbox}/resume", [post(sandboxes::resume, "Lets a paused sandbox go on")])
+    .at(
+        "/v1/sandboxes/{sandbox}/stop",
+        [post(sandboxes::stop, "Ends a sandbox's guest in order, and keeps what is on its disk")],
+    )
+    .at("/v1/sandboxes/{sandbox}/start", [post(sandboxes::start, "Boots a stopped sandbox on its disk")])
     .at("/v1/sandboxes/{sandbox}/fork", [post(sandboxes::fork, "Copies a running sandbox")])
     .at("/v1/sandboxes/{sandbox}/snapshot", [post(sandboxes::snapshot, "Saves a sandbox under a name; it goes on")])
     .at("/v1/sandboxes/{sandbox}/logs", [get(sandboxes::logs, "The end of a sandbox's console")])

@@ -8,13 +8,14 @@ use axum::response::NoContent;
 use hearth_api::{
     Accelerator, ChangeSandbox, CreateSandbox, ErrorBody, ForkSandbox, ForkedSandboxes, Idle, IdleAction, Lifespan,
     ListSandboxes, OwnCode, PausedSandbox, Phase, SandboxInfo, SandboxList, SandboxState, SaveSandbox, SavedSandbox,
+    StartSandbox, StopSandbox, StoppedSandbox,
 };
 use hearth_engine::fleet::{
     self, Changes, Filter, FleetError, IdlePolicy, Labels, Leash, Lifetime, NewCopies, NewSandbox, Removal,
     SandboxName, View,
 };
 use hearth_engine::vmm::{self, CpuCount, MemoryMib};
-use hearth_engine::{AcceleratorChoice, DiskMib, EngineError, Given, SandboxSpec};
+use hearth_engine::{AcceleratorChoice, DEFAULT_GRACE, DiskMib, EngineError, Given, SandboxSpec};
 
 use crate::App;
 use crate::answer::{Content, Created, Refusal, Text};
@@ -114,6 +115,33 @@ pub(crate) async fn resume(
 ) -> Result<Json<SandboxInfo>, Refusal> {
     let member = app.member(&reference)?;
     member.resume().await?;
+    Ok(Json(info(member.view())))
+}
+
+/// Ends a sandbox's guest in order.
+pub(crate) async fn stop(
+    State(app): State<App>,
+    Path(reference): Path<String>,
+    Body(request): Body<StopSandbox>,
+) -> Result<Json<StoppedSandbox>, Refusal> {
+    let member = app.member(&reference)?;
+    let report = member.stop(request.timeout_seconds.map_or(DEFAULT_GRACE, Duration::from_secs)).await?;
+    Ok(Json(StoppedSandbox {
+        sandbox: info(member.view()),
+        took_us: microseconds(report.took),
+        unclean: report.unclean,
+        lost_secrets: report.lost_secrets,
+    }))
+}
+
+/// Boots a stopped sandbox on its disk.
+pub(crate) async fn start(
+    State(app): State<App>,
+    Path(reference): Path<String>,
+    Body(request): Body<StartSandbox>,
+) -> Result<Json<SandboxInfo>, Refusal> {
+    let member = app.member(&reference)?;
+    member.start(request.secrets).await?;
     Ok(Json(info(member.view())))
 }
 
@@ -255,6 +283,9 @@ pub(crate) fn state(state: fleet::State) -> SandboxState {
         fleet::State::Pausing => SandboxState::Pausing,
         fleet::State::Paused => SandboxState::Paused,
         fleet::State::Resuming => SandboxState::Resuming,
+        fleet::State::Stopping => SandboxState::Stopping,
+        fleet::State::Stopped => SandboxState::Stopped,
+        fleet::State::Starting => SandboxState::Starting,
         fleet::State::Failed => SandboxState::Failed,
         fleet::State::Removing => SandboxState::Removing,
         fleet::State::Removed => SandboxState::Removed,

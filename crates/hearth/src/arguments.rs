@@ -26,7 +26,7 @@ pub(crate) use mcp::{McpClient, McpCommand, McpInstallOptions, McpOptions, McpSc
 pub(crate) use remote::{AuditOptions, KeyCommand, ListenOptions};
 pub(crate) use sandbox::{
     CreateOptions, DaemonOptions, EventOptions, ExecOptions, ForkOptions, ListOptions, PauseOptions, RemoveOptions,
-    ShellOptions, TopOptions, UpdateOptions,
+    ShellOptions, StartOptions, StopOptions, TopOptions, UpdateOptions,
 };
 pub(crate) use transfer::{CopyOptions, SyncOptions};
 
@@ -109,6 +109,10 @@ pub(crate) enum Command {
     Pause(PauseOptions),
     /// Let paused sandboxes go on
     Resume(PauseOptions),
+    /// End the programs and machines of sandboxes, and keep their disks
+    Stop(StopOptions),
+    /// Boot stopped sandboxes on their disks
+    Start(StartOptions),
     /// Copy a running sandbox
     Fork(ForkOptions),
     /// Save running sandboxes under a name, to start others from
@@ -196,6 +200,8 @@ impl Command {
             Self::Ports(options) => options.json,
             Self::Update(options) => options.json,
             Self::Pause(options) | Self::Resume(options) => options.json,
+            Self::Stop(options) => options.json,
+            Self::Start(options) => options.json,
             Self::Fork(options) => options.json,
             Self::Snapshot(command) => command.wants_json(),
             Self::Rm(options) => options.json,

@@ -70,6 +70,8 @@ fn run(command: Command) -> Result<i32, Failure> {
             Command::Update(options) => commands::sandbox::update(options).await,
             Command::Pause(options) => commands::lifecycle::pause(options).await,
             Command::Resume(options) => commands::lifecycle::resume(options).await,
+            Command::Stop(options) => commands::lifecycle::stop(options).await,
+            Command::Start(options) => commands::lifecycle::start(options).await,
             Command::Fork(options) => commands::lifecycle::fork(options).await,
             Command::Snapshot(command) => commands::snapshot::run(command).await,
             Command::Rm(options) => commands::sandbox::remove(options).await,

@@ -52,16 +52,21 @@ impl BootError {
 /// Boots, serves, and restarts the machine, which is how a microVM without power management ends: its monitor takes it
 /// for the end. Never returns in practice; if the kernel refuses, returning makes it panic, which ends the machine too.
 pub(crate) fn run_machine() -> ExitCode {
-    if let Err(error) = boot_and_serve() {
+    let scratch = boot_and_serve().unwrap_or_else(|error| {
         let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
         say(&format!("boot failed: {error}: {source}"));
-    }
+        None
+    });
     rustix::fs::sync();
+    // A file system that stands still is clean, whoever has files of it open, which an unmount would have to wait for. Where that cannot be,
+    // its journal is read at the next boot.
+    let _ = scratch.map(|scratch| crate::sys::freeze_file_system(&scratch));
     let _ = rustix::system::reboot(RebootCommand::Restart);
     ExitCode::FAILURE
 }
 
-fn boot_and_serve() -> Result<(), BootError> {
+/// Returns the root of the scratch disk's file system, if there is one, when the end was asked for and no process runs any more.
+fn boot_and_serve() -> Result<Option<fs::File>, BootError> {
     step(1, "mount proc, sys and dev");
     root::mount_kernel_filesystems()?;
     let options = BootOptions::from_command_line(&fs::read_to_string("/proc/cmdline").unwrap_or_default());
@@ -69,7 +74,7 @@ fn boot_and_serve() -> Result<(), BootError> {
     let devices = Uevents::listen()?;
     load_modules(Path::new(MODULES))?;
     step(3, "mount the root filesystem");
-    root::mount_root(&options)?;
+    let scratch = root::mount_root(&options)?;
     step(4, "enter it");
     root::enter()?;
     step(5, "mount run, tmp, pts, shm and cgroup");
@@ -78,7 +83,8 @@ fn boot_and_serve() -> Result<(), BootError> {
     rustix::system::sethostname(b"hearth").map_err(|error| BootError::new("set the host name", error))?;
     crate::sys::loopback_up().map_err(|error| BootError::new("bring up the loopback interface", error))?;
     step(7, "open the channel and serve");
-    crate::block_on(serve(devices, options.dialects)).map_err(|error| BootError::new("start the runtime", error))?
+    crate::block_on(serve(devices, options.dialects)).map_err(|error| BootError::new("start the runtime", error))??;
+    Ok(scratch)
 }
 
 async fn serve(devices: Uevents, dialects: bool) -> Result<(), BootError> {
@@ -97,8 +103,8 @@ async fn serve(devices: Uevents, dialects: bool) -> Result<(), BootError> {
         listen_for_dialects(&agent, devices).await?;
     }
     tokio::task::spawn_local(serial::serve(Rc::clone(&agent), control, bulk));
-    agent.wait_for_shutdown().await;
-    agent.processes.stop_all().await;
+    let grace = agent.wait_for_shutdown().await;
+    agent.processes.stop_all(grace).await;
     Ok(())
 }
 

@@ -33,8 +33,9 @@ pub(super) fn mount_kernel_filesystems() -> Result<(), BootError> {
     attach("devtmpfs", "/dev", "devtmpfs", MountFlags::NOSUID, "mode=0755")
 }
 
-/// Mounts the image under an overlay that keeps changes in memory, or on the scratch disk.
-pub(super) fn mount_root(options: &BootOptions) -> Result<(), BootError> {
+/// Mounts the image under an overlay that keeps changes in memory, or on the scratch disk. Returns the root of the disk's file system, which
+/// has no path once the overlay is the root.
+pub(super) fn mount_root(options: &BootOptions) -> Result<Option<fs::File>, BootError> {
     attach(&disk(IMAGE_SERIAL)?, LOWER, "erofs", MountFlags::RDONLY, "")?;
     match options.scratch {
         true => attach(&disk(SCRATCH_SERIAL)?, CHANGES, "ext4", MountFlags::NOATIME, "")?,
@@ -45,7 +46,9 @@ pub(super) fn mount_root(options: &BootOptions) -> Result<(), BootError> {
         fs::create_dir_all(&path).map_err(|error| BootError::new(format!("make {}", path.display()), error))?;
     }
     let layers = format!("lowerdir={LOWER},upperdir={CHANGES}/upper,workdir={CHANGES}/work");
-    attach("overlay", ROOT, "overlay", MountFlags::empty(), &layers)
+    attach("overlay", ROOT, "overlay", MountFlags::empty(), &layers)?;
+    let scratch = options.scratch.then(|| fs::File::open(CHANGES)).transpose();
+    scratch.map_err(|error| BootError::new(format!("open {CHANGES}"), error))
 }
 
 /// The device of the disk with this serial.

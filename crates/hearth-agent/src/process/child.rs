@@ -58,6 +58,13 @@ pub(super) struct Pipes {
 }
 
 impl Process {
+    /// Asks it and all that it has started to end. Its terminal hangs up: a shell there heeds no TERM.
+    pub(super) fn ask_to_end(&self) {
+        let hang_up = self.terminal.as_ref().map(|_| Signal::Hup);
+        // What is stopped must run to see the signals.
+        hang_up.into_iter().chain([Signal::Term, Signal::Cont]).for_each(|signal| self.tree.signal(signal));
+    }
+
     /// Sends a signal.
     ///
     /// # Errors

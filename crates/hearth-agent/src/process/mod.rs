@@ -309,16 +309,33 @@ impl Processes {
         }
     }
 
-    /// Stops every process tree, and leaves no control group behind. For the end of the agent.
-    pub(crate) async fn stop_all(&self) {
+    /// Ends every process tree: TERM, a grace for all together, KILL. Leaves no control group behind. For the end of the agent: nothing is
+    /// started from now on.
+    pub(crate) async fn stop_all(&self, grace: Duration) {
         self.ending.set(true);
-        let running: Vec<_> = self.all.borrow().values().filter(|process| !process.tree.release()).cloned().collect();
+        if !grace.is_zero() {
+            let all_end = async {
+                let running = self.running();
+                running.iter().for_each(|process| process.ask_to_end());
+                for process in &running {
+                    self.wait_until_empty(&process.tree, grace).await;
+                }
+            };
+            // Those that are left are killed.
+            let _ = tokio::time::timeout(grace, all_end).await;
+        }
+        let running = self.running();
         running.iter().for_each(|process| process.tree.signal(Signal::Kill));
         for process in running {
             self.wait_until_empty(&process.tree, KILL_PATIENCE).await;
             process.tree.release();
         }
         self.trees.remove();
+    }
+
+    /// Those of which something runs.
+    fn running(&self) -> Vec<Rc<Process>> {
+        self.all.borrow().values().filter(|process| !process.tree.release()).cloned().collect()
     }
 
     /// Kills a process and all that it has started, and waits until nothing of them is left.

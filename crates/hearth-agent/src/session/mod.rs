@@ -23,6 +23,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use hearth_protocol::{
@@ -324,10 +325,10 @@ impl Session {
             RequestBody::History(history) => {
                 self.operate(request.id, |agent, streams| crate::history::run(agent, history, streams))
             }
-            RequestBody::Shutdown {} => {
+            RequestBody::Shutdown { grace_ms } => {
                 self.reply(Some(request.id), ReplyBody::Done {}).await;
                 self.flush().await;
-                self.agent.shut_down();
+                self.agent.shut_down(Duration::from_millis(grace_ms.unwrap_or(0)));
                 Ok(None)
             }
         }

@@ -1,5 +1,7 @@
 //! Running things.
 
+use std::time::{Duration, Instant};
+
 use bytes::Bytes;
 use hearth_channel::Event;
 use hearth_protocol::{
@@ -375,7 +377,7 @@ async fn an_agent_that_ends_leaves_no_process_socket_or_group() {
     let channel = agent.connect().await;
     let outcome = run(&channel, "setsid sleep 300 & echo $!").await;
     let socket = agent.socket();
-    channel.shutdown().await.unwrap();
+    channel.shutdown(Duration::ZERO).await.unwrap();
     let pid = agent.pid();
     assert!(agent.stop());
     assert!(!is_alive(number(&outcome.stdout)) && !socket.exists());
@@ -383,4 +385,40 @@ async fn an_agent_that_ends_leaves_no_process_socket_or_group() {
     let mount = groups.lines().find(|line| line.contains(" - cgroup2 ")).and_then(|line| line.split(' ').nth(4));
     let left = mount.map(|mount| std::path::Path::new(mount).join(format!("hearth-agent-{pid}")).exists());
     assert_ne!(left, Some(true));
+}
+
+#[tokio::test]
+async fn at_the_agents_end_programs_have_their_grace_and_what_outlives_it_is_killed() {
+    let agent = Agent::start();
+    let channel = agent.connect().await;
+    let notes = agent.workspace();
+    let heeds = format!(
+        "trap 'sleep 0.3; echo heeded > {}/note; exit' TERM; echo; while :; do sleep 0.05; done",
+        notes.display()
+    );
+    let ignores = "trap '' TERM HUP; echo; while :; do sleep 0.05; done";
+    let mut started = Vec::new();
+    for (text, pty) in [(heeds.as_str(), false), ("exec bash -i", true), (ignores, false)] {
+        let mut start = Start::new(Command::Shell(text.into()));
+        (start.attach, start.pty) = (Some(Delivery::Lossless), pty.then_some(PtySize { columns: 80, rows: 24 }));
+        let process = channel.start(start).await.unwrap();
+        // Its first words say that it heeds what it is to heed.
+        process.next_event().await.unwrap();
+        started.push(process);
+    }
+    let begun = Instant::now();
+    channel.shutdown(Duration::from_secs(2)).await.unwrap();
+    for process in &started[..2] {
+        while !matches!(process.next_event().await.unwrap(), Some(Event::Exit { .. })) {}
+    }
+    assert!(begun.elapsed() < Duration::from_secs(2), "those that heed it end at once");
+    assert_eq!(std::fs::read_to_string(notes.join("note")).unwrap(), "heeded\n");
+    let refused = channel.start(shell("true")).await.unwrap_err();
+    assert_eq!(fault(&refused), (ErrorCode::Busy, Retry::NeverStarted));
+    while matches!(started[2].next_event().await, Ok(Some(_))) {}
+    assert!(
+        begun.elapsed() >= Duration::from_secs(2) && begun.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        begun.elapsed()
+    );
 }

@@ -44,6 +44,8 @@ pub(super) struct Status {
     pub(super) about: Option<Arc<About>>,
     /// What of its memory lies on disk, while it is paused.
     pub(super) saved_bytes: Option<u64>,
+    /// Whether it could be paused when it ran last.
+    pub(super) can_be_paused: bool,
 }
 
 impl Entry {
@@ -56,6 +58,7 @@ impl Entry {
             channel: None,
             about: None,
             saved_bytes: None,
+            can_be_paused: false,
         };
         Self {
             id,
@@ -76,6 +79,14 @@ impl Entry {
     /// Whether it outlives the process that holds it.
     pub(super) fn lasts(&self) -> bool {
         self.lasts.load(Ordering::Acquire)
+    }
+
+    /// Whether nothing of it ever runs again in this state, or after it.
+    pub(super) fn is_over(&self, state: State) -> bool {
+        match state {
+            State::Failed => self.spec.disk.is_none(),
+            state => matches!(state, State::Removing | State::Removed),
+        }
     }
 
     pub(super) fn set_lasts(&self, lasts: bool) {

@@ -53,6 +53,14 @@ pub enum FleetError {
         /// The longest, in seconds.
         most: u64,
     },
+    /// A time for programs to end that cannot be.
+    #[error("{seconds} s for programs to end: must be at most {most}")]
+    Grace {
+        /// What was given, in seconds.
+        seconds: u64,
+        /// The longest, in seconds.
+        most: u64,
+    },
     /// A time without use that cannot be.
     #[error("idle after {seconds} s: must be 1 to {most}")]
     IdleTime {
@@ -132,7 +140,11 @@ impl FleetError {
             Self::Unknown { .. } => "hearth ls shows the sandboxes there are".to_owned(),
             Self::Ambiguous { .. } => "give more of the id, or its name".to_owned(),
             Self::WrongState { source, .. } => match source.state {
-                super::State::Failed => "its machine has ended: hearth rm removes it".to_owned(),
+                super::State::Failed => {
+                    "its machine has ended: hearth start boots it again if it has a disk, hearth rm removes it"
+                        .to_owned()
+                }
+                super::State::Stopped => "hearth start boots it again".to_owned(),
                 super::State::Paused => "hearth resume, or the next request, lets it go on".to_owned(),
                 _ => return None,
             },

@@ -77,7 +77,7 @@ impl Member {
             return Err(EngineError::Copies { copies: new.copies }.into());
         }
         let state = self.view().state;
-        if state == State::Failed {
+        if matches!(state, State::Failed | State::Stopped) {
             return Err(self.refused(state, Input::Capture));
         }
         let labels = new.labels.unwrap_or_else(|| self.entry.labels());

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use hearth_protocol::secrets::Secret;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -10,7 +11,7 @@ use super::idle::runs_nothing;
 use super::task::Message;
 use super::work::{Order, Reply};
 use super::{Changes, Entry, FleetError, Guest, Happening, Input, PauseReport, Refused, Removal, Shared, State, View};
-use crate::{SandboxId, StartFrom};
+use crate::{Given, LONGEST_GRACE, SandboxId, StopReport};
 
 /// How long a guest may take to tell what runs in it.
 const ANSWER: Duration = Duration::from_secs(2);
@@ -60,10 +61,10 @@ impl Member {
     pub(super) async fn unused_for(&self) -> Option<Duration> {
         let (since, channel) = {
             let status = self.entry.status.borrow();
-            (status.since, status.channel.clone().filter(|_| status.state == State::Running)?)
+            let can_be = status.state == State::Running && status.can_be_paused;
+            (status.since, status.channel.clone().filter(|_| can_be)?)
         };
-        // One that was booted cannot be paused, and one that could not be is asked again later.
-        let unused = self.entry.uses.borrow().quiet_for().filter(|_| self.entry.spec.start != StartFrom::Boot)?;
+        let unused = self.entry.uses.borrow().quiet_for()?;
         let unused = unused.min(since.elapsed().unwrap_or_default());
         let quiet = timeout(ANSWER, runs_nothing(&channel)).await;
         quiet.is_ok_and(|quiet| quiet).then_some(unused)
@@ -105,6 +106,29 @@ impl Member {
     /// [`FleetError::WrongState`], [`FleetError::Removed`]; [`FleetError::Engine`], such as for want of room: then it is paused as before.
     pub async fn resume(&self) -> Result<(), FleetError> {
         self.order(Order::Resume).await
+    }
+
+    /// Ends its guest in order: its programs get TERM, `grace`, then KILL. What is on its disk is kept, and its name, ports and all that is
+    /// noted on it, but for ports of services. The report tells of a guest that had to be ended.
+    ///
+    /// # Errors
+    /// [`FleetError::Grace`], [`FleetError::WrongState`], [`FleetError::Removed`], [`FleetError::Engine`] with [`crate::EngineError::NoDisk`]: then
+    /// it runs on.
+    pub async fn stop(&self, grace: Duration) -> Result<StopReport, FleetError> {
+        if grace > LONGEST_GRACE {
+            return Err(FleetError::Grace { seconds: grace.as_secs(), most: LONGEST_GRACE.as_secs() });
+        }
+        self.order(|reply| Order::Stop { grace, reply }).await
+    }
+
+    /// Boots it on its disk, if it is stopped or has failed, with the variables that it was made with, and these secrets.
+    ///
+    /// # Errors
+    /// [`FleetError::WrongState`], [`FleetError::Removed`]; [`FleetError::Engine`] as [`crate::Engine::start`], and for want of room: then it is
+    /// stopped.
+    pub async fn start(&self, secrets: Vec<Secret>) -> Result<(), FleetError> {
+        Given { secrets: secrets.clone(), ..Given::default() }.check()?;
+        self.order(|reply| Order::Start { secrets, reply }).await
     }
 
     pub(super) async fn order<T>(&self, order: impl FnOnce(Reply<T>) -> Order) -> Result<T, FleetError> {

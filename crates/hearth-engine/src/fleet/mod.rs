@@ -10,7 +10,7 @@
 //!
 //! - A request to a paused sandbox wakes it. While a request goes on, its sandbox is not idle (`idle.rs`).
 //!
-//! What outlives the process is noted in a database (`crate::store`) before anybody is told of it: a sandbox that was made, paused, changed
+//! What outlives the process is noted in a database (`crate::store`) before anybody is told of it: a sandbox that was made, paused, stopped, changed
 //! or asked to go. [`Fleet::open`] takes over what an earlier process has left (`adopt.rs`). What is bound to a connection, the pool, and whatever
 //! is half made ends with the process, by the next one's hand if need be.
 

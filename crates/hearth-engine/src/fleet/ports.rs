@@ -1,7 +1,7 @@
 //! Published ports: addresses of this host that lead to a port in a guest.
 //!
 //! Each has a task that accepts, and each connection one that carries it. They end with what they are published for: the sandbox, or a service
-//! in it. A connection wakes a paused sandbox, and is use of it for as long as it lasts. Bytes pass exactly, each way to its own end; a
+//! in it; of a stopped sandbox they stay, and lead nowhere until it is started. A connection wakes a paused sandbox, and is use of it for as long as it lasts. Bytes pass exactly, each way to its own end; a
 //! connection that cannot be made, or breaks, is reset, so that it is never taken for one that came to its end.
 
 use std::net::SocketAddr;
@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::{FleetError, Input, Member, State};
+use super::{FleetError, Input, Member};
 use crate::forward::{Until, carry};
 
 /// The most ports that one sandbox publishes.
@@ -109,7 +109,7 @@ impl Member {
         });
         // One that is being removed may have closed its ports already.
         let state = self.view().state;
-        if matches!(state, State::Failed | State::Removing | State::Removed) {
+        if self.entry.is_over(state) {
             self.entry.ports.close();
             return Err(self.refused(state, Input::Resume));
         }
@@ -137,8 +137,17 @@ impl Member {
 
     /// Closes the ports that are published for a service.
     pub fn unpublish_service(&self, service: &str) {
+        self.unpublish_where(|port| port.service.as_deref() == Some(service));
+    }
+
+    /// Closes the ports that are published for any service.
+    pub(super) fn unpublish_services(&self) {
+        self.unpublish_where(|port| port.service.is_some());
+    }
+
+    fn unpublish_where(&self, goes: impl Fn(&PublishedPort) -> bool) {
         self.entry.ports.with(|open| {
-            open.retain(|open| open.port.service.as_deref() != Some(service));
+            open.retain(|open| !goes(&open.port));
             // Where that cannot be noted it is open again for the next daemon, which leads to a service that is not there.
             let _ = self.keep_ports(open);
         });

@@ -3,12 +3,14 @@
 //! ```text
 //!             Created            Capture / Pause / Resume
 //! creating ───────────> running <───────────────────────> capturing, pausing ──> paused <──> resuming
-//!     │                    │ MachineEnded
-//!     │ CreateFailed       v
-//!     v                  failed          Remove, from anywhere ──> removing ── RemoveDone ──> removed
-//!  removed
+//!     │                 │     ^ │ Stop
+//!     │ CreateFailed    │     │ └─────> stopping ── Stopped ──> stopped ── Start ─┐
+//!     v    MachineEnded │     │                                    ^              │
+//!  removed              v     └─────────── Started ── starting ────┘ StartFailed  │
+//!                     failed ── Start ───────────────────> ^ <────────────────────┘
 //!
-//! adopting ── FoundRunning, FoundPaused, Lost ──> running, paused, failed
+//! adopting ── FoundRunning, FoundPaused, FoundStopped, Lost ──> running, paused, stopped, failed
+//! Remove, from anywhere ──> removing ── RemoveDone ──> removed
 //! ```
 //!
 //! One that an earlier process has left begins with adopting.
@@ -34,7 +36,13 @@ pub enum State {
     Paused,
     /// Its machine is being made from what is on disk.
     Resuming,
-    /// Its machine has ended by itself. It is kept, for its console to be read, until it is removed.
+    /// Its guest ends, in order.
+    Stopping,
+    /// It has no machine; what its guest has written to its disk is kept.
+    Stopped,
+    /// It boots on its disk.
+    Starting,
+    /// Its machine has ended by itself. It is kept, for its console to be read, until it is removed, or started again on its disk.
     Failed,
     /// It is being removed.
     Removing,
@@ -53,6 +61,8 @@ pub enum Input {
     FoundRunning,
     /// It was taken over, and is on disk.
     FoundPaused,
+    /// It was taken over, and is stopped.
+    FoundStopped,
     /// It was taken over, and its machine is gone.
     Lost,
     /// A fork or a snapshot is asked for.
@@ -71,6 +81,18 @@ pub enum Input {
     Resumed,
     /// It could not run again, and is on disk as before.
     ResumeFailed,
+    /// It is to end in order, and to be kept.
+    Stop,
+    /// It has no machine any more.
+    Stopped,
+    /// The stop came to nothing, and it runs.
+    StopFailed,
+    /// It is to boot again.
+    Start,
+    /// It has booted, and takes requests.
+    Started,
+    /// It could not boot, and is stopped.
+    StartFailed,
     /// Its machine has ended by itself.
     MachineEnded,
     /// It is to go.
@@ -88,6 +110,10 @@ pub enum Work {
     Pause,
     /// Make its machine from what is on disk.
     Resume,
+    /// End its guest in order.
+    Stop,
+    /// Boot it on its disk.
+    Start,
     /// Give up the work that goes on, and leave nothing of it.
     Remove,
 }
@@ -129,9 +155,21 @@ impl Lifecycle {
     /// # Errors
     /// [`Refused`], and then nothing has changed.
     pub fn take(&mut self, input: Input) -> Result<Option<Work>, Refused> {
-        let (next, work) = step(self.state, input).ok_or(Refused { state: self.state, input })?;
+        let (next, work) = self.next(input)?;
         self.state = next;
         Ok(work)
+    }
+
+    /// Whether [`Self::take`] would take this now.
+    ///
+    /// # Errors
+    /// [`Refused`].
+    pub fn allows(&self, input: Input) -> Result<(), Refused> {
+        self.next(input).map(drop)
+    }
+
+    fn next(&self, input: Input) -> Result<(State, Option<Work>), Refused> {
+        step(self.state, input).ok_or(Refused { state: self.state, input })
     }
 }
 
@@ -142,6 +180,7 @@ fn step(state: State, input: Input) -> Option<(State, Option<Work>)> {
         (S::Creating, Input::CreateFailed) => (S::Removed, None),
         (S::Adopting, Input::FoundRunning) => (S::Running, None),
         (S::Adopting, Input::FoundPaused) => (S::Paused, None),
+        (S::Adopting, Input::FoundStopped) => (S::Stopped, None),
         (S::Adopting, Input::Lost) => (S::Failed, None),
         (S::Running, Input::Capture) => (S::Capturing, Some(Work::Capture)),
         (S::Capturing, Input::Captured) => (S::Running, None),
@@ -151,6 +190,12 @@ fn step(state: State, input: Input) -> Option<(State, Option<Work>)> {
         (S::Paused, Input::Resume) => (S::Resuming, Some(Work::Resume)),
         (S::Resuming, Input::Resumed) => (S::Running, None),
         (S::Resuming, Input::ResumeFailed) => (S::Paused, None),
+        (S::Running, Input::Stop) => (S::Stopping, Some(Work::Stop)),
+        (S::Stopping, Input::Stopped) => (S::Stopped, None),
+        (S::Stopping, Input::StopFailed) => (S::Running, None),
+        (S::Stopped | S::Failed, Input::Start) => (S::Starting, Some(Work::Start)),
+        (S::Starting, Input::Started) => (S::Running, None),
+        (S::Starting, Input::StartFailed) => (S::Stopped, None),
         (S::Running, Input::MachineEnded) => (S::Failed, None),
         (S::Removing, Input::RemoveDone) => (S::Removed, None),
         // Whoever asks again waits with the first.
@@ -163,7 +208,7 @@ fn step(state: State, input: Input) -> Option<(State, Option<Work>)> {
 
 impl State {
     /// Every state.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 13] = [
         Self::Creating,
         Self::Adopting,
         Self::Running,
@@ -171,6 +216,9 @@ impl State {
         Self::Pausing,
         Self::Paused,
         Self::Resuming,
+        Self::Stopping,
+        Self::Stopped,
+        Self::Starting,
         Self::Failed,
         Self::Removing,
         Self::Removed,
@@ -186,6 +234,9 @@ impl State {
             Self::Pausing => "pausing",
             Self::Paused => "paused",
             Self::Resuming => "resuming",
+            Self::Stopping => "stopping",
+            Self::Stopped => "stopped",
+            Self::Starting => "starting",
             Self::Failed => "failed",
             Self::Removing => "removing",
             Self::Removed => "removed",
@@ -194,13 +245,13 @@ impl State {
 
     /// Whether work goes on that will end by itself.
     pub fn is_passing(self) -> bool {
-        use State::{Adopting, Capturing, Creating, Pausing, Removing, Resuming};
-        matches!(self, Creating | Adopting | Capturing | Pausing | Resuming | Removing)
+        use State::{Adopting, Capturing, Creating, Pausing, Removing, Resuming, Starting, Stopping};
+        matches!(self, Creating | Adopting | Capturing | Pausing | Resuming | Stopping | Starting | Removing)
     }
 
     /// Whether it has a machine, and so takes memory of the host's.
     pub fn has_machine(self) -> bool {
-        !matches!(self, Self::Paused | Self::Failed | Self::Removed)
+        !matches!(self, Self::Paused | Self::Stopped | Self::Failed | Self::Removed)
     }
 }
 
@@ -215,11 +266,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const INPUTS: [Input; 16] = [
+    const INPUTS: [Input; 23] = [
         Input::Created,
         Input::CreateFailed,
         Input::FoundRunning,
         Input::FoundPaused,
+        Input::FoundStopped,
         Input::Lost,
         Input::Capture,
         Input::Captured,
@@ -229,6 +281,12 @@ mod tests {
         Input::Resume,
         Input::Resumed,
         Input::ResumeFailed,
+        Input::Stop,
+        Input::Stopped,
+        Input::StopFailed,
+        Input::Start,
+        Input::Started,
+        Input::StartFailed,
         Input::MachineEnded,
         Input::Remove,
         Input::RemoveDone,
@@ -247,7 +305,11 @@ mod tests {
         fn one_piece_of_work_goes_on_at_a_time(mut life in lives(), inputs in inputs()) {
             for input in inputs {
                 let before = life.state();
-                match life.take(input) {
+                let allowed = life.allows(input);
+                prop_assert_eq!(life.state(), before);
+                let taken = life.take(input);
+                prop_assert_eq!(allowed, taken.map(drop));
+                match taken {
                     Ok(Some(Work::Remove)) => prop_assert_eq!(life.state(), State::Removing),
                     Ok(Some(_)) => prop_assert!(!before.is_passing() && life.state().is_passing()),
                     Ok(None) => {}
@@ -270,6 +332,26 @@ mod tests {
             for input in later {
                 prop_assert!(life.take(input).is_err());
                 prop_assert_eq!(life.state(), State::Removed);
+            }
+        }
+
+        #[test]
+        fn a_stopped_one_stays_so_until_it_is_started_or_removed_and_a_start_ends_in_running_or_stopped(
+            mut life in lives(), before in inputs(), later in inputs(),
+        ) {
+            for input in before {
+                let _ = life.take(input);
+            }
+            for input in later {
+                let was = life.state();
+                let is = life.take(input).map_or(was, |_| life.state());
+                let may_be: &[State] = match was {
+                    State::Stopped => &[State::Stopped, State::Starting, State::Removing],
+                    State::Stopping => &[State::Stopping, State::Stopped, State::Running, State::Removing],
+                    State::Starting => &[State::Starting, State::Running, State::Stopped, State::Removing],
+                    _ => continue,
+                };
+                prop_assert!(may_be.contains(&is), "{} then {}", was, is);
             }
         }
 

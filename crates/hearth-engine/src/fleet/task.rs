@@ -6,14 +6,14 @@ use std::time::SystemTime;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
-use super::work::{self, Body, Done, Job, Order, Origin, PauseReport, Reply};
+use super::work::{self, Body, Done, Job, Order, Origin, PauseReport, Remains, Reply};
 use super::{
     About, FleetError, Happening, IdleAction, IdlePolicy, Input, Lifecycle, Member, Refused, Removal, Share, State,
     Work, idle, reclaim,
 };
 use crate::adopt::Adopted;
 use crate::store::Kept;
-use crate::{EngineError, Paused, Sandbox, chain};
+use crate::{EngineError, Paused, Sandbox, StopReport, Stopped, chain};
 
 /// What a task is asked.
 #[derive(Debug)]
@@ -126,6 +126,11 @@ impl Task {
         self.member.entry.lasts() && self.member.shared.store.is_some() && self.life.state() != State::Creating
     }
 
+    /// Whether it was restored: what a guest has changed since it was booted is not known.
+    fn can_be_paused(&self) -> bool {
+        self.running().is_some_and(|sandbox| sandbox.restored_from().is_ok())
+    }
+
     fn running(&self) -> Option<&Arc<Sandbox>> {
         match &self.body {
             Some(Body::Running(sandbox)) => Some(sandbox),
@@ -140,6 +145,8 @@ impl Task {
             Done::NotForked => self.step(Input::CreateFailed, Some("the fork came to nothing".to_owned())),
             Done::Paused(paused, reply) => self.paused(*paused, reply),
             Done::Resumed(resumed, reply) => self.resumed(*resumed, reply),
+            Done::Stopped(stopped, reply) => self.stopped(*stopped, reply),
+            Done::Started(started, reply) => self.started(*started, reply),
             Done::Forked(forked, reply) => {
                 self.step(Input::Captured, None);
                 tell(reply, forked.map_err(FleetError::from));
@@ -186,8 +193,12 @@ impl Task {
                 self.body = Some(Body::Paused(paused));
                 self.step(Input::FoundPaused, None);
             }
-            Ok(Adopted::Lost(directory, why)) => {
-                self.body = Some(Body::Lost(directory));
+            Ok(Adopted::Stopped(stopped)) => {
+                self.body = Some(Body::Stopped(stopped));
+                self.step(Input::FoundStopped, None);
+            }
+            Ok(Adopted::Lost(stopped, why)) => {
+                self.body = Some(Body::Stopped(stopped));
                 self.failed(Input::Lost, why);
             }
             Err(error) => self.failed(Input::Lost, chain(&error)),
@@ -267,39 +278,85 @@ impl Task {
         tell(reply, outcome);
     }
 
+    fn stopped(&mut self, stopped: Result<(Stopped, StopReport), crate::Refused<Sandbox>>, reply: Reply<StopReport>) {
+        let outcome = match stopped {
+            Ok((stopped, report)) => {
+                self.body = Some(Body::Stopped(Box::new(stopped)));
+                self.member.unpublish_services();
+                self.step(Input::Stopped, report.unclean.clone());
+                Ok(report)
+            }
+            Err(crate::Refused { sandbox, error }) => {
+                self.body = Some(Body::Running(Arc::new(sandbox)));
+                self.step(Input::StopFailed, Some(format!("it could not be stopped: {}", chain(&error))));
+                Err(error.into())
+            }
+        };
+        tell(reply, outcome);
+    }
+
+    fn started(&mut self, started: Result<Sandbox, crate::Refused<Stopped>>, reply: Reply<()>) {
+        let outcome = match started {
+            Ok(sandbox) => {
+                self.body = Some(Body::Running(Arc::new(sandbox)));
+                // Another machine runs it.
+                self.member.entry.status.send_modify(|status| status.about = None);
+                self.step(Input::Started, None);
+                Ok(())
+            }
+            Err(crate::Refused { sandbox, error }) => {
+                self.body = Some(Body::Stopped(Box::new(sandbox)));
+                let Member { entry, shared } = &self.member;
+                // It may have failed before. Where that cannot be noted, the next process finds it so, and can start it all the same.
+                let _ = shared.keep_state(entry, &Kept::Stopped);
+                self.step(Input::StartFailed, Some(format!("it could not be started: {}", chain(&error))));
+                Err(error.into())
+            }
+        };
+        tell(reply, outcome);
+    }
+
     /// Does what is asked, if the state allows it.
     fn take(&mut self, order: Order, reason: Option<String>) {
-        let refused = match self.life.take(order.input()) {
-            Ok(_) => self.charge(&order).err(),
-            Err(source) => Some(FleetError::WrongState { sandbox: self.member.id().to_string(), source }),
-        };
-        match refused {
-            None => self.begin(order, reason),
-            Some(error) => order.refuse(error),
+        let input = order.input();
+        match self.allow(&order) {
+            Ok(()) => {
+                // It was just looked at.
+                let _ = self.life.take(input);
+                self.begin(order, reason);
+            }
+            Err(error) => order.refuse(error),
         }
     }
 
-    /// A paused sandbox takes none of the memory that all may have; one that goes on does again.
-    fn charge(&mut self, order: &Order) -> Result<(), FleetError> {
-        if !matches!(order, Order::Resume(_)) {
-            return Ok(());
+    /// Refuses what cannot be. A sandbox without a machine takes none of the memory that all may have; one that goes on or starts does again.
+    fn allow(&self, order: &Order) -> Result<(), FleetError> {
+        let Member { entry, shared } = &self.member;
+        self.life.allows(order.input()).map_err(|source| self.member.refused(source.state, source.input))?;
+        if matches!(order, Order::Stop { .. } | Order::Start { .. }) && entry.spec.disk.is_none() {
+            return Err(EngineError::NoDisk.into());
         }
-        let entry = &self.member.entry;
-        let charged = self.member.shared.registry().charge(&entry.id, Share::of(&entry.spec));
-        charged.inspect_err(|_| {
-            // Nothing was published of the step there and back.
-            let _ = self.life.take(Input::ResumeFailed);
-        })
+        if matches!(order, Order::Resume(_) | Order::Start { .. }) {
+            shared.registry().charge(&entry.id, Share::of(&entry.spec))?;
+        }
+        Ok(())
     }
 
     fn begin(&mut self, order: Order, reason: Option<String>) {
         let shared = self.member.shared.clone();
         let job = match (order, self.body.take()) {
-            (Order::Pause(reply), Some(Body::Running(sandbox))) => match Arc::try_unwrap(sandbox) {
-                Ok(sandbox) => Some(work::pause(&self.member, sandbox, reply)),
-                Err(_) => None,
-            },
+            (Order::Pause(reply), Some(Body::Running(sandbox))) => {
+                Arc::into_inner(sandbox).map(|sandbox| work::pause(&self.member, sandbox, reply))
+            }
             (Order::Resume(reply), Some(Body::Paused(paused))) => Some(work::resume(&self.member, *paused, reply)),
+            (Order::Stop { grace, reply }, Some(Body::Running(sandbox))) => {
+                Arc::into_inner(sandbox).map(|sandbox| work::stop(&self.member, sandbox, grace, reply))
+            }
+            (Order::Start { secrets, reply }, Some(Body::Stopped(stopped))) => {
+                Some(work::start(&self.member, Remains::Stopped(stopped), secrets, reply))
+            }
+            (Order::Start { secrets, reply }, Some(Body::Running(sandbox))) => Arc::into_inner(sandbox)
+                .map(|sandbox| work::start(&self.member, Remains::Failed(Box::new(sandbox)), secrets, reply)),
             (Order::Fork { copies, secrets, reply }, Some(Body::Running(sandbox))) => {
                 self.body = Some(Body::Running(sandbox.clone()));
                 Some(work::fork(shared, sandbox, copies, secrets, reply))
@@ -324,7 +381,7 @@ impl Task {
         let entry = &self.member.entry;
         match policy.action {
             IdleAction::Remove if entry.leave_unused(State::Removing) => self.remove(Removal::Idle),
-            IdleAction::Pause if entry.leave_unused(State::Pausing) => {
+            IdleAction::Pause if self.can_be_paused() && entry.leave_unused(State::Pausing) => {
                 self.take(Order::Pause(None), Some(Removal::Idle.reason().to_owned()));
             }
             _ => {}
@@ -333,7 +390,8 @@ impl Task {
 
     /// Pauses it for the sake of others, unless somebody has just begun to use it.
     fn give_way(&mut self) {
-        if self.life.state() == State::Running && self.member.entry.leave_unused(State::Pausing) {
+        if self.life.state() == State::Running && self.can_be_paused() && self.member.entry.leave_unused(State::Pausing)
+        {
             self.take(Order::Pause(None), Some(reclaim::REASON.to_owned()));
         }
     }
@@ -388,7 +446,7 @@ impl Task {
             shared.population.send_replace(registry.len());
             shared.line.freed();
         }
-        if matches!(state, State::Failed | State::Removing | State::Removed) {
+        if entry.is_over(state) {
             entry.ports.close();
         }
         if state == State::Running {
@@ -402,6 +460,7 @@ impl Task {
             match (&self.body, state) {
                 (Some(Body::Running(sandbox)), State::Running) => {
                     status.channel = Some(sandbox.share_channel());
+                    status.can_be_paused = sandbox.restored_from().is_ok();
                     status.about.get_or_insert_with(|| Arc::new(about(sandbox)));
                 }
                 (_, State::Capturing) => {}

@@ -7,26 +7,26 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hearth_protocol::secrets::Secret;
 use hearth_vmm::SealedRam;
 use tokio::sync::oneshot;
 
 use super::entry::Entry;
 use super::{FleetError, Input, Member, SandboxName, Shared};
 use crate::adopt::Adopted;
-use crate::identity::SandboxDirectory;
 use crate::pool::Claimed;
 use crate::store::{Kept, Lasting, PauseRecord};
-use crate::{EngineError, ForkSpec, Paused, Refused, Sandbox, Taken};
+use crate::{EngineError, ForkSpec, Paused, Refused, Sandbox, StopReport, Stopped, Taken};
 
-/// A sandbox in one of the two shapes in which it can last.
+/// A sandbox in one of the shapes in which it can last.
 #[derive(Debug)]
 pub(super) enum Body {
     /// With a machine. The task and what copies it share it.
     Running(Arc<Sandbox>),
     /// On disk.
     Paused(Box<Paused>),
-    /// Left by an earlier process, without a machine.
-    Lost(SandboxDirectory),
+    /// Without a machine: stopped, or failed under an earlier process.
+    Stopped(Box<Stopped>),
 }
 
 impl Body {
@@ -38,7 +38,7 @@ impl Body {
                 None => debug_assert!(false, "a sandbox is let go by its only holder"),
             },
             Self::Paused(paused) => paused.let_go(),
-            Self::Lost(directory) => directory.keep(),
+            Self::Stopped(stopped) => stopped.let_go(),
         }
     }
 
@@ -51,7 +51,7 @@ impl Body {
                 None => debug_assert!(false, "a sandbox is removed by its only holder"),
             },
             Self::Paused(paused) => drop(paused),
-            Self::Lost(directory) => drop(directory),
+            Self::Stopped(stopped) => drop(stopped),
         }
     }
 }
@@ -86,6 +86,14 @@ pub(super) enum Order {
     /// Nobody waits where idleness asks.
     Pause(Option<Reply<PauseReport>>),
     Resume(Reply<()>),
+    Stop {
+        grace: Duration,
+        reply: Reply<StopReport>,
+    },
+    Start {
+        secrets: Vec<Secret>,
+        reply: Reply<()>,
+    },
     Fork {
         copies: Vec<Copy>,
         secrets: bool,
@@ -102,6 +110,8 @@ impl Order {
         match self {
             Self::Pause(_) => Input::Pause,
             Self::Resume(_) => Input::Resume,
+            Self::Stop { .. } => Input::Stop,
+            Self::Start { .. } => Input::Start,
             Self::Fork { .. } | Self::Snapshot { .. } => Input::Capture,
         }
     }
@@ -110,7 +120,8 @@ impl Order {
     pub(super) fn refuse(self, error: FleetError) {
         match self {
             Self::Pause(reply) => drop(reply.map(|reply| reply.send(Err(error)))),
-            Self::Resume(reply) => drop(reply.send(Err(error))),
+            Self::Resume(reply) | Self::Start { reply, .. } => drop(reply.send(Err(error))),
+            Self::Stop { reply, .. } => drop(reply.send(Err(error))),
             Self::Fork { reply, .. } => drop(reply.send(Err(error))),
             Self::Snapshot { reply, .. } => drop(reply.send(Err(error))),
         }
@@ -125,6 +136,8 @@ pub(super) enum Done {
     Adopted(Box<Result<Adopted, EngineError>>, Vec<String>),
     Paused(Box<Result<Paused, Refused<Sandbox>>>, Option<Reply<PauseReport>>),
     Resumed(Box<Result<Sandbox, Refused<Paused>>>, Reply<()>),
+    Stopped(Box<Result<(Stopped, StopReport), Refused<Sandbox>>>, Reply<StopReport>),
+    Started(Box<Result<Sandbox, Refused<Stopped>>>, Reply<()>),
     Forked(Result<ForkReport, EngineError>, Reply<ForkReport>),
     Saved(Box<Result<Taken, EngineError>>, Reply<Taken>),
     Removed,
@@ -143,6 +156,13 @@ pub(super) enum Origin {
     Fork(oneshot::Receiver<Sandbox>),
     /// An earlier process.
     Left(Left),
+}
+
+/// What there is of a sandbox without a machine that runs.
+pub(super) enum Remains {
+    Stopped(Box<Stopped>),
+    /// Its machine has ended by itself.
+    Failed(Box<Sandbox>),
 }
 
 /// What an earlier process has left of a sandbox.
@@ -216,6 +236,36 @@ pub(super) fn resume(member: &Member, paused: Paused, reply: Reply<()>) -> Job {
         let keeper = shared.clone();
         let note = move |_: &Sandbox| keeper.keep_state(&entry, &Kept::Running);
         Done::Resumed(Box::new(shared.engine.resume_noting(paused, Box::new(note)).await), reply)
+    })
+}
+
+pub(super) fn stop(member: &Member, sandbox: Sandbox, grace: Duration, reply: Reply<StopReport>) -> Job {
+    let Member { entry, shared } = member.clone();
+    Box::pin(async move {
+        let keeper = shared.clone();
+        let note = move |(): &()| keeper.keep_state(&entry, &Kept::Stopped);
+        Done::Stopped(Box::new(shared.engine.stop_noting(sandbox, grace, Box::new(note)).await), reply)
+    })
+}
+
+/// Boots what is left of one that is stopped or has failed, when its turn has come.
+pub(super) fn start(member: &Member, remains: Remains, secrets: Vec<Secret>, reply: Reply<()>) -> Job {
+    let Member { entry, shared } = member.clone();
+    Box::pin(async move {
+        let stopped = match remains {
+            Remains::Stopped(stopped) => *stopped,
+            Remains::Failed(sandbox) => sandbox.into_stopped().await,
+        };
+        let _turn = match shared.gate.pass().await {
+            Ok(turn) => turn,
+            Err(error) => {
+                return Done::Started(Box::new(Err(Refused { sandbox: stopped, error })), reply);
+            }
+        };
+        let keeper = shared.clone();
+        // What it is made of has changed as well: it lies on no template any more.
+        let note = move |sandbox: &Sandbox| keeper.keep([(&*entry, sandbox)].into_iter());
+        Done::Started(Box::new(shared.engine.start_noting(stopped, secrets, Box::new(note)).await), reply)
     })
 }
 

@@ -6,7 +6,7 @@
 //! those are in the guest's memory alone.
 //!
 //! Only the daemon writes, which its lock sees to; others read what is pinned. Commits are not synced (`synchronous=NORMAL`): what a killed
-//! process has committed is the kernel's to write, and a crash of the whole host ends the machines as well. What must outlast that, a pause, is.
+//! process has committed is the kernel's to write, and a crash of the whole host ends the machines as well. What must outlast that, a pause or a stop, is.
 
 mod row;
 
@@ -28,7 +28,7 @@ use crate::{SandboxId, TemplateId};
 /// The database's name in its directory.
 const FILE: &str = "sandboxes.db";
 /// Each takes the database from its place in this row to the next; what is here is never changed, only added to.
-const MIGRATIONS: [&str; 1] = [include_str!("1.sql")];
+const MIGRATIONS: [&str; 2] = [include_str!("1.sql"), include_str!("2.sql")];
 /// The commits after which what they wrote is moved from the log into the database, off everybody's way.
 const CHECKPOINT: u32 = 256;
 /// What is kept of the database in memory, in KiB.
@@ -124,9 +124,9 @@ impl Store {
         self.commit(|step| row::change(step, id, changed))
     }
 
-    /// Notes how one stands. What says that it is paused is on the host's disk when this returns.
+    /// Notes how one stands. What says that it is paused or stopped is on the host's disk when this returns.
     pub(crate) fn stands(&self, id: &SandboxId, state: &Kept) -> Result<(), StoreError> {
-        if !matches!(state, Kept::Paused(_)) {
+        if !matches!(state, Kept::Paused(_) | Kept::Stopped) {
             return self.commit(|step| row::stands(step, id, state));
         }
         self.sync("FULL")?;

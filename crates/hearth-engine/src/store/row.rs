@@ -41,6 +41,7 @@ pub(crate) struct Lasting {
 pub(crate) enum Kept {
     Running,
     Paused(PauseRecord),
+    Stopped,
     /// Why.
     Failed(String),
 }
@@ -67,6 +68,7 @@ impl Kept {
         match self {
             Self::Running => ("running", None, None),
             Self::Paused(record) => ("paused", None, Some(json(record))),
+            Self::Stopped => ("stopped", None, None),
             Self::Failed(reason) => ("failed", Some(reason), None),
         }
     }
@@ -75,6 +77,7 @@ impl Kept {
         Some(match state {
             "running" => Self::Running,
             "paused" => Self::Paused(parse(&paused?)?),
+            "stopped" => Self::Stopped,
             "failed" => Self::Failed(reason.unwrap_or_default()),
             _ => return None,
         })

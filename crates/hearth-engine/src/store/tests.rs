@@ -46,6 +46,7 @@ fn state() -> impl Strategy<Value = Kept> {
     let file = |bytes| FileRecord { bytes, xxh3: format!("{bytes:016x}") };
     prop_oneof![
         Just(Kept::Running),
+        Just(Kept::Stopped),
         (any::<u32>(), 0_usize..17).prop_map(move |(bytes, overlays)| Kept::Paused(PauseRecord {
             devices: file(bytes.into()),
             memory: file(u64::from(bytes) + 1),
@@ -231,4 +232,27 @@ fn only_its_owner_can_read_it_and_a_later_version_is_refused() {
     std::fs::write(directory.join(FILE), "something else, and long enough to be looked at").unwrap();
     assert!(matches!(Store::open(&directory), Err(StoreError::Open { .. })));
     assert_eq!(templates_in(&home.path().join("none")), []);
+}
+
+#[test]
+fn what_an_earlier_hearth_has_written_is_there_after_the_migrations() {
+    let home = tempfile::tempdir().unwrap();
+    let first = connect(&home.path().join(FILE)).unwrap();
+    first.execute_batch(MIGRATIONS[0]).unwrap();
+    let rows = "INSERT INTO sandbox VALUES ('sb-0123456789ab', 'web', '{}', 1, NULL, 'pause', 9, 'i', 'd', 1, 128, 64, '{}', NULL, 'tcg', \
+                'microvm', 1, 'failed', 'it broke', NULL); \
+                INSERT INTO port VALUES ('127.0.0.1:8000', 'sb-0123456789ab', 80, NULL, 'service')";
+    first.execute_batch(rows).unwrap();
+    first.pragma_update(None, "user_version", 1).unwrap();
+    drop(first);
+    let store = Store::open(home.path()).unwrap();
+    let last = store.all().unwrap().sandboxes.pop().unwrap();
+    assert_eq!((last.name.as_ref().map(SandboxName::as_str), last.disk_below), (Some("web"), 1));
+    assert_eq!((&last.state, last.ports.len()), (&Kept::Failed("it broke".to_owned()), 1));
+    store.stands(&last.id, &Kept::Stopped).unwrap();
+    assert_eq!(store.all().unwrap().sandboxes[0].state, Kept::Stopped);
+    // Ports still go with their sandbox.
+    store.remove(&last.id).unwrap();
+    let ports: u32 = store.lock().query_row("SELECT count(*) FROM port", [], |row| row.get(0)).unwrap();
+    assert_eq!(ports, 0);
 }

@@ -92,4 +92,4 @@ impl fmt::Display for TemplateKey {
 }
 
 /// Changes with the way in which templates are made.
-const FORMAT: &str = "hearth template 2";
+const FORMAT: &str = "hearth template 3";

@@ -10,7 +10,7 @@ use hearth_vmm::Lifetime;
 use super::store::{self, About, Made};
 use super::{Template, TemplateId, TemplateKey, Templates};
 use crate::accelerator::Way;
-use crate::boot::{Booted, Phases};
+use crate::boot::{Boot, Booted, Phases, Renewal};
 use crate::create::Base;
 use crate::saved::{SavedFault, apart};
 use crate::scratch::Scratch;
@@ -82,7 +82,8 @@ impl Engine {
     async fn make_template(&self, spec: &SandboxSpec, base: &Base) -> Result<(Template, Vec<String>), EngineError> {
         let place = self.place_to_boot(SandboxId::random(), spec, Lifetime::WithOwner)?;
         let mut phases = Phases::since(std::time::Instant::now());
-        let Booted { machine, channel, way, failed } = self.boot(spec, base, &place, &mut phases).await?;
+        let boot = Boot { spec, base, place: &place, renewal: Renewal::Anew };
+        let Booted { machine, channel, way, failed } = self.boot(boot, &mut phases).await?;
         for argv in WARM_UP {
             let mut start = Start::new(Command::Argv(argv.iter().map(|word| (*word).into()).collect()));
             (start.attach, start.forget) = (Some(Delivery::Lossless), true);

@@ -8,7 +8,8 @@
 //! ```
 //!
 //! A checkpoint is there from the rename on that gives it its name; what a killed agent wrote for one that never got a name is removed with
-//! the next. Nothing is flushed to disk on purpose: a guest is saved with what its memory holds, and a crash of its kernel is its end.
+//! the next. Nothing is flushed to disk on purpose: a guest is saved with what its memory holds, or writes all back when it ends in order; one that was ended may
+//! have lost the latest.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, DirBuilder, File};

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use hearth_client::api::protocol::history::Named;
-use hearth_client::api::{CreateSandbox, ForkSandbox, Idle, IdleAction, ListSandboxes, SandboxInfo, SaveSandbox};
+use hearth_client::api::{
+    CreateSandbox, ForkSandbox, Idle, IdleAction, ListSandboxes, SandboxInfo, SaveSandbox, StartSandbox, StopSandbox,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -51,6 +53,21 @@ pub(crate) fn tools() -> Vec<Entry> {
             "Let a paused sandbox go on. Any other request to it does the same.",
             Adds,
             resume,
+        ),
+        Entry::new(
+            Full,
+            "sandbox_stop",
+            "End all programs of a sandbox and its machine, and keep its files; sandbox_start boots it again. Only \
+            for a sandbox that has a disk (`disk_mib`).",
+            Changes,
+            stop,
+        ),
+        Entry::new(
+            Full,
+            "sandbox_start",
+            "Boot a stopped sandbox, or one whose machine has failed, on its disk: its files are there, no program of before runs.",
+            Adds,
+            start,
         ),
         Entry::new(
             Full,
@@ -127,6 +144,17 @@ struct Which {
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+struct Stop {
+    /// Sandbox: an id, a name, or the beginning of an id.
+    #[schemars(length(min = 1, max = 128))]
+    sandbox: String,
+    /// The time that its programs have to end, in seconds; 10 by default.
+    #[schemars(range(max = 300))]
+    timeout_seconds: Option<u64>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 struct Fork {
     /// Sandbox: an id, a name, or the beginning of an id.
     #[schemars(length(min = 1, max = 128))]
@@ -158,7 +186,7 @@ struct Sandbox {
     /// What it is called.
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<String>,
-    /// Where it stands: `creating`, `running`, `paused`, `failed` and others.
+    /// Where it stands: `creating`, `running`, `paused`, `stopped`, `failed` and others.
     state: String,
     /// Why it is in that state, where there is more to say.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -176,6 +204,18 @@ struct Sandbox {
     expires_unix_ms: Option<u64>,
     /// Its labels.
     labels: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct Stopped {
+    /// The sandbox.
+    sandbox: Sandbox,
+    /// Why it did not end in order, if it did not: what was not on its disk by then is lost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unclean: Option<String>,
+    /// The secrets that it had, by their names, which are gone.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    lost_secrets: Vec<String>,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -259,6 +299,17 @@ async fn pause(call: Call, asked: Which) -> Result<Sandbox, Refused> {
 
 async fn resume(call: Call, asked: Which) -> Result<Sandbox, Refused> {
     Ok(call.client.resume(&asked.sandbox).await?.into())
+}
+
+async fn stop(call: Call, asked: Stop) -> Result<Stopped, Refused> {
+    let request = StopSandbox { timeout_seconds: asked.timeout_seconds };
+    let stopped = call.client.stop_sandbox(&asked.sandbox, &request).await?;
+    let (unclean, lost_secrets) = (stopped.unclean, stopped.lost_secrets);
+    Ok(Stopped { sandbox: stopped.sandbox.into(), unclean, lost_secrets })
+}
+
+async fn start(call: Call, asked: Which) -> Result<Sandbox, Refused> {
+    Ok(call.client.start_sandbox(&asked.sandbox, &StartSandbox::default()).await?.into())
 }
 
 async fn fork(call: Call, asked: Fork) -> Result<Sandboxes, Refused> {

@@ -157,7 +157,8 @@ fn requests() -> Vec<(&'static str, RequestBody)> {
             r#"{"id":9,"type":"credit","stream":"stderr","bytes":65536}"#,
             RequestBody::Credit { stream: StreamName::Stderr, bytes: 65536 },
         ),
-        (r#"{"id":9,"type":"shutdown"}"#, RequestBody::Shutdown {}),
+        (r#"{"id":9,"type":"shutdown"}"#, RequestBody::Shutdown { grace_ms: None }),
+        (r#"{"id":9,"type":"shutdown","grace_ms":500}"#, RequestBody::Shutdown { grace_ms: Some(500) }),
     ]
 }
 

@@ -221,6 +221,41 @@ pub(crate) struct PauseOptions {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
+The programs of a sandbox are asked to end (TERM), and killed when the time is over; its files, name, labels, ports and settings stay. That takes \
+a disk (hearth create --disk): without one files are in memory, and hearth pause keeps them. hearth start boots it again: its services and other \
+programs have to be started anew, and its secrets, of which no value is kept, to be given anew.")]
+pub(crate) struct StopOptions {
+    /// Sandboxes: ids, names, or beginnings of ids
+    #[arg(required = true, value_name = "SANDBOX")]
+    pub(crate) sandboxes: Vec<String>,
+    /// Seconds until what has not ended by then is killed, at most 300
+    #[arg(short, long, value_name = "SECONDS", default_value_t = 10)]
+    pub(crate) timeout: u64,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A sandbox whose machine has ended by itself can be started too, if it has a disk. Its variables are those that it was made with; no program of \
+before runs, and it has just the secrets that are given here. One that was started cannot be forked, paused or saved, since it was booted.
+
+  hearth start web --secret TOKEN")]
+pub(crate) struct StartOptions {
+    /// Sandboxes: ids, names, or beginnings of ids
+    #[arg(required = true, value_name = "SANDBOX")]
+    pub(crate) sandboxes: Vec<String>,
+    /// Give them a secret, the value of the variable NAME here or of a file; nothing shows it
+    #[arg(long, value_name = "NAME[=FILE]")]
+    pub(crate) secret: Vec<SecretSource>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
 Each copy goes on from the same moment, with everything that ran, under a name and with random numbers of its own. What a program \
 has in its memory, a secret or a seeded generator, the copy has too. Prints the copies' ids.
 

@@ -1,51 +1,86 @@
-//! `hearth pause`, `resume`, `fork`.
+//! `hearth pause`, `resume`, `stop`, `start`, `fork`.
 
 use std::time::Duration;
 
-use hearth_client::api::{ForkSandbox, SandboxInfo};
-use serde_json::json;
+use hearth_client::api::{ForkSandbox, StartSandbox, StopSandbox};
+use serde_json::{Value, json};
 
-use super::sandbox::{existing, idle, whole_seconds};
-use crate::arguments::{ForkOptions, PauseOptions};
+use super::sandbox::{existing, idle, secrets, whole_seconds};
+use crate::arguments::{ForkOptions, PauseOptions, StartOptions, StopOptions};
 use crate::failure::{Failure, OWN};
 use crate::output;
 use crate::values::Label;
 
 /// Puts sandboxes on disk, all that can be, and returns 125 if any could not.
 pub(crate) async fn pause(options: PauseOptions) -> Result<i32, Failure> {
-    each(&options, async |client, sandbox| {
+    each(&options.sandboxes, options.json, async |client, sandbox| {
         let paused = client.pause(sandbox).await?;
         let took = Duration::from_micros(paused.took_us);
         let saved = output::bytes(paused.sandbox.saved_bytes.unwrap_or(0));
-        Ok((paused.sandbox, format!(": {saved} on disk, in {} ms", took.as_millis())))
+        let note = format!(": {saved} on disk, in {} ms", took.as_millis());
+        Ok((json!(paused.sandbox), note))
     })
     .await
 }
 
 /// Lets paused sandboxes go on, all that can, and returns 125 if any could not.
 pub(crate) async fn resume(options: PauseOptions) -> Result<i32, Failure> {
-    each(&options, async |client, sandbox| Ok((client.resume(sandbox).await?, String::new()))).await
+    each(&options.sandboxes, options.json, async |client, sandbox| {
+        Ok((json!(client.resume(sandbox).await?), String::new()))
+    })
+    .await
 }
 
+/// Stops sandboxes, all that can be, and returns 125 if any could not. Tells what is lost by that.
+pub(crate) async fn stop(options: StopOptions) -> Result<i32, Failure> {
+    let request = StopSandbox { timeout_seconds: Some(options.timeout) };
+    each(&options.sandboxes, options.json, async |client, sandbox| {
+        let stopped = client.stop_sandbox(sandbox, &request).await?;
+        let mut lost = Vec::new();
+        if let Some(why) = &stopped.unclean {
+            lost.push(format!("what was not on its disk yet is lost: {}", output::plain(why)));
+        }
+        if !stopped.lost_secrets.is_empty() {
+            lost.push(format!("its secrets are gone: {}", output::plain(&stopped.lost_secrets.join(", "))));
+        }
+        let note = if lost.is_empty() { String::new() } else { format!(": {}", lost.join("; ")) };
+        let mut value = json!(stopped.sandbox);
+        value["unclean"] = json!(stopped.unclean);
+        value["lost_secrets"] = json!(stopped.lost_secrets);
+        Ok((value, note))
+    })
+    .await
+}
+
+/// Boots stopped sandboxes, all that can be, and returns 125 if any could not.
+pub(crate) async fn start(options: StartOptions) -> Result<i32, Failure> {
+    let request = StartSandbox { secrets: secrets(&options.secret)? };
+    each(&options.sandboxes, options.json, async |client, sandbox| {
+        Ok((json!(client.start_sandbox(sandbox, &request).await?), String::new()))
+    })
+    .await
+}
+
+/// Changes one after another. What comes of each is a value for JSON, and a note behind its name for people.
 async fn each(
-    options: &PauseOptions,
-    change: impl AsyncFn(&hearth_client::Client, &str) -> Result<(SandboxInfo, String), Failure>,
+    sandboxes: &[String],
+    json: bool,
+    change: impl AsyncFn(&hearth_client::Client, &str) -> Result<(Value, String), Failure>,
 ) -> Result<i32, Failure> {
-    let client = existing(&options.sandboxes[0]).await?;
+    let client = existing(&sandboxes[0]).await?;
     let (mut changed, mut code) = (Vec::new(), 0);
-    for sandbox in &options.sandboxes {
+    for sandbox in sandboxes {
         match change(&client, sandbox).await {
-            Ok((info, note)) if options.json => changed.push((info, note)),
+            Ok((value, _)) if json => changed.push(value),
             Ok((_, note)) => output::print(&format!("{sandbox}{note}"))?,
-            Err(failure) if options.sandboxes.len() == 1 => return Err(failure),
+            Err(failure) if sandboxes.len() == 1 => return Err(failure),
             Err(failure) => {
                 failure.report(false);
                 code = OWN;
             }
         }
     }
-    if options.json {
-        let changed: Vec<SandboxInfo> = changed.into_iter().map(|(info, _)| info).collect();
+    if json {
         output::print_json(&json!({ "sandboxes": changed }))?;
     }
     Ok(code)

@@ -323,7 +323,8 @@ impl Dice {
 }
 
 /// What is asked of the daemon while it is killed.
-const ORDERS: [&str; 9] = ["nothing", "exec", "create", "pause", "resume", "fork", "snapshot", "rm", "update"];
+const ORDERS: [&str; 11] =
+    ["nothing", "exec", "create", "pause", "resume", "fork", "snapshot", "rm", "update", "stop", "start"];
 
 /// What must be true of a home, whatever was killed when.
 struct Expected<'a> {
@@ -341,6 +342,7 @@ impl Expected<'_> {
         let name = format!("n{}", self.number);
         self.home.ok(&["create", "--name", &name, "--disk", "32M"]);
         self.home.ok(&["exec", "-d", &name, "sh", "-c", COUNT]);
+        self.home.ok(&["exec", &name, "sh", "-c", "echo kept > kept"]);
         let count = await_more(self.home, &name, 0);
         self.there.push((name, count));
     }
@@ -356,8 +358,10 @@ impl Expected<'_> {
         let name = self.there[which].0.clone();
         self.number += 1;
         let new = format!("n{}", self.number);
-        if order == "resume" {
-            self.home.ok(&["pause", &name]);
+        match order {
+            "resume" => drop(self.home.ok(&["pause", &name])),
+            "start" => drop(self.home.ok(&["stop", "-t", "1", &name])),
+            _ => {}
         }
         let arguments: &[&str] = match order {
             "nothing" => &["ls"],
@@ -366,11 +370,14 @@ impl Expected<'_> {
             "fork" => &["fork", &name, "--name", &new],
             "snapshot" => &["snapshot", "create", &name, &new],
             "update" => &["update", &name, "--label", &new],
+            // The program that counts is killed by it.
+            "stop" => &["stop", "-t", "1", &name],
             order => &[order, &name],
         };
         let running = Running::start(&mut self.home.0.command(arguments));
         std::thread::sleep(Duration::from_micros(dice.roll(match order {
             "create" | "fork" | "snapshot" | "pause" | "resume" => 500_000,
+            "stop" | "start" => 4_000_000,
             _ => 60_000,
         })));
         self.look();
@@ -381,6 +388,17 @@ impl Expected<'_> {
         let told =
             format!("{order} of {name}, {}: {}", if acknowledged { "acknowledged" } else { "cut off" }, said(&ended));
         eprintln!("killed: {told}");
+        if order == "stop" || order == "start" {
+            let (stopped, running) = ("stopped", "running");
+            let may_be: &[&str] = match (order, acknowledged) {
+                ("stop", true) => &[stopped],
+                ("start", true) => &[running],
+                _ => &[stopped, running],
+            };
+            self.check_disk(&told, &name, may_be);
+            self.there.remove(which);
+            self.removed.insert(name.clone());
+        }
         if order == "rm" {
             self.there.remove(which);
             if acknowledged {
@@ -388,6 +406,21 @@ impl Expected<'_> {
             }
         }
         self.check(&told, (order == "create" || order == "fork").then_some(new).filter(|_| acknowledged));
+    }
+
+    /// A sandbox that was about to stop or to start does either run or is stopped, and has what it wrote; then it goes.
+    fn check_disk(&mut self, told: &str, name: &str, may_be: &[&str]) {
+        // This waits until it has come to rest.
+        let ran = self.home.0.hearth(&["exec", name, "cat", "kept"]);
+        let state = self.home.json(&["inspect", name])["state"].as_str().unwrap().to_owned();
+        assert!(may_be.contains(&state.as_str()), "{told}: it is {state}, {}", said(&ran));
+        if state == "stopped" {
+            assert!(text(&ran.stderr).contains("hearth start"), "{told}: {}", said(&ran));
+            self.home.ok(&["start", name]);
+        }
+        assert_eq!(self.home.ok(&["exec", name, "cat", "kept"]), "kept", "{told}");
+        self.look();
+        self.home.ok(&["rm", name]);
     }
 
     /// `made` was acknowledged just before the daemon was killed.

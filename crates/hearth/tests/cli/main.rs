@@ -29,6 +29,7 @@ mod schemathesis;
 mod screen;
 mod seeds;
 mod shells;
+mod stopping;
 mod support;
 mod templates;
 mod top;

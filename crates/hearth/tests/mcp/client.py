@@ -368,6 +368,10 @@ async def the_full_profile_has_the_rest(_, box):
         assert (await call(client, "file_read", sandbox=fork["id"], path="index.html"))["text"] == "served\n"
         assert (await call(client, "sandbox_pause", sandbox=fork["id"]))["state"] == "paused"
         assert (await call(client, "sandbox_resume", sandbox=fork["id"]))["state"] == "running"
+        disk = (await call(client, "sandbox_create", disk_mib=64))["id"]
+        assert (await call(client, "sandbox_stop", sandbox=disk))["sandbox"]["state"] == "stopped"
+        assert (await call(client, "sandbox_start", sandbox=disk))["state"] == "running"
+        await call(client, "sandbox_remove", sandbox=disk)
         saved = await call(client, "snapshot_create", sandbox=fork["id"], name=f"{box}-saved")
         assert saved["bytes"] > 0
         await call(client, "sandbox_remove", sandbox=fork["id"])

@@ -26,6 +26,8 @@ from ..models import (
     ResetDone,
     SandboxInfo,
     SavedSandbox,
+    Secret,
+    StoppedSandbox,
 )
 from ..options import ChangeOptions, ForkOptions, HoldOptions, ProgramOptions
 from .driver import Content
@@ -119,6 +121,19 @@ class Sandbox:
     def resume(self) -> SandboxInfo:
         """Lets it go on."""
         self.info = self._transport.ask(SandboxInfo, "POST", f"{self._path}/resume")
+        return self.info
+
+    def stop(self, *, timeout_seconds: int | None = None) -> StoppedSandbox:
+        """Ends its programs, which have so long to end by themselves (10 s), and its machine, and keeps what is on its disk."""
+        body = plain({"timeout_seconds": timeout_seconds})
+        stopped = self._transport.ask(StoppedSandbox, "POST", f"{self._path}/stop", body=body)
+        self.info = stopped.sandbox
+        return stopped
+
+    def start_again(self, *, secrets: Sequence[Secret] | None = None) -> SandboxInfo:
+        """Boots it on its disk, if it is stopped or its machine has failed. It has just these secrets."""
+        body = plain({"secrets": secrets})
+        self.info = self._transport.ask(SandboxInfo, "POST", f"{self._path}/start", body=body)
         return self.info
 
     def fork(self, copies: int = 1, **options: Unpack[ForkOptions]) -> Forked:

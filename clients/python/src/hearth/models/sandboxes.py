@@ -64,6 +64,16 @@ class PausedSandbox:
 
 
 @dataclass(frozen=True)
+class StoppedSandbox:
+    sandbox: SandboxInfo
+    took_us: int
+    #: Why it did not end in order, if it did not: what was not on its disk by then is lost.
+    unclean: str | None = None
+    #: The secrets that it had, by their names: they have to be given again when it is started.
+    lost_secrets: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class ForkedSandboxes:
     sandboxes: list[SandboxInfo]
     #: For how long the source's programs stood still.
