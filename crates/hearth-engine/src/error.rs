@@ -195,8 +195,8 @@ pub enum EngineError {
         "the sandbox was booted, or stopped and started, not restored from a template: it cannot be forked, paused or saved"
     )]
     NotRestored,
-    /// The sandbox has no disk, so that a stop would keep nothing of it.
-    #[error("the sandbox has no disk: what its guest has written is in memory, which a stop does not keep")]
+    /// The sandbox has no disk, so that nothing of it outlasts its machine.
+    #[error("the sandbox has no disk: what its guest has written is in memory, and goes with its machine")]
     NoDisk,
     /// There is no such snapshot.
     #[error("there is no snapshot {name:?}")]
@@ -327,7 +327,7 @@ impl EngineError {
             Self::Image(error) => return error.fix(),
             Self::OverBudget(over) => over.hint(),
             Self::NoDisk => {
-                "hearth pause keeps its memory too; one that is created with --disk can be stopped".to_owned()
+                "hearth pause keeps its memory; one that is created with --disk can be stopped and started".to_owned()
             }
             Self::NotRestored => "hearth stop keeps its files, if it has a disk".to_owned(),
             Self::NoTemplate { .. } => "hearth template list shows the templates there are".to_owned(),

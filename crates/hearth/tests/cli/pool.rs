@@ -7,16 +7,16 @@ use rustix::process::{Signal, kill_process};
 
 use crate::support::{Home, Running, assert_code, text};
 
-/// A daemon in the foreground that keeps one machine of a kind ready.
-struct Daemon {
+/// A daemon in the foreground.
+pub(crate) struct Daemon {
     // In the order in which they must go.
     running: Option<Running>,
-    client: Client,
-    home: Home,
+    pub(crate) client: Client,
+    pub(crate) home: Home,
 }
 
 impl Daemon {
-    fn with(options: &[&str]) -> Option<Self> {
+    pub(crate) fn with(options: &[&str]) -> Option<Self> {
         let home = Home::with_images()?;
         let running = Running::start(&mut home.command(&[&["daemon"], options].concat()));
         let client = Client::new(home.path().join("hearth.sock"));
@@ -42,7 +42,7 @@ impl Daemon {
         result.stdout.data.trim_end().to_owned()
     }
 
-    fn end(mut self) {
+    pub(crate) fn end(mut self) {
         // They would outlive it; the pool does not.
         assert_code(&self.home.hearth(&["rm", "--all"]), 0);
         let running = self.running.take().unwrap();

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
+use hearth_client::api::SandboxState;
 use rustix::process::{Signal, kill_process};
 use serde_json::json;
 
@@ -138,7 +139,8 @@ fn a_guest_that_does_not_end_is_ended_and_its_disk_is_used_again() {
     // Its agent stands still for ever, by the hand of its root.
     let freeze = "mkdir /sys/fs/cgroup/still && echo 1 > /sys/fs/cgroup/still/cgroup.procs && echo 1 > /sys/fs/cgroup/still/cgroup.freeze";
     let mut freezing = Running::start(&mut home.0.command(&["exec", "-u", "root", "a", "sh", "-c", freeze]));
-    std::thread::sleep(Duration::from_secs(1));
+    // Until then it answers.
+    while home.0.hearth(&["exec", "a", "true"]).status.success() {}
     let stopped = home.json(&["stop", "--json", "-t", "1", "a"])["sandboxes"][0].clone();
     assert!(stopped["unclean"].as_str().is_some_and(|why| why.contains("could not be asked to end")), "{stopped}");
     let _ = freezing.child.kill();
@@ -218,4 +220,30 @@ fn a_stop_goes_on_to_its_end_though_the_daemon_is_killed() {
     await_state(&home, "a", "stopped");
     home.ok(&["start", "a"]);
     assert_eq!(home.ok(&["exec", "a", "cat", "note"]), "kept");
+}
+
+#[tokio::test]
+async fn a_stopped_sandbox_takes_no_memory_and_is_started_only_where_there_is_room() {
+    let Some(daemon) = crate::pool::Daemon::with(&["--max-memory", "700M", "--queue-timeout", "1s"]) else { return };
+    let health = async || daemon.client.health().await.map(|health| (health.sandboxes, health.memory_mib));
+    let begun = Instant::now();
+    while health().await.is_err() {
+        assert!(begun.elapsed() < HANG, "it does not come up");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let hearth = |arguments: &[&str]| daemon.home.hearth(arguments);
+    let ok = |arguments: &[&str]| assert_code(&hearth(arguments), 0);
+    ok(&["create", "--name", "a", "--disk", "64M"]);
+    ok(&["stop", "a"]);
+    assert_eq!(health().await.unwrap(), (1, 0));
+    ok(&["create", "--name", "b"]);
+    let refused = hearth(&["start", "a"]);
+    assert_code(&refused, 125);
+    assert!(text(&refused.stderr).contains("memory"), "{}", said(&refused));
+    let info = daemon.client.inspect("a").await.unwrap();
+    assert_eq!((info.state, health().await.unwrap()), (SandboxState::Stopped, (2, 512)));
+    ok(&["rm", "b"]);
+    ok(&["start", "a"]);
+    assert_eq!(health().await.unwrap(), (1, 512));
+    daemon.end();
 }
