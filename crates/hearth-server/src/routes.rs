@@ -17,7 +17,8 @@ use crate::Audit;
 use crate::answer::Refusal;
 use crate::openapi::{Api, delete, get, patch, post, put};
 use crate::remote::Caller;
-use crate::{events, exec, files, health, history, kernels, pool, processes, sandboxes, services, shells, usage};
+use crate::{events, exec, files, health, history, images, kernels, packages, pool, processes, sandboxes, services};
+use crate::{shells, snapshots, templates, usage};
 
 /// The largest body of a request that is read whole, in bytes.
 const BODY: usize = 4 * 1024 * 1024;
@@ -133,7 +134,7 @@ fn api() -> Api {
         .at("/v1/run", [get(exec::run, "Makes a sandbox for one program, and holds it; both go with the WebSocket")])
         .at("/metrics", [get(health::metrics, "The daemon's figures")])
         .at("/openapi.json", [get(description, "This description")]);
-    of_kernels(of_shells(of_services(of_processes(of_history(of_files(of_sandboxes(api)))))))
+    of_home(of_kernels(of_shells(of_services(of_processes(of_history(of_files(of_sandboxes(api))))))))
 }
 
 fn of_sandboxes(api: Api) -> Api {
@@ -184,6 +185,40 @@ fn of_sandboxes(api: Api) -> Api {
     .at("/v1/sandboxes/{sandbox}/secrets/{name}", [delete(services::remove_secret, "Removes a secret")])
 }
 
+fn of_home(api: Api) -> Api {
+    api.at("/v1/snapshots", [get(snapshots::list, "Lists snapshots")])
+        .at(
+            "/v1/snapshots/{name}",
+            [
+                get(snapshots::inspect, "Describes a snapshot"),
+                delete(snapshots::remove, "Removes a snapshot; sandboxes that were started from it go on"),
+            ],
+        )
+        .at(
+            "/v1/snapshots/{name}/archive",
+            [
+                get(snapshots::export, "Fetches a snapshot with all it needs but the image"),
+                put(snapshots::import, "Takes in a snapshot that was fetched, under this name, all of it or nothing"),
+            ],
+        )
+        .at(
+            "/v1/templates",
+            [
+                get(templates::list, "Lists templates"),
+                post(templates::build, "Makes the template for a kind of sandbox, unless it is there"),
+            ],
+        )
+        .at("/v1/templates/{template}", [delete(templates::remove, "Removes a template that nothing needs")])
+        .at("/v1/images", [get(images::list, "Lists images")])
+        .at(
+            "/v1/images/{image}",
+            [
+                get(images::inspect, "Describes an image"),
+                delete(images::remove, "Removes an image's name, and with the last one the image"),
+            ],
+        )
+}
+
 fn of_processes(api: Api) -> Api {
     api.at(
         "/v1/sandboxes/{sandbox}/exec",
@@ -213,6 +248,10 @@ fn of_processes(api: Api) -> Api {
 
 fn of_services(api: Api) -> Api {
     api.at(
+        "/v1/sandboxes/{sandbox}/packages",
+        [post(packages::install, "Installs packages of a language, and answers once the installer has ended")],
+    )
+    .at(
         "/v1/sandboxes/{sandbox}/services",
         [
             get(services::list, "Lists services by name"),
