@@ -209,6 +209,7 @@ pub enum EngineError {
     #[error(transparent)]
     SnapshotFile {
         /// Why.
+        #[from]
         source: SnapshotFileError,
     },
     /// Too few or too many copies.

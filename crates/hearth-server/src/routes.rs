@@ -11,7 +11,7 @@ use hearth_api::{ErrorBody, OwnCode};
 use hearth_client::Client;
 use hearth_engine::fleet::{Fleet, Member};
 use hearth_mcp::{Connect, Profile};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::Audit;
 use crate::answer::Refusal;
@@ -22,6 +22,8 @@ use crate::{shells, snapshots, templates, usage};
 
 /// The largest body of a request that is read whole, in bytes.
 const BODY: usize = 4 * 1024 * 1024;
+/// The most snapshots that are moved at once.
+const TRANSFERS: usize = 8;
 
 /// What all requests share.
 #[derive(Debug, Clone)]
@@ -37,6 +39,8 @@ struct Shared {
     audit: Arc<Audit>,
     /// How many connections there are.
     visitors: watch::Sender<usize>,
+    /// Places for snapshots that are being moved, each of which keeps a thread.
+    transfers: Arc<Semaphore>,
     closing: watch::Sender<bool>,
 }
 
@@ -55,7 +59,8 @@ impl App {
     pub fn new(fleet: Fleet, version: impl Into<String>, audit: Audit) -> Self {
         let (visitors, closing) = (watch::Sender::new(0), watch::Sender::new(false));
         let (version, audit) = (version.into(), Arc::new(audit));
-        Self { shared: Arc::new(Shared { fleet, version, audit, visitors, closing }) }
+        let transfers = Arc::new(Semaphore::new(TRANSFERS));
+        Self { shared: Arc::new(Shared { fleet, version, audit, visitors, transfers, closing }) }
     }
 
     pub(crate) fn audit(&self) -> Arc<Audit> {
@@ -73,6 +78,13 @@ impl App {
 
     pub(crate) fn member(&self, reference: &str) -> Result<Member, Refusal> {
         Ok(self.fleet().find(reference)?)
+    }
+
+    /// Takes a place for a snapshot that is to be moved.
+    pub(crate) fn transfer(&self) -> Result<OwnedSemaphorePermit, ErrorBody> {
+        let place = self.shared.transfers.clone().try_acquire_owned();
+        let message = || format!("{TRANSFERS} snapshots are being moved already: try again later");
+        place.map_err(|_| ErrorBody::new(OwnCode::LimitReached, message()))
     }
 
     /// Counts a connection in.

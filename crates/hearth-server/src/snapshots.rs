@@ -14,14 +14,14 @@ use futures_util::StreamExt;
 use futures_util::stream::unfold;
 use hearth_api::home::{SnapshotInfo, SnapshotList};
 use tokio::runtime::Handle;
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, mpsc};
 
 use crate::answer::{Content, Created, Refusal, SnapshotFile};
 use crate::{App, home};
 
 /// The pieces of an export that wait for its client.
 const PIECES: usize = 4;
-/// How long a client may be silent within an import, which keeps templates from being removed.
+/// How long a client may neither send nor take anything: it keeps a thread, and an import keeps templates from being removed.
 const SILENCE: Duration = Duration::from_secs(60);
 
 pub(crate) async fn list(State(app): State<App>) -> Json<SnapshotList> {
@@ -40,8 +40,10 @@ pub(crate) async fn remove(State(app): State<App>, Path(name): Path<String>) -> 
 /// Sends one. It goes on when the snapshot is removed meanwhile, and ends with its connection.
 pub(crate) async fn export(State(app): State<App>, Path(name): Path<String>) -> Result<Content<SnapshotFile>, Refusal> {
     let export = app.fleet().engine().open_snapshot(&home::snapshot_name(&name)?)?;
-    let (pieces, coming) = mpsc::channel(PIECES);
-    let writing = tokio::task::spawn_blocking(move || export.write_to(Pieces(pieces)));
+    let place = app.transfer()?;
+    let (sender, coming) = mpsc::channel(PIECES);
+    let pieces = Pieces { sender, runtime: Handle::current(), _place: place };
+    let writing = tokio::task::spawn_blocking(move || export.write_to(pieces));
     let bytes = unfold(Some((coming, writing)), async |turn| {
         let (mut coming, writing) = turn?;
         if let Some(piece) = coming.recv().await {
@@ -63,9 +65,11 @@ pub(crate) async fn import(
     request: Request,
 ) -> Result<Created<SnapshotInfo>, Refusal> {
     let body = Arc::new(Mutex::new(request.into_body().into_data_stream()));
-    let upload = Upload { body: body.clone(), piece: Bytes::new(), runtime: Handle::current() };
+    let upload = body.clone();
     let imported = async {
         let name = home::snapshot_name(&name)?;
+        let place = app.transfer()?;
+        let upload = Upload { body: upload, piece: Bytes::new(), runtime: Handle::current(), _place: place };
         Ok(app.fleet().engine().import_snapshot(upload, &name).await?)
     };
     match imported.await {
@@ -85,12 +89,21 @@ async fn drain(body: &mut BodyDataStream) {
 }
 
 /// What a thread writes to a connection.
-struct Pieces(mpsc::Sender<Bytes>);
+struct Pieces {
+    sender: mpsc::Sender<Bytes>,
+    runtime: Handle,
+    _place: OwnedSemaphorePermit,
+}
 
 impl Write for Pieces {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
-        self.0.blocking_send(Bytes::copy_from_slice(bytes)).map(|()| bytes.len()).map_err(gone)
+        let piece = Bytes::copy_from_slice(bytes);
+        let sent = self.runtime.block_on(async { tokio::time::timeout(SILENCE, self.sender.send(piece)).await });
+        match sent {
+            Ok(Ok(())) => Ok(bytes.len()),
+            Ok(Err(_)) => Err(io::ErrorKind::BrokenPipe.into()),
+            Err(_) => Err(silent()),
+        }
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -98,11 +111,16 @@ impl Write for Pieces {
     }
 }
 
+fn silent() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, format!("the client did nothing for {SILENCE:?}"))
+}
+
 /// A request's body, for a thread to read.
 struct Upload {
     body: Arc<Mutex<BodyDataStream>>,
     piece: Bytes,
     runtime: Handle,
+    _place: OwnedSemaphorePermit,
 }
 
 impl Read for Upload {
@@ -112,7 +130,7 @@ impl Read for Upload {
                 let mut body = self.body.lock().await;
                 tokio::time::timeout(SILENCE, body.next()).await
             });
-            match next.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "nothing came for a minute"))? {
+            match next.map_err(|_| silent())? {
                 Some(piece) => self.piece = piece.map_err(io::Error::other)?,
                 None => return Ok(0),
             }

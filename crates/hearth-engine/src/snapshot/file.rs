@@ -84,11 +84,10 @@ impl SnapshotFileError {
 
 /// Runs what may take long on a thread of its own.
 pub(super) async fn apart<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, SnapshotFileError> + Send + 'static,
+    work: impl FnOnce() -> Result<T, EngineError> + Send + 'static,
 ) -> Result<T, EngineError> {
     let done = tokio::task::spawn_blocking(work).await;
-    let done = done.unwrap_or_else(|source| Err(SavedFault::Interrupted { source }.into()));
-    done.map_err(|source| EngineError::SnapshotFile { source })
+    done.unwrap_or_else(|source| Err(SnapshotFileError::from(SavedFault::Interrupted { source }).into()))
 }
 
 /// Every file of a snapshot and of its template, with the place of each in the archive, in the order in which they stand there.
@@ -180,8 +179,12 @@ pub(super) struct Imported {
     of_template: Unfinished,
 }
 
-/// Reads a file.
-pub(super) fn import(from: impl Read, snapshots: &Path, templates: &Path) -> Result<Imported, SnapshotFileError> {
+/// Reads a file. Whether what its records say fits this host is asked before more is read.
+pub(super) fn import(
+    from: impl Read,
+    (snapshots, templates): (&Path, &Path),
+    fits: impl FnOnce(&SnapshotRecord, &TemplateRecord) -> Result<(), EngineError>,
+) -> Result<Imported, EngineError> {
     let failed = |source| SnapshotFileError::Read { source };
     let unexpected = |expected: &str| SnapshotFileError::Unexpected { expected: expected.to_owned() };
     let decoder = zstd::Decoder::new(from).map_err(failed)?;
@@ -196,7 +199,9 @@ pub(super) fn import(from: impl Read, snapshots: &Path, templates: &Path) -> Res
     let record: SnapshotRecord = parse(next(RECORD)?).ok_or_else(|| unexpected(RECORD))?;
     let template: TemplateRecord = parse(next(TEMPLATE_RECORD)?).ok_or_else(|| unexpected(TEMPLATE_RECORD))?;
     check_records(&record, &template).map_err(|reason| SnapshotFileError::Senseless { reason })?;
-    let (own, of_template) = (Unfinished::within(snapshots)?, Unfinished::within(templates)?);
+    fits(&record, &template)?;
+    let begin = |parent| Unfinished::within(parent).map_err(SnapshotFileError::from);
+    let (own, of_template) = (begin(snapshots)?, begin(templates)?);
     for (name, file) in files(&record, &template) {
         let path = match name.strip_prefix(TEMPLATE) {
             Some(name) => of_template.path().join(name),
@@ -204,23 +209,23 @@ pub(super) fn import(from: impl Read, snapshots: &Path, templates: &Path) -> Res
         };
         let entry = next(&name)?;
         if entry.size() != file.bytes {
-            return Err(unexpected(&name));
+            return Err(unexpected(&name).into());
         }
         saved::write_sparse(&path, entry).map_err(of_the_file)?;
     }
     match entries.next() {
         None => {}
-        Some(Ok(_)) => return Err(unexpected("the end")),
-        Some(Err(source)) => return Err(failed(source)),
+        Some(Ok(_)) => return Err(unexpected("the end").into()),
+        Some(Err(source)) => return Err(failed(source).into()),
     }
     // The second half of the archive's mark of its end, and nothing behind it.
     let mut rest = Vec::new();
     archive.into_inner().take(MARK.len() as u64 + 1).read_to_end(&mut rest).map_err(failed)?;
     if rest != MARK {
-        return Err(unexpected("the end"));
+        return Err(unexpected("the end").into());
     }
     let imported = Imported { record, template, own, of_template };
-    imported.check()?;
+    imported.check().map_err(SnapshotFileError::from)?;
     Ok(imported)
 }
 
@@ -243,6 +248,7 @@ fn check_records(record: &SnapshotRecord, template: &TemplateRecord) -> Result<(
     if !is_one || template.disk.is_some() != template.disk_mib.is_some() {
         return Err("it and its template are of different machines");
     }
+    SandboxName::new(record.name.as_str()).map_err(|_| "its name can be none")?;
     let memory = MemoryMib::new(record.memory_mib).map_err(|_| "no machine has such a memory")?.bytes();
     CpuCount::new(record.cpus).map_err(|_| "no machine has so many processors")?;
     let disk = record.disk_mib.map(DiskMib::new).transpose().map_err(|_| "no machine has such a disk")?;
@@ -270,14 +276,6 @@ fn parse<T: DeserializeOwned>(entry: impl Read) -> Option<T> {
 }
 
 impl Imported {
-    pub(super) fn record(&self) -> &SnapshotRecord {
-        &self.record
-    }
-
-    pub(super) fn template(&self) -> &TemplateRecord {
-        &self.template
-    }
-
     fn check(&self) -> Result<(), SavedFault> {
         let size = u64::from(self.record.memory_mib) << 20;
         store::load(self.own.path(), &self.record, size)?;

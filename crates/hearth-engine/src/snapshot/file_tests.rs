@@ -8,6 +8,7 @@ use hearth_vmm::Delta;
 
 use super::file::{Imported, SnapshotExport, SnapshotFileError, import};
 use super::store::{self, SnapshotRecord};
+use crate::EngineError;
 use crate::checked::{CheckedWriter, FileRecord};
 use crate::fleet::SandboxName;
 use crate::saved;
@@ -83,7 +84,11 @@ impl Kept {
     }
 
     fn import(&self, file: &[u8]) -> Result<Imported, SnapshotFileError> {
-        import(file, &self.snapshots(), &self.templates())
+        let imported = import(file, (&self.snapshots(), &self.templates()), |_, _| Ok(()));
+        imported.map_err(|error| match error {
+            EngineError::SnapshotFile { source } => source,
+            other => panic!("{other:?}"),
+        })
     }
 
     fn snapshots(&self) -> PathBuf {
@@ -175,7 +180,7 @@ fn what_is_cut_off_goes_on_or_is_something_else_is_refused_and_adds_nothing() {
 #[test]
 fn records_that_cannot_be_are_refused_before_a_file_is_read() {
     type Change = fn(&mut Kept);
-    let changes: [(&str, Change); 9] = [
+    let changes: [(&str, Change); 10] = [
         ("another version", |kept| kept.record.format = 2),
         ("a template of another version", |kept| kept.template.format = 7),
         ("a template of another name", |kept| {
@@ -185,6 +190,7 @@ fn records_that_cannot_be_are_refused_before_a_file_is_read() {
         ("a memory that no machine has", |kept| {
             (kept.record.memory_mib, kept.template.memory_mib) = (u32::MAX, u32::MAX);
         }),
+        ("a name that is a path", |kept| kept.record.name = "../x".into()),
         ("so many processors", |kept| (kept.record.cpus, kept.template.cpus) = (1000, 1000)),
         ("devices without end", |kept| kept.record.devices.bytes = 1 << 50),
         ("changes without end", |kept| kept.record.memory.bytes = 1 << 50),
@@ -216,4 +222,15 @@ fn a_template_whose_name_leads_elsewhere_is_refused() {
     }
     assert_ne!(changed, archive);
     kept.check_refused("one of another place", &packed(&changed));
+}
+
+#[test]
+fn what_does_not_fit_this_host_is_refused_before_its_files_are_read() {
+    let kept = Kept::new();
+    // The records alone, and no end.
+    let file = packed(&unpacked(&kept.file())[..4 * 512]);
+    let unfit = |_: &SnapshotRecord, _: &TemplateRecord| Err(EngineError::Outdated { reason: "it is".into() });
+    let error = import(&file[..], (&kept.snapshots(), &kept.templates()), unfit).err().unwrap();
+    assert!(matches!(error, EngineError::Outdated { .. }), "{error:?}");
+    assert!(!kept.snapshots().exists() && !kept.templates().exists());
 }

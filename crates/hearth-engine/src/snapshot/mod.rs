@@ -129,7 +129,7 @@ impl Engine {
         let record = self.inspect_snapshot(name)?;
         let own = store::path(&self.directories.snapshots(), name);
         let template = self.directories.templates().join(record.template.as_str());
-        SnapshotExport::open(&record, &own, &template).map_err(|source| EngineError::SnapshotFile { source })
+        Ok(SnapshotExport::open(&record, &own, &template)?)
     }
 
     /// Writes it into a file, whole or not at all.
@@ -138,7 +138,7 @@ impl Engine {
     /// As [`Self::open_snapshot`].
     pub async fn export_snapshot(&self, name: &SandboxName, to: &Path) -> Result<(), EngineError> {
         let (export, to) = (self.open_snapshot(name)?, to.to_owned());
-        file::apart(move || export.write_at(&to)).await
+        file::apart(move || Ok(export.write_at(&to)?)).await
     }
 
     /// Reads what [`SnapshotExport::write_to`] has written, up to its end, as a snapshot with a name of its own. The image must be here already.
@@ -155,19 +155,19 @@ impl Engine {
         if store::exists(&snapshots, name) {
             return Err(EngineError::SnapshotExists { name: name.as_str().to_owned() });
         }
-        self.check_disk()?;
-        let imported = file::apart(move || file::import(from, &snapshots, &templates)).await?;
-        let spec = spec_of(imported.record())?;
-        self.base_of(&spec, imported.template())?;
-        let (snapshots, templates) = (self.directories.snapshots(), self.directories.templates());
-        let wanted = name.clone();
-        let published = file::apart(move || imported.publish(&snapshots, &templates, &wanted)).await;
+        let (engine, wanted) = (self.clone(), name.clone());
+        let published = file::apart(move || {
+            // What this host has no room for is no better than what it cannot run.
+            let fits = |record: &SnapshotRecord, template: &_| engine.base_of(&spec_of(record)?, template).map(drop);
+            let imported = file::import(from, (&snapshots, &templates), fits)?;
+            Ok(imported.publish(&snapshots, &templates, &wanted)?)
+        });
         // Somebody else may have taken the name meanwhile.
         let taken = |error: EngineError| match store::exists(&self.directories.snapshots(), name) {
             true => EngineError::SnapshotExists { name: name.as_str().to_owned() },
             false => error,
         };
-        published.map_err(taken)
+        published.await.map_err(taken)
     }
 }
 
