@@ -221,7 +221,7 @@ async fn run_here(
     // Of one that nobody waits for there is nothing left.
     drop(begun.send(Listener::new(&exec, &live)));
     let started = Instant::now();
-    kernel.begin(&exec);
+    kernel.begin(&live, &exec);
     let mut error = None;
     let (taken, stopped) = {
         let job = Job::Run { code, env: &env };
