@@ -13,6 +13,7 @@ mod events;
 mod guest;
 mod held;
 mod history;
+mod http;
 mod kernels;
 mod shells;
 
@@ -41,6 +42,7 @@ pub use events::{Followed, Item};
 pub use guest::Download;
 pub use hearth_api as api;
 pub use held::{Held, HeldEvent, HeldInput};
+pub use http::HttpPlace;
 pub use kernels::KernelRun;
 
 /// A daemon, found by its socket or its host. Each call has a connection of its own.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use hearth_channel::Channel;
 use hearth_protocol::{Command, Delivery, Start};
 use hearth_vmm::Lifetime;
+use tracing::{Instrument, info_span};
 
 use super::store::{self, About, Made};
 use super::{Template, TemplateId, TemplateKey, Templates};
@@ -65,7 +66,8 @@ impl Engine {
         if let Ok(Some(template)) = self.templates.load(key, way, self.pinned_templates()).await {
             return Ok(Arc::new(template));
         }
-        let (template, ways) = self.make_template(spec, &self.base(spec)?).await?;
+        let (template, ways) =
+            self.make_template(spec, &self.base(spec)?).instrument(info_span!("make template")).await?;
         *failed = ways;
         Ok(Arc::new(template))
     }

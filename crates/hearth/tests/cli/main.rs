@@ -32,5 +32,6 @@ mod shells;
 mod support;
 mod templates;
 mod top;
+mod traces;
 mod transfer;
 mod workspace;

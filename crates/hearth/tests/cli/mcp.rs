@@ -10,7 +10,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::python::{digest, once, succeed};
+use crate::python::{digest, environment, once, succeed};
 use crate::support::{Home, Running, assert_code, said, text};
 
 fn script() -> PathBuf {
@@ -18,22 +18,18 @@ fn script() -> PathBuf {
 }
 
 /// Where the clients are.
-struct Clients(PathBuf);
+struct Clients {
+    python: PathBuf,
+    own: PathBuf,
+}
 
 impl Clients {
     /// Installs them, or finds them installed.
     fn installed() -> Self {
+        let python = environment("mcp", script().join("requirements.txt"));
         let own = Path::new(env!("CARGO_TARGET_TMPDIR")).join("mcp");
-        fs::create_dir_all(&own).unwrap();
         let lock = File::create(own.join("lock")).unwrap();
         lock.lock().unwrap();
-        let requirements = script().join("requirements.txt");
-        once(&own.join("python"), &digest(std::slice::from_ref(&requirements)), || {
-            let venv = own.join("venv");
-            succeed(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv));
-            let install = ["install", "--quiet", "--disable-pip-version-check", "--no-deps", "--requirement"];
-            succeed(Command::new(venv.join("bin/pip")).args(install).arg(&requirements));
-        });
         let modules = ["package.json", "package-lock.json"].map(|file| script().join(file));
         once(&own.join("node"), &digest(&modules), || {
             for file in &modules {
@@ -42,12 +38,12 @@ impl Clients {
             let install = ["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"];
             succeed(Command::new("npm").args(install).current_dir(&own));
         });
-        Self(own)
+        Self { python, own }
     }
 
     /// Runs cases of the Python client's script.
     fn python(&self, home: &Home, transport: &str, mode: &str, cases: &[&str]) {
-        let mut command = Command::new(self.0.join("venv/bin/python"));
+        let mut command = Command::new(&self.python);
         let arguments = [env!("CARGO_BIN_EXE_hearth"), transport, mode];
         command.arg(script().join("client.py")).args(arguments).args(cases).env("PYTHONDONTWRITEBYTECODE", "1");
         assert_code(&Running::start(home.give_to(&mut command)).finish(), 0);
@@ -55,7 +51,7 @@ impl Clients {
 
     /// Calls the inspector, and returns what it prints.
     fn inspect(&self, home: &Home, arguments: &[&str]) -> Value {
-        let mut command = Command::new(self.0.join("node_modules/.bin/mcp-inspector"));
+        let mut command = Command::new(self.own.join("node_modules/.bin/mcp-inspector"));
         command.args(["--cli", env!("CARGO_BIN_EXE_hearth"), "mcp"]).args(arguments);
         let output = Running::start(home.give_to(&mut command)).finish();
         assert_code(&output, 0);

@@ -79,6 +79,21 @@ fn client() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../clients/python").canonicalize().unwrap()
 }
 
+/// An environment with what a file of requirements names, made below `target` or found made: its Python.
+pub(crate) fn environment(name: &str, requirements: PathBuf) -> PathBuf {
+    let own = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    fs::create_dir_all(&own).unwrap();
+    let lock = File::create(own.join("lock")).unwrap();
+    lock.lock().unwrap();
+    let venv = own.join("venv");
+    once(&own.join("python"), &digest(std::slice::from_ref(&requirements)), || {
+        succeed(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv));
+        let install = ["install", "--quiet", "--disable-pip-version-check", "--no-deps", "--requirement"];
+        succeed(Command::new(venv.join("bin/pip")).args(install).arg(&requirements));
+    });
+    venv.join("bin/python")
+}
+
 /// Does something unless it was done for the same digest before.
 pub(crate) fn once(stamp: &Path, digest: &str, work: impl FnOnce()) {
     if fs::read_to_string(stamp).is_ok_and(|done| done == digest) {
