@@ -60,7 +60,8 @@ pub struct CreateSandbox {
     pub lifespan: Lifespan,
 }
 
-/// What becomes of a sandbox that nobody uses. Requests to its guest are use, as long as they last, and so are programs that run in it.
+/// What becomes of a sandbox that nobody uses. Requests to its guest are use, as long as they last, and so are programs that run in
+/// it, but for kernels without code and shells at their prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Idle {

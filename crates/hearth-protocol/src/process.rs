@@ -166,8 +166,18 @@ pub struct ProcessInfo {
     pub command: Command,
     /// Whether it runs.
     pub state: ProcessState,
+    /// Whether it runs and only waits for more to do: a kernel without code, or a shell at its prompt, and nothing that they have started runs.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub waiting: bool,
+    /// How many processes run that it has left behind when it exited.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub left_running: u32,
     /// What it has written so far.
     pub output: OutputTotals,
+}
+
+fn is_none(count: &u32) -> bool {
+    *count == 0
 }
 
 /// Whether a process runs.

@@ -54,6 +54,7 @@ pub(crate) struct Arguments {
 }
 
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub(crate) enum Command {
     /// Run a command in a new sandbox, and throw the sandbox away
     Run(RunOptions),

@@ -4,11 +4,13 @@
 //! what counts is the ratio. To add a figure, give its group's file a [`Figure`] and samples, or write a file with a
 //! [`Group`] and list it in [`GROUPS`].
 
+mod api;
 mod archive;
 mod bare;
 mod boot;
 mod burst;
 mod content;
+mod daemon;
 mod exec;
 mod figure;
 mod files;
@@ -50,6 +52,7 @@ const GROUPS: &[Group] = &[
     burst::GROUP,
     restored_memory::GROUP,
     exec::GROUP,
+    api::GROUP,
     mcp::GROUP,
     ping::GROUP,
     output::GROUP,

@@ -23,7 +23,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("hearth-mcp", &["hearth-client"]),
     ("hearth-server", &["hearth-api", "hearth-client", "hearth-engine", "hearth-mcp"]),
     ("hearth", &["hearth-files", "hearth-engine", "hearth-client", "hearth-mcp", "hearth-server"]),
-    ("xtask", &["hearth-protocol", "hearth-channel", "hearth-vmm", "hearth-image", "hearth-engine"]),
+    ("xtask", &["hearth-protocol", "hearth-channel", "hearth-vmm", "hearth-image", "hearth-engine", "hearth-client"]),
 ];
 
 /// The one or two crates that may use a technology.

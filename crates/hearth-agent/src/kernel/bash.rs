@@ -139,10 +139,11 @@ impl Bash {
         let hide: String = [(born, "<"), (born + 1, ">"), (born + 2, "<"), (born + 3, "<")]
             .map(|(fd, sign)| hidden(fd, sign))
             .concat();
-        // An array takes a text as it is, whatever IFS and TMOUT are. The end of the requests leaves it unset.
+        // An array takes a text as it is, whatever IFS and TMOUT are. The end of the requests leaves it unset. Without an agent nobody reads
+        // what is answered: that must not kill the subshell before it has found the end.
         let variable = &self.variable;
         let next = format!(
-            "\\builtin printf '\\0READY\\0' >&{answers}; \\builtin mapfile -t -d '' -n 1 -u {requests} {variable}; \
+            "\\builtin trap '' PIPE; \\builtin printf '\\0READY\\0' >&{answers}; \\builtin mapfile -t -d '' -n 1 -u {requests} {variable}; \
              \\builtin printf '\\0TAKEN\\0' >&{answers}; \
              \\builtin printf %s \"${{{variable}-\\builtin trap - EXIT; \\builtin exit}}\""
         );

@@ -230,7 +230,7 @@ async fn run_here(
         return Err(Fault::failed(ErrorCode::Cancelled, "nobody waits for this code any more"));
     }
     let started = Instant::now();
-    kernel.begin(&exec);
+    kernel.begin(&live, &exec);
     let mut error = None;
     let (taken, stopped) = {
         let job = Job::Run { code, env: &env };

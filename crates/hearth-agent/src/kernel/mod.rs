@@ -74,6 +74,8 @@ struct Live {
     driver: RefCell<Option<Driver>>,
     /// Up to where its output belongs to code that has ended.
     told: Cell<[u64; 2]>,
+    /// How many threads its tree had before it ran any code: with more, code that has ended has left something at work.
+    threads: Cell<u32>,
     /// Whether it was started before there was a kernel for it.
     warmed: bool,
 }
@@ -287,18 +289,22 @@ impl Kernel {
             failed_imports = prepared.failed_imports;
         }
         live.told.set(live.settle().await);
+        live.threads.set(live.process.threads());
+        live.process.rest_with(Some(live.threads.get()));
         *self.failed_imports.borrow_mut() = failed_imports;
         Ok((live, fresh))
     }
 
-    fn begin(&self, exec: &Rc<Exec>) {
+    fn begin(&self, live: &Live, exec: &Rc<Exec>) {
         self.execs.set(self.execs.get() + 1);
+        live.process.rest_with(None);
         *self.running.borrow_mut() = Some(Rc::clone(exec));
     }
 
     /// Notes that code has ended so; tells whether the interpreter's state went with it.
     fn end(&self, live: &Live, taken: &Taken) -> bool {
         self.running.take();
+        live.process.rest_with(Some(live.threads.get()));
         let Taken::Ended(status) = taken else { return false };
         let legacy = live.driver.take().and_then(|driver| driver.survives(status));
         let lost = legacy.is_none();
@@ -365,7 +371,7 @@ impl Live {
         if warmed {
             process.withhold();
         }
-        Ok(Rc::new(Self { process, control, driver, told: Cell::default(), warmed }))
+        Ok(Rc::new(Self { process, control, driver, told: Cell::default(), threads: Cell::default(), warmed }))
     }
 
     /// Has it do a job that is no code of the user's; `None` when it ended over it, or took too long.

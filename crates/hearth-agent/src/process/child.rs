@@ -47,6 +47,8 @@ pub(crate) struct Process {
     pub(super) passing: Cell<bool>,
     /// Whether nobody is shown it.
     pub(super) withheld: Cell<bool>,
+    /// How many threads its tree has while it waits for more to do; none for a program that is at work as long as it runs.
+    pub(super) at_rest: Cell<Option<u32>>,
     /// The status is there.
     pub(super) ended: Notify,
 }
@@ -221,6 +223,21 @@ impl Process {
         self.started.set(Instant::now());
     }
 
+    /// Says whether it only waits for more to do when its tree has no more than so many threads.
+    pub(crate) fn rest_with(&self, threads: Option<u32>) {
+        self.at_rest.set(threads);
+    }
+
+    /// How many threads its tree has.
+    pub(crate) fn threads(&self) -> u32 {
+        self.tree.members().into_iter().filter_map(tree::threads).sum()
+    }
+
+    fn is_waiting(&self) -> bool {
+        let Some(most) = self.at_rest.get().filter(|_| !self.has_ended()) else { return false };
+        self.threads() <= most && (self.terminal.is_none() || self.is_at_prompt())
+    }
+
     /// Whether its end is known.
     pub(crate) fn has_ended(&self) -> bool {
         self.status.borrow().is_some()
@@ -243,12 +260,15 @@ impl Process {
 
     pub(super) fn info(&self) -> ProcessInfo {
         let state = self.status.borrow().clone().map_or(ProcessState::Running, ProcessState::Exited);
+        let left_running = if self.has_ended() { self.tree.members().len() as u32 } else { 0 };
         ProcessInfo {
             process: self.id,
             pid: self.pid,
             tag: self.tag.clone(),
             command: self.command.borrow().shortened(limits::LISTED_COMMAND),
             state,
+            waiting: self.is_waiting(),
+            left_running,
             output: self.totals(),
         }
     }

@@ -191,6 +191,7 @@ impl Processes {
             status: RefCell::default(),
             passing: Cell::new(start.forget),
             withheld: Cell::new(false),
+            at_rest: Cell::new(None),
             ended: Notify::new(),
         });
         self.all.borrow_mut().insert(id, Rc::clone(&process));

@@ -387,10 +387,16 @@ pub(super) fn waits_for_input(pid: u32) -> bool {
     Stat::read(&directory).is_some_and(|stat| stat.asleep) && call.map_or(true, |call| is_input(&call))
 }
 
+/// How many threads a process has.
+pub(super) fn threads(pid: u32) -> Option<u32> {
+    Stat::read(&Path::new("/proc").join(pid.to_string())).map(|stat| stat.threads)
+}
+
 struct Stat {
     pid: u32,
     parent: u32,
     session: u32,
+    threads: u32,
     asleep: bool,
 }
 
@@ -402,6 +408,7 @@ impl Stat {
         let state = fields.next()?;
         let parent = fields.next()?.parse().ok()?;
         let session = fields.nth(1)?.parse().ok()?;
-        (!matches!(state, "Z" | "X")).then_some(Self { pid, parent, session, asleep: state == "S" })
+        let threads = fields.nth(13)?.parse().ok()?;
+        (!matches!(state, "Z" | "X")).then_some(Self { pid, parent, session, threads, asleep: state == "S" })
     }
 }

@@ -88,6 +88,9 @@ impl Shells {
             None => Command::Argv(vec![processes.login_shell(open.user.as_deref())?.into()]),
         };
         let process = processes.start(&open.start(command))?;
+        if open.command.is_none() {
+            process.rest_with(Some(1));
+        }
         let terminal = Rc::new(RefCell::new(Terminal::new(open.size.columns, open.size.rows)));
         let shown = Rc::clone(&terminal);
         process.stdout.set_tap(move |bytes| shown.borrow_mut().feed(bytes));

@@ -509,3 +509,18 @@ async fn the_peak_of_memory_is_the_processes_own_or_said_to_be_unknown() {
         assert!(large.is_some_and(|bytes| (150 << 20..200 << 20).contains(&bytes)), "{large:?}, {options:?}");
     }
 }
+
+#[tokio::test]
+async fn what_a_program_has_left_running_is_counted_until_it_has_ended() {
+    let agent = Agent::start();
+    let channel = agent.connect().await;
+    let left = async || {
+        let listed = channel.list().await.unwrap();
+        (matches!(listed[0].state, ProcessState::Exited(_)), listed[0].left_running)
+    };
+    let process = channel.start(shell("sleep 1h & sleep 2h &")).await.unwrap();
+    finish(&process).await;
+    assert_eq!(left().await, (true, 2));
+    channel.signal(process.id(), Signal::Kill, SignalScope::Tree).await.unwrap();
+    while left().await != (true, 0) {}
+}

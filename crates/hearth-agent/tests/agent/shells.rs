@@ -362,3 +362,18 @@ async fn b43_what_is_hidden_is_hidden_on_the_screen_too() {
     let raw = String::from_utf8_lossy(&raw).into_owned();
     assert!(raw.contains("[REDACTED] and hunter3") && !raw.contains("hunter2-is-secret"), "{raw:?}");
 }
+
+#[tokio::test]
+async fn a_login_shell_waits_at_its_prompt_unless_a_job_of_its_runs() {
+    let agent = Agent::start();
+    let channel = agent.connect().await;
+    let shell = open(&channel, OpenShell { command: None, ..plain_shell("a") }).await;
+    let waits = async || channel.list().await.unwrap()[0].waiting;
+    while !waits().await {}
+    type_line(&channel, &shell, "mkfifo go; cat go > /dev/null &").await;
+    at_prompt(&channel, &shell).await;
+    assert!(!waits().await);
+    type_line(&channel, &shell, "echo > go; wait").await;
+    at_prompt(&channel, &shell).await;
+    while !waits().await {}
+}

@@ -1,14 +1,15 @@
 //! Who uses a sandbox, and what becomes of one that nobody does.
 //!
 //! A use is a request to its guest, from before it is sent until its answer, or its last stream, has ended. Programs that run in the guest
-//! count as well, whoever started them; the guest is asked for them only when the time is over.
+//! count as well, whoever started them, and what they left behind; kernels without code and shells at their prompt do not. The guest is asked
+//! only when the time is over.
 
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_channel::Channel;
-use hearth_protocol::ProcessState;
+use hearth_protocol::{ProcessInfo, ProcessState};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
@@ -164,8 +165,11 @@ impl Watch {
     }
 }
 
-/// Whether no program runs in a guest. One that does not say is not idle: it is no longer what it was.
+/// Whether no program runs in a guest, but for kernels and shells that wait. One that does not say is not idle: it is no longer what it was.
 pub(super) async fn runs_nothing(channel: &Channel) -> bool {
-    let listed = channel.list().await;
-    listed.is_ok_and(|processes| processes.iter().all(|process| process.state != ProcessState::Running))
+    let rests = |process: &ProcessInfo| match process.state {
+        ProcessState::Running => process.waiting,
+        ProcessState::Exited(_) => process.left_running == 0,
+    };
+    channel.list().await.is_ok_and(|processes| processes.iter().all(rests))
 }

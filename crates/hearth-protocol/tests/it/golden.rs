@@ -180,8 +180,16 @@ fn replies() -> Vec<(&'static str, Reply)> {
         agent_resident_bytes: 3,
         process_trees: "cgroup".into(),
     };
-    let listed =
-        |state| ProcessInfo { process, pid: 70, tag: None, command: Command::Shell("true".into()), state, output };
+    let listed = |state| ProcessInfo {
+        process,
+        pid: 70,
+        tag: None,
+        command: Command::Shell("true".into()),
+        state,
+        waiting: false,
+        left_running: 0,
+        output,
+    };
     let exited = ProcessState::Exited(status(Some(0), None));
     let fault = Fault::never_started(ErrorCode::CommandNotFound, "no such command: nope");
     vec![

@@ -30,6 +30,9 @@ use hearth_api::strict::parse;
 /// The pieces of input that wait; their bytes are counted on their own.
 const PIECES: usize = 4096;
 
+/// What is read of a WebSocket at once, in bytes, and held for it as long as it lasts; most are idle.
+const READ: usize = 8 * 1024;
+
 /// How long the end of a machine whose channel has ended may take to be seen.
 const END_AFTER_HANG_UP: Duration = Duration::from_secs(2);
 
@@ -157,7 +160,7 @@ async fn until_gone(socket: &mut WebSocket) -> Over {
 
 fn checked(upgrade: Upgrade) -> Result<WebSocketUpgrade, Refusal> {
     let upgrade = upgrade.map_err(|rejection| invalid(format!("this needs a WebSocket: {}", rejection.body_text())))?;
-    Ok(upgrade.max_message_size(MESSAGE).max_frame_size(MESSAGE))
+    Ok(upgrade.max_message_size(MESSAGE).max_frame_size(MESSAGE).read_buffer_size(READ))
 }
 
 /// The client's first message.

@@ -33,7 +33,11 @@ pub(crate) async fn processes(options: SandboxOptions) -> Result<i32, Failure> {
 
 fn row(process: &ProcessInfo) -> Vec<String> {
     let state = match &process.state {
+        ProcessState::Running if process.waiting => "waiting".to_owned(),
         ProcessState::Running => "running".to_owned(),
+        ProcessState::Exited(status) if process.left_running > 0 => {
+            format!("exited {}, left {} running", status.shell_code(), process.left_running)
+        }
         ProcessState::Exited(status) => format!("exited {}", status.shell_code()),
     };
     vec![

@@ -129,6 +129,10 @@ class ProcessInfo:
     command: Command
     #: How it ended; none while it runs.
     exit: ExitStatus | None = None
+    #: Whether it runs and only waits for more to do: a kernel without code, or a shell at its prompt.
+    waiting: bool = False
+    #: How many processes run that it has left behind when it exited.
+    left_running: int = 0
     output: OutputTotals
 
     @classmethod

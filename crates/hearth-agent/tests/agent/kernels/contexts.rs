@@ -7,7 +7,7 @@ use hearth_protocol::kernel::{KernelExec, KernelStart, KernelState};
 use hearth_protocol::secrets::Secret;
 use hearth_protocol::{ErrorCode, StreamName, limits};
 
-use super::{Bash, Python, Retry, exec, is_here, print, run};
+use super::{Bash, Javascript, Python, Retry, exec, is_here, print, run};
 use crate::support::{Agent, HANG, is_alive, number};
 
 fn named(name: &str) -> KernelExec {
@@ -383,5 +383,49 @@ async fn kernels_serve_a_user_who_is_not_the_agents() {
     if is_here(super::Javascript) {
         let done = run(&channel, super::Javascript, "require('os').userInfo().username").await;
         assert_eq!(done.value().unwrap(), "'nobody'");
+    }
+}
+
+#[tokio::test]
+async fn a_kernel_waits_between_codes_unless_one_has_left_something_at_work() {
+    let agent = Agent::start();
+    let channel = agent.connect().await;
+    let waits = async || channel.list().await.unwrap().last().unwrap().waiting;
+    let languages = [
+        (Bash, "sleep 1h & child=$!", "kill $child; wait"),
+        (Python, "import subprocess; child = subprocess.Popen(['sleep', '1h'])", "child.kill(); child.wait()"),
+        (Python, "import threading as t; e = t.Event(); w = t.Thread(target=e.wait); w.start()", "e.set(); w.join()"),
+    ];
+    for (language, leave, end) in languages {
+        if !is_here(language) {
+            continue;
+        }
+        let run =
+            async |code: &str| assert_eq!(exec(&channel, KernelExec::new(language), code).await.unwrap().code(), 0);
+        run(if language == Bash { ":" } else { "1" }).await;
+        while !waits().await {}
+        run(leave).await;
+        assert!(!waits().await, "{language:?}: {leave}");
+        run(end).await;
+        while !waits().await {}
+        channel.stop_kernel(language.name()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_interpreter_ends_with_an_agent_that_was_killed() {
+    for language in [Bash, Javascript, Python] {
+        if !is_here(language) {
+            continue;
+        }
+        let agent = Agent::start();
+        let channel = agent.connect().await;
+        exec(&channel, KernelExec::new(language), if language == Bash { ":" } else { "1" }).await.unwrap();
+        let interpreter = channel.list().await.unwrap()[0].pid;
+        let pid = rustix::process::Pid::from_raw(agent.pid() as i32).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        while is_alive(interpreter) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 }
