@@ -46,11 +46,12 @@ impl Engine {
         }
         // What one sandbox is given is not for all.
         let (engine, spec) = (self.clone(), SandboxSpec { given: Given::default(), ..spec.clone() });
-        let making = tokio::spawn(async move {
+        let making = async move {
             let mut failed = Vec::new();
             let made = cell.get_or_try_init(|| engine.find_template(&spec, &key, way, &mut failed)).await;
             made.map(|template| Found { template: template.clone(), failed })
-        });
+        };
+        let making = tokio::spawn(making.in_current_span());
         let interrupted = |source| EngineError::Template { source: SavedFault::Interrupted { source } };
         making.await.map_err(interrupted)?
     }
