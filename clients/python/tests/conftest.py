@@ -20,7 +20,7 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 
 def without_names(path: str) -> str:
     """A path with `{}` for what is named in it."""
-    path = re.sub(r"^/?v1/sandboxes/[^/]+", "v1/sandboxes/{}", path.lstrip("/"))
+    path = re.sub(r"^/?v1/(sandboxes|snapshots|templates|images)/[^/]+", r"v1/\1/{}", path.lstrip("/"))
     return re.sub(r"/(processes|services|shells|kernels|ports|secrets|checkpoints)/[^/]+", r"/\1/{}", path)
 
 

@@ -35,6 +35,22 @@ def test_a_deadline_ends_a_program_and_keeps_what_it_said(box: hearth.Sandbox) -
     assert late.timed_out and late.stdout.text == "early\n" and late.exit_code > 128
 
 
+def test_packages_come_from_files_of_the_guest_and_what_cannot_be_installed_is_told(box: hearth.Sandbox) -> None:
+    with pytest.raises(errors.InvalidRequestError) as bare:
+        box.install(["six"])
+    assert bare.value.field == "packages"
+    with pytest.raises(errors.UnavailableError) as offline:
+        box.install(["six==1.16.0"])
+    assert offline.value.code == "unavailable" and offline.value.retry_is_safe
+    # An installer that is none: what it is asked and what it says go through it as through pip.
+    box.files.write("fake/pip/__init__.py", "")
+    box.files.write("fake/pip/__main__.py", "import sys; print(*sys.argv[-2:]); sys.exit('no such package')")
+    result = box.install(["six>=1,<2"], from_=".", env={"PYTHONPATH": "/workspace/fake"}, timeout_ms=60_000)
+    assert result.exit_code == 1 and result.stdout.text == "-- six>=1,<2\n"
+    with pytest.raises(hearth.ProgramFailedError, match="no such package"):
+        box.install(["six==1"], from_=".", env={"PYTHONPATH": "/workspace/fake"}, check=True)
+
+
 def test_refusals_of_a_program_are_typed(box: hearth.Sandbox) -> None:
     with pytest.raises(errors.NotFoundError) as missing:
         box.exec(["no-such-program"])

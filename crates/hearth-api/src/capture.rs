@@ -38,6 +38,11 @@ impl Capture {
         self.dropped += excess as u64;
     }
 
+    /// Takes the next bytes of a stream without gaps.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.take(self.at, bytes);
+    }
+
     /// Takes the length of the whole stream.
     pub fn end(&mut self, total: u64) {
         self.gap(total);

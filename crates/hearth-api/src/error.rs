@@ -38,7 +38,11 @@ pub enum OwnCode {
     AmbiguousSandbox,
     /// No such port is published.
     UnknownPort,
-    /// Another sandbox has the name.
+    /// There is no such snapshot.
+    UnknownSnapshot,
+    /// There is no such template, or more than one is meant.
+    UnknownTemplate,
+    /// Another sandbox, or another snapshot, has the name.
     NameTaken,
     /// The sandbox's state does not allow it.
     WrongState,
@@ -75,6 +79,7 @@ impl OwnCode {
             Self::Unauthorized => 401,
             Self::Forbidden => 403,
             Self::UnknownEndpoint | Self::UnknownPort | Self::UnknownSandbox | Self::UnknownImage => 404,
+            Self::UnknownSnapshot | Self::UnknownTemplate => 404,
             Self::MethodNotAllowed => 405,
             Self::AmbiguousSandbox | Self::NameTaken | Self::WrongState => 409,
             Self::SandboxRemoved => 410,
@@ -188,10 +193,11 @@ impl From<Fault> for ErrorBody {
 }
 
 /// The fields with which the wire's own rules begin, as `timeout_ms must be …` does.
-const FIELDS: [&str; 29] = [
+const FIELDS: [&str; 31] = [
     "code",
     "command",
     "depth",
+    "directory",
     "edits",
     "env",
     "grace_ms",
@@ -201,6 +207,7 @@ const FIELDS: [&str; 29] = [
     "limits",
     "mode",
     "name",
+    "packages",
     "path",
     "pattern",
     "pty",

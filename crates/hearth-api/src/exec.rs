@@ -163,14 +163,7 @@ impl ExecRequest {
     /// # Errors
     /// [`OwnCode::InvalidValue`] for more than [`MOST_OUTPUT`].
     pub fn output_limit(&self) -> Result<u64, ErrorBody> {
-        match self.max_output_bytes {
-            None => Ok(DEFAULT_OUTPUT),
-            Some(bytes) if bytes <= MOST_OUTPUT => Ok(bytes),
-            Some(_) => {
-                let message = format!("max_output_bytes must be at most {MOST_OUTPUT}");
-                Err(ErrorBody::new(OwnCode::InvalidValue, message).with_field("max_output_bytes"))
-            }
-        }
+        output_limit(self.max_output_bytes)
     }
 
     /// What the guest is asked, for a program that is run to its end.
@@ -226,6 +219,17 @@ impl ExecRequest {
         start.tag = self.tag;
         start.limits = self.limits;
         start
+    }
+}
+
+pub(crate) fn output_limit(max_output_bytes: Option<u64>) -> Result<u64, ErrorBody> {
+    match max_output_bytes {
+        None => Ok(DEFAULT_OUTPUT),
+        Some(bytes) if bytes <= MOST_OUTPUT => Ok(bytes),
+        Some(_) => {
+            let message = format!("max_output_bytes must be at most {MOST_OUTPUT}");
+            Err(ErrorBody::new(OwnCode::InvalidValue, message).with_field("max_output_bytes"))
+        }
     }
 }
 

@@ -42,6 +42,11 @@
 //! | `POST {sandbox}/patch` | [`history::ApplyPatch`], the patch | the wire's `Patched` |
 //! | `POST {sandbox}/reset` | the wire's `Named` | the wire's `ResetDone` |
 //! | `GET`, `POST {sandbox}/checkpoints`, `DELETE …/{name}` | nothing, the wire's `Named` | [`history::CheckpointList`], the checkpoint |
+//! | `POST {sandbox}/packages` | [`packages::InstallPackages`] | [`packages::InstallResult`], once the installer has ended |
+//! | `GET /snapshots`, `GET`, `DELETE …/{name}` | nothing | [`home::SnapshotList`], [`home::SnapshotInfo`], nothing |
+//! | `GET`, `PUT /snapshots/{name}/archive` | nothing; the bytes of one | the bytes of one; [`home::SnapshotInfo`] |
+//! | `GET`, `POST /templates`, `DELETE …/{template}` | nothing, [`home::BuildTemplate`], nothing | [`home::TemplateList`], [`home::TemplateInfo`], [`home::RemovedTemplate`] |
+//! | `GET /images`, `GET`, `DELETE …/{image}` | nothing | [`home::ImageList`], [`home::ImageInfo`], nothing |
 //! | `GET /pool`, `GET /usage` | nothing | [`PoolInfo`]; [`usage::UsageList`] |
 //! | `GET /events` | [`FollowEvents`] | [`Event`]s, as server-sent events |
 //! | `GET /metrics`, `GET /openapi.json` (without `/v1`) | figures; the description of all this | Prometheus' text; JSON |
@@ -55,7 +60,9 @@ pub mod audit;
 pub mod exec;
 pub mod files;
 pub mod history;
+pub mod home;
 pub mod kernels;
+pub mod packages;
 pub mod process;
 pub mod services;
 pub mod shells;

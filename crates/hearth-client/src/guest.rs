@@ -1,10 +1,11 @@
-//! Calls about what is in a guest: files, archives, services; ports that lead into it, and secrets.
+//! Calls about what is in a guest: files, archives, packages, services; ports that lead into it, and secrets.
 
 use std::io;
 
 use bytes::Bytes;
 use futures_util::Stream;
 use hearth_api::files::{Count, EditFile, Edited, ExportTree, FileList, Found, ImportTree, ReadFile, WriteFile};
+use hearth_api::packages::{InstallPackages, InstallResult};
 use hearth_api::protocol::archive::Imported;
 use hearth_api::protocol::files::{FileEntry, List, Place, Remove, Search};
 use hearth_api::protocol::secrets::SecretList;
@@ -161,6 +162,14 @@ impl Client {
         bytes: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
     ) -> Result<Imported, ClientError> {
         self.connect().await?.upload(Method::PUT, &with_query(&path(sandbox, "/archive"), import), bytes).await
+    }
+
+    /// Installs packages of a language, and waits until the installer has ended. Dropping the call ends it.
+    ///
+    /// # Errors
+    /// Any [`ClientError`]. An installer that fails is no error: its exit code says so.
+    pub async fn install(&self, sandbox: &str, install: &InstallPackages) -> Result<InstallResult, ClientError> {
+        self.ask(sandbox, "/packages", install).await
     }
 
     /// Starts a service, and waits until it is ready, has failed, or is to be tried again.

@@ -13,6 +13,7 @@ mod events;
 mod guest;
 mod held;
 mod history;
+mod home;
 mod http;
 mod kernels;
 mod shells;

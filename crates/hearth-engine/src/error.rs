@@ -209,6 +209,7 @@ pub enum EngineError {
     #[error(transparent)]
     SnapshotFile {
         /// Why.
+        #[from]
         source: SnapshotFileError,
     },
     /// Too few or too many copies.
@@ -297,6 +298,7 @@ impl EngineError {
             Self::MemoryShort { .. } | Self::DiskShort { .. } | Self::OverBudget(_) => Kind::Resources,
             Self::Directory { .. } | Self::NotOurs { .. } | Self::Format { .. } | Self::Listen { .. } => Kind::Host,
             Self::Initramfs { .. } | Self::InitramfsEntry { .. } | Self::Template { .. } => Kind::Host,
+            Self::SnapshotFile { source } if source.is_the_files_fault() => Kind::Invalid,
             Self::Saved { .. } | Self::SnapshotFile { .. } | Self::Store { .. } => Kind::Host,
             Self::Machine { .. } | Self::Boot { .. } | Self::Channel { .. } | Self::Capture { .. } => Kind::Machine,
         }
@@ -321,6 +323,7 @@ impl EngineError {
             Self::OverBudget(over) => over.hint(),
             Self::NoTemplate { .. } => "hearth template list shows the templates there are".to_owned(),
             Self::TemplateNeeded { .. } => "remove what needs it first".to_owned(),
+            Self::NoSnapshot { .. } => "hearth snapshot ls shows the snapshots there are".to_owned(),
             Self::MemoryShort { .. } => "ask for less with --memory, or end other programs".to_owned(),
             Self::DiskShort { .. } => ROOM_HINT.to_owned(),
             full if full.is_disk_full() => ROOM_HINT.to_owned(),

@@ -55,7 +55,7 @@ pub use pool::{PoolCounts, PoolKind, PoolLimits, PoolShelf, PoolStatus};
 pub use preflight::host_memory;
 pub use sandbox::Sandbox;
 pub use saved::SavedFault;
-pub use snapshot::{SnapshotFileError, SnapshotRecord, Taken};
+pub use snapshot::{SnapshotExport, SnapshotFileError, SnapshotRecord, Taken};
 pub use store::StoreError;
 pub use template::{TemplateId, TemplateInfo, TemplateMemory, TemplateRecord};
 
@@ -63,8 +63,6 @@ pub use hearth_channel as channel;
 pub use hearth_image as image;
 pub use hearth_protocol as protocol;
 pub use hearth_vmm as vmm;
-
-use hearth_vmm::MemoryMib;
 
 use hearth_image::ImageStore;
 use hearth_vmm::{Launcher, Lifetime, Qemu, QemuProgram};

@@ -9,6 +9,7 @@ use crate::{ErrorCode, ExitStatus, Fault, RawString, limits};
 
 /// A language whose packages can be installed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum PackageLanguage {
     /// Python, by pip.

@@ -7,6 +7,7 @@ use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use hearth_api::home::SNAPSHOT;
 use hearth_api::kernels::{KernelLine, LINES};
 use hearth_api::process::{AT, ENDED, TOTAL};
 use hearth_api::{Code, ErrorBody, OwnCode};
@@ -41,7 +42,7 @@ pub(crate) trait Kind {
 }
 
 macro_rules! kinds {
-    ($($name:ident $kind:literal $about:literal),* $(,)?) => {$(
+    ($($name:ident $kind:expr, $about:literal),* $(,)?) => {$(
         #[derive(Debug)]
         pub(crate) struct $name;
 
@@ -53,11 +54,12 @@ macro_rules! kinds {
 }
 
 kinds! {
-    Octets "application/octet-stream" "Bytes, as they come",
-    Tar "application/x-tar" "A tar archive",
-    Diff "text/x-diff" "A patch",
-    Text "text/plain; charset=utf-8" "Text, escaped for a terminal",
-    Figures "text/plain; version=0.0.4; charset=utf-8" "Prometheus' text format",
+    Octets "application/octet-stream", "Bytes, as they come",
+    SnapshotFile SNAPSHOT, "A snapshot, as one file",
+    Tar "application/x-tar", "A tar archive",
+    Diff "text/x-diff", "A patch",
+    Text "text/plain; charset=utf-8", "Text, escaped for a terminal",
+    Figures "text/plain; version=0.0.4; charset=utf-8", "Prometheus' text format",
 }
 
 /// Lines that each are one [`KernelLine`].
@@ -195,6 +197,10 @@ impl From<&EngineError> for Refusal {
     fn from(error: &EngineError) -> Self {
         let code = match (error, error.kind()) {
             (EngineError::NoImage { .. }, _) => OwnCode::UnknownImage,
+            (EngineError::NoSnapshot { .. }, _) => OwnCode::UnknownSnapshot,
+            (EngineError::NoTemplate { .. }, _) => OwnCode::UnknownTemplate,
+            (EngineError::SnapshotExists { .. }, _) => OwnCode::NameTaken,
+            (EngineError::TemplateNeeded { .. }, _) => OwnCode::WrongState,
             (EngineError::OverBudget(_), _) => OwnCode::LimitReached,
             (EngineError::NotRestored | EngineError::Outdated { .. }, _) => OwnCode::WrongState,
             (_, ErrorKind::Invalid) => OwnCode::InvalidValue,
@@ -225,6 +231,7 @@ fn field(error: &EngineError) -> Option<&'static str> {
         EngineError::OverBudget(OverBudget { budget: Budget::Cpus, .. }) => "cpus",
         EngineError::DiskSize { .. } => "disk_mib",
         EngineError::NoImage { .. } => "image",
+        EngineError::SnapshotExists { .. } => "name",
         EngineError::Copies { .. } => "copies",
         EngineError::Given { what, .. } => what,
         _ => return None,

@@ -138,6 +138,8 @@ enum Arrival {
 
 struct Connections {
     app: App,
+    /// Made before anybody is waited for: nobody is to be idle meanwhile.
+    router: Router,
     places: Arc<Semaphore>,
     remote_places: Arc<Semaphore>,
     strangers: Arc<Strangers>,
@@ -150,11 +152,12 @@ impl Connections {
         let closing = app.closing();
         let places = |count| Arc::new(Semaphore::new(count));
         let (places, remote_places) = (places(CONNECTIONS), places(REMOTE_CONNECTIONS));
-        Self { app, places, remote_places, strangers: Strangers::new(), tasks: JoinSet::new(), closing }
+        let router = routes::router(app.clone());
+        let strangers = Strangers::new();
+        Self { app, router, places, remote_places, strangers, tasks: JoinSet::new(), closing }
     }
 
     async fn accept(&mut self, listeners: &Listeners) -> io::Error {
-        let router = routes::router(self.app.clone());
         loop {
             let arrived = tokio::select! {
                 arrived = own(&self.places, &listeners.socket) => arrived,
@@ -178,7 +181,7 @@ impl Connections {
                 Err(error) => return error,
             };
             while self.tasks.try_join_next().is_some() {}
-            let (router, closing) = (router.clone(), self.closing.clone());
+            let (router, closing) = (self.router.clone(), self.closing.clone());
             let place = Place { held: Arc::new((OnceLock::new(), self.app.arrive())) };
             self.tasks.spawn(attend(arrival, place, self.remote_places.clone(), router, closing));
         }

@@ -11,16 +11,19 @@ use hearth_api::{ErrorBody, OwnCode};
 use hearth_client::Client;
 use hearth_engine::fleet::{Fleet, Member};
 use hearth_mcp::{Connect, Profile};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::Audit;
 use crate::answer::Refusal;
 use crate::openapi::{Api, delete, get, patch, post, put};
 use crate::remote::Caller;
-use crate::{events, exec, files, health, history, kernels, pool, processes, sandboxes, services, shells, usage};
+use crate::{events, exec, files, health, history, images, kernels, packages, pool, processes, sandboxes, services};
+use crate::{shells, snapshots, templates, usage};
 
 /// The largest body of a request that is read whole, in bytes.
 const BODY: usize = 4 * 1024 * 1024;
+/// The most snapshots that are moved at once.
+const TRANSFERS: usize = 8;
 
 /// What all requests share.
 #[derive(Debug, Clone)]
@@ -36,6 +39,8 @@ struct Shared {
     audit: Arc<Audit>,
     /// How many connections there are.
     visitors: watch::Sender<usize>,
+    /// Places for snapshots that are being moved, each of which keeps a thread.
+    transfers: Arc<Semaphore>,
     closing: watch::Sender<bool>,
 }
 
@@ -54,7 +59,8 @@ impl App {
     pub fn new(fleet: Fleet, version: impl Into<String>, audit: Audit) -> Self {
         let (visitors, closing) = (watch::Sender::new(0), watch::Sender::new(false));
         let (version, audit) = (version.into(), Arc::new(audit));
-        Self { shared: Arc::new(Shared { fleet, version, audit, visitors, closing }) }
+        let transfers = Arc::new(Semaphore::new(TRANSFERS));
+        Self { shared: Arc::new(Shared { fleet, version, audit, visitors, transfers, closing }) }
     }
 
     pub(crate) fn audit(&self) -> Arc<Audit> {
@@ -72,6 +78,13 @@ impl App {
 
     pub(crate) fn member(&self, reference: &str) -> Result<Member, Refusal> {
         Ok(self.fleet().find(reference)?)
+    }
+
+    /// Takes a place for a snapshot that is to be moved.
+    pub(crate) fn transfer(&self) -> Result<OwnedSemaphorePermit, ErrorBody> {
+        let place = self.shared.transfers.clone().try_acquire_owned();
+        let message = || format!("{TRANSFERS} snapshots are being moved already: try again later");
+        place.map_err(|_| ErrorBody::new(OwnCode::LimitReached, message()))
     }
 
     /// Counts a connection in.
@@ -133,7 +146,7 @@ fn api() -> Api {
         .at("/v1/run", [get(exec::run, "Makes a sandbox for one program, and holds it; both go with the WebSocket")])
         .at("/metrics", [get(health::metrics, "The daemon's figures")])
         .at("/openapi.json", [get(description, "This description")]);
-    of_kernels(of_shells(of_services(of_processes(of_history(of_files(of_sandboxes(api)))))))
+    of_home(of_kernels(of_shells(of_services(of_processes(of_history(of_files(of_sandboxes(api))))))))
 }
 
 fn of_sandboxes(api: Api) -> Api {
@@ -184,6 +197,40 @@ fn of_sandboxes(api: Api) -> Api {
     .at("/v1/sandboxes/{sandbox}/secrets/{name}", [delete(services::remove_secret, "Removes a secret")])
 }
 
+fn of_home(api: Api) -> Api {
+    api.at("/v1/snapshots", [get(snapshots::list, "Lists snapshots")])
+        .at(
+            "/v1/snapshots/{name}",
+            [
+                get(snapshots::inspect, "Describes a snapshot"),
+                delete(snapshots::remove, "Removes a snapshot; sandboxes that were started from it go on"),
+            ],
+        )
+        .at(
+            "/v1/snapshots/{name}/archive",
+            [
+                get(snapshots::export, "Fetches a snapshot with all it needs but the image"),
+                put(snapshots::import, "Takes in a snapshot that was fetched, under this name, all of it or nothing"),
+            ],
+        )
+        .at(
+            "/v1/templates",
+            [
+                get(templates::list, "Lists templates"),
+                post(templates::build, "Makes the template for a kind of sandbox, unless it is there"),
+            ],
+        )
+        .at("/v1/templates/{template}", [delete(templates::remove, "Removes a template that nothing needs")])
+        .at("/v1/images", [get(images::list, "Lists images")])
+        .at(
+            "/v1/images/{image}",
+            [
+                get(images::inspect, "Describes an image"),
+                delete(images::remove, "Removes an image's name, and with the last one the image"),
+            ],
+        )
+}
+
 fn of_processes(api: Api) -> Api {
     api.at(
         "/v1/sandboxes/{sandbox}/exec",
@@ -213,6 +260,10 @@ fn of_processes(api: Api) -> Api {
 
 fn of_services(api: Api) -> Api {
     api.at(
+        "/v1/sandboxes/{sandbox}/packages",
+        [post(packages::install, "Installs packages of a language, and answers once the installer has ended")],
+    )
+    .at(
         "/v1/sandboxes/{sandbox}/services",
         [
             get(services::list, "Lists services by name"),

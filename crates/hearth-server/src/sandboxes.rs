@@ -17,9 +17,10 @@ use hearth_engine::vmm::{self, CpuCount, MemoryMib};
 use hearth_engine::{AcceleratorChoice, DiskMib, EngineError, Given, SandboxSpec};
 
 use crate::App;
-use crate::answer::{Content, Created, Refusal, Text};
+use crate::answer::{Content, Created, Refusal, Text, error_body};
 use crate::audit::Entry;
 use crate::connection::Bound;
+use crate::home::snapshot_name;
 use crate::input::{Asked, Body, Nothing};
 use crate::services::publish_port;
 
@@ -194,10 +195,12 @@ fn spec_of_snapshot(app: &App, name: &str, request: &CreateSandbox) -> Result<Sa
         let message = format!("{field} is that of the snapshot and cannot be given with it");
         return Err(ErrorBody::new(OwnCode::InvalidValue, message).with_field(field).into());
     }
-    Ok(app.fleet().engine().spec_of_snapshot(&SandboxName::new(name)?)?)
+    let named = |error: ErrorBody| error.with_field("snapshot");
+    let name = snapshot_name(name).map_err(named)?;
+    Ok(app.fleet().engine().spec_of_snapshot(&name).map_err(|error| named(error_body(&error)))?)
 }
 
-fn machine(request: &CreateSandbox) -> Result<SandboxSpec, EngineError> {
+pub(crate) fn machine(request: &CreateSandbox) -> Result<SandboxSpec, EngineError> {
     let usual = SandboxSpec::default();
     Ok(SandboxSpec {
         image: request.image.clone().unwrap_or(usual.image.clone()),

@@ -17,8 +17,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::values::{Disk, EnvVar, Memory, Seconds, SecretSource};
 
 pub(crate) use guest::{
-    AttachOptions, ExportOptions, FileCommand, KillOptions, PortOptions, SandboxOptions, ServiceCommand,
-    ServiceOptions, ServiceStartOptions,
+    AttachOptions, ExportOptions, FileCommand, InstallOptions, KillOptions, PortOptions, SandboxOptions,
+    ServiceCommand, ServiceOptions, ServiceStartOptions,
 };
 pub(crate) use history::{CheckpointCommand, DiffOptions, PatchOptions, ResetOptions};
 pub(crate) use kernel::{KernelCommand, KernelOptions, KernelRunOptions};
@@ -102,6 +102,8 @@ pub(crate) enum Command {
     /// Code with state: interpreters of a sandbox that remember what they ran
     #[command(subcommand)]
     Kernel(KernelCommand),
+    /// Install packages of a language in a sandbox
+    Install(InstallOptions),
     /// Ports of this host that lead into a sandbox
     Ports(PortOptions),
     /// Change a sandbox's name, labels or lifetime
@@ -194,6 +196,7 @@ impl Command {
             Self::Service(ServiceCommand::Stop { json, .. } | ServiceCommand::Restart { json, .. }) => *json,
             Self::Service(command) => matches!(command, ServiceCommand::Inspect(_)),
             Self::Kernel(command) => command.wants_json(),
+            Self::Install(options) => options.json,
             Self::Ports(options) => options.json,
             Self::Update(options) => options.json,
             Self::Pause(options) | Self::Resume(options) => options.json,

@@ -228,7 +228,9 @@ impl From<ErrorBody> for Failure {
 /// The kind of what the daemon or a guest refuses.
 fn kind(code: Code) -> Kind {
     match code {
-        Code::Own(OwnCode::Missing | OwnCode::UnknownImage) => Kind::Missing,
+        Code::Own(OwnCode::Missing | OwnCode::UnknownImage | OwnCode::UnknownSnapshot | OwnCode::UnknownTemplate) => {
+            Kind::Missing
+        }
         Code::Own(OwnCode::Resources | OwnCode::LimitReached) => Kind::Resources,
         Code::Own(OwnCode::Host | OwnCode::Ending | OwnCode::Bug | OwnCode::Forbidden | OwnCode::Unauthorized) => {
             Kind::Host

@@ -6,6 +6,7 @@ mod commands;
 mod daemon;
 mod failure;
 mod home;
+mod kept;
 mod output;
 mod pipes;
 mod signals;
@@ -57,6 +58,7 @@ fn run(command: Command) -> Result<i32, Failure> {
             Command::Attach(options) => commands::guest::attach(options).await,
             Command::Kill(options) => commands::guest::kill(options).await,
             Command::File(command) => commands::guest::file(command).await,
+            Command::Install(options) => commands::guest::install(options).await,
             Command::Export(options) => commands::guest::export(options).await,
             Command::Cp(options) => commands::transfer::copy(options).await,
             Command::Sync(options) => commands::transfer::sync(options).await,

@@ -79,6 +79,11 @@ pub(crate) fn bytes(count: u64) -> String {
     }
 }
 
+/// A size in MiB as people read it.
+pub(crate) fn mebibytes(mib: u32) -> String {
+    bytes(u64::from(mib) << 20)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -19,6 +19,10 @@ pub(crate) struct Memory(pub(crate) u32);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Disk(pub(crate) u32);
 
+/// A share of processors, in hundredths of one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Processors(pub(crate) u32);
+
 /// A time.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Seconds(pub(crate) Duration);
@@ -165,6 +169,19 @@ impl FromStr for Disk {
     }
 }
 
+impl FromStr for Processors {
+    type Err = &'static str;
+
+    /// Reads a number such as 2 or 0.5, to the hundredth.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let hundredths = text.parse::<f64>().map(|number| (number * 100.0).round());
+        match hundredths {
+            Ok(hundredths) if (1.0..=100_000.0).contains(&hundredths) => Ok(Self(hundredths as u32)),
+            _ => Err("this is a number of processors, 0.01 to 1000"),
+        }
+    }
+}
+
 impl FromStr for Seconds {
     type Err = &'static str;
 
@@ -213,6 +230,18 @@ mod tests {
         );
         for bad in ["", "G", "-1", "1.5G", "1K", "1 G", "99999999999", "4194304T"] {
             assert_eq!(size(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn processors_are_counted_to_the_hundredth() {
+        let cpus = |text: &str| text.parse::<Processors>().map(|cpus| cpus.0).ok();
+        assert_eq!(
+            (cpus("2"), cpus("0.5"), cpus("1.005"), cpus("1000")),
+            (Some(200), Some(50), Some(100), Some(100_000))
+        );
+        for bad in ["", "0", "-1", "0.001", "1000.1", "nan", "inf", "1 ", "half"] {
+            assert_eq!(cpus(bad), None, "{bad:?}");
         }
     }
 

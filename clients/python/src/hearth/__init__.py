@@ -9,6 +9,7 @@ from ._archive import pack
 from ._async.client import AsyncClient, AsyncEvents
 from ._async.files import AsyncFiles
 from ._async.held import AsyncHeld
+from ._async.home import AsyncImages, AsyncSnapshots, AsyncTemplates
 from ._async.kernels import AsyncKernelRun, AsyncKernels
 from ._async.processes import AsyncProcess
 from ._async.sandbox import AsyncForked, AsyncSandbox
@@ -19,6 +20,7 @@ from ._home import home
 from ._sync.client import Client, Events
 from ._sync.files import Files
 from ._sync.held import Held
+from ._sync.home import Images, Snapshots, Templates
 from ._sync.kernels import KernelRun, Kernels
 from ._sync.processes import Process
 from ._sync.sandbox import Forked, Sandbox
@@ -49,6 +51,7 @@ __all__ = [
     "AsyncFiles",
     "AsyncForked",
     "AsyncHeld",
+    "AsyncImages",
     "AsyncKernelRun",
     "AsyncKernels",
     "AsyncPorts",
@@ -58,6 +61,8 @@ __all__ = [
     "AsyncServices",
     "AsyncShell",
     "AsyncShells",
+    "AsyncSnapshots",
+    "AsyncTemplates",
     "Client",
     "Download",
     "Dropped",
@@ -68,6 +73,7 @@ __all__ = [
     "HearthError",
     "Held",
     "Idle",
+    "Images",
     "KernelRun",
     "Kernels",
     "Output",
@@ -86,6 +92,8 @@ __all__ = [
     "Services",
     "Shell",
     "Shells",
+    "Snapshots",
+    "Templates",
     "TextEdit",
     "errors",
     "home",

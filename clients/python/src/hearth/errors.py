@@ -60,7 +60,7 @@ class ProgramFailedError(HearthError):
 
     def __init__(self, message: str, result: Any) -> None:
         super().__init__(message)
-        #: How it ended and what it wrote: an `ExecResult`, or a `KernelOutcome`.
+        #: How it ended and what it wrote: an `ExecResult`, an `InstallResult` or a `KernelOutcome`.
         self.result = result
 
 
@@ -145,8 +145,8 @@ _CODES: dict[type[ApiError], str] = {
         is_a_directory not_a_regular_file name_too_long too_large bad_archive bad_patch""",
     UnauthorizedError: "unauthorized",
     ForbiddenError: "forbidden outside_root permission_denied",
-    NotFoundError: """unknown_endpoint unknown_sandbox unknown_port unknown_image unknown_user command_not_found unknown_process
-        not_found unknown_name""",
+    NotFoundError: """unknown_endpoint unknown_sandbox unknown_port unknown_snapshot unknown_template unknown_image unknown_user
+        command_not_found unknown_process not_found unknown_name""",
     ConflictError: """ambiguous_sandbox name_taken wrong_state sandbox_removed not_running not_a_terminal already_exists not_empty
         patch_conflict""",
     LimitReachedError: "limit_reached busy",

@@ -66,6 +66,29 @@ class ForkOptions(TypedDict, total=False):
     secrets: bool
 
 
+class TemplateOptions(TypedDict, total=False):
+    """The kind of sandbox that a template is for."""
+
+    image: str | None
+    cpus: int | None
+    memory_mib: int | None
+    disk_mib: int | None
+    accelerator: Literal["auto", "kvm", "tcg"] | None
+
+
+class InstallOptions(TypedDict, total=False):
+    """How packages are installed."""
+
+    #: A directory of the guest with the packages as files, wheels or tarballs: only they are used then, and no network.
+    from_: RawString | None
+    #: For JavaScript, the directory whose `node_modules` they go to; the workspace by default.
+    directory: RawString | None
+    env: Mapping[str, RawString] | None
+    #: The installer's deadline.
+    timeout_ms: int | None
+    max_output_bytes: int | None
+
+
 class ProgramOptions(TypedDict, total=False):
     """How a program runs."""
 

@@ -54,7 +54,7 @@ pub use work::{ForkReport, PauseReport};
 use crate::accelerator::Way;
 use crate::pool::{Claimed, Pool};
 use crate::store::Store;
-use crate::{Engine, EngineError, Phase, PoolLimits, PoolStatus, SandboxId, SandboxSpec, StartFrom};
+use crate::{Engine, EngineError, Phase, PoolLimits, PoolStatus, SandboxId, SandboxSpec, StartFrom, TemplateRecord};
 use admission::Line;
 use entry::Entry;
 use registry::{Registry, Share};
@@ -408,6 +408,23 @@ impl Fleet {
             Ok(Err(error)) => Err(error.into()),
             Err(_) => Err(FleetError::Removed { sandbox: member.id().to_string() }),
         }
+    }
+
+    /// Makes the template for such a sandbox within the limits, unless it is there. It is made to its end, even if nobody waits for that.
+    ///
+    /// Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// [`EngineError::OverBudget`], [`FleetError::Ending`], and as [`Engine::build_template`].
+    pub async fn build_template(&self, spec: SandboxSpec) -> Result<TemplateRecord, FleetError> {
+        self.shared.registry().check_machine(Share::of(&spec)).map_err(EngineError::from)?;
+        let shared = self.shared.clone();
+        let making = tokio::spawn(async move {
+            let _pass = shared.gate.pass().await?;
+            shared.engine.build_template(&spec).await
+        });
+        // Only the end of the runtime ends it before its own end.
+        making.await.map_or(Err(FleetError::Ending), |made| Ok(made?))
     }
 
     /// Finds a sandbox by its id, its name, or the beginning of its id.

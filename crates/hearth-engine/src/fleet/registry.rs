@@ -97,7 +97,7 @@ impl<T: Clone> Registry<T> {
     }
 
     /// Checks what only those with a machine take.
-    fn check_machine(&self, share: Share) -> Result<(), OverBudget> {
+    pub(super) fn check_machine(&self, share: Share) -> Result<(), OverBudget> {
         let FleetLimits { memory_mib, cpus, .. } = self.limits;
         [
             (Budget::Memory, memory_mib, self.memory_mib(), share.memory_mib),

@@ -4,8 +4,11 @@
 //! made again has another memory. What has changed on the host since (QEMU, the processor) refuses it, with the reason.
 
 mod file;
+#[cfg(test)]
+mod file_tests;
 mod store;
 
+use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +16,7 @@ use std::time::Duration;
 use hearth_vmm::{CpuCount, MemoryMib, SavedMachine};
 use tracing::{Instrument, info_span};
 
-pub use file::SnapshotFileError;
+pub use file::{SnapshotExport, SnapshotFileError};
 pub use store::SnapshotRecord;
 
 use crate::boot::{Origin, Phase, Phases, Renewal};
@@ -120,34 +123,53 @@ impl Engine {
         self.start_saved(spec, base, place, origin, phases).await.map_err(|(_, error)| error)
     }
 
-    /// Writes a snapshot with its template into one file, compressed.
+    /// A snapshot with its template, to be written out as one stream, compressed.
     ///
     /// # Errors
     /// [`EngineError::NoSnapshot`], [`EngineError::SnapshotFile`].
-    pub async fn export_snapshot(&self, name: &SandboxName, to: &Path) -> Result<(), EngineError> {
+    pub fn open_snapshot(&self, name: &SandboxName) -> Result<SnapshotExport, EngineError> {
         let record = self.inspect_snapshot(name)?;
         let own = store::path(&self.directories.snapshots(), name);
         let template = self.directories.templates().join(record.template.as_str());
-        let to = to.to_owned();
-        file::apart(move || file::export(&record, &own, &template, &to)).await
+        Ok(SnapshotExport::open(&record, &own, &template)?)
     }
 
-    /// Reads a snapshot that [`Self::export_snapshot`] has written, under a name of its own. The image must be here already.
+    /// Writes it into a file, whole or not at all.
     ///
     /// # Errors
-    /// [`EngineError::SnapshotExists`], [`EngineError::Outdated`] when it does not fit this host, [`EngineError::SnapshotFile`] for a file
-    /// that is damaged or something else. Then nothing was added.
-    pub async fn import_snapshot(&self, from: &Path, name: &SandboxName) -> Result<SnapshotRecord, EngineError> {
+    /// As [`Self::open_snapshot`].
+    pub async fn export_snapshot(&self, name: &SandboxName, to: &Path) -> Result<(), EngineError> {
+        let (export, to) = (self.open_snapshot(name)?, to.to_owned());
+        file::apart(move || Ok(export.write_at(&to)?)).await
+    }
+
+    /// Reads what [`SnapshotExport::write_to`] has written, up to its end, as a snapshot with a name of its own. The image must be here already.
+    ///
+    /// # Errors
+    /// [`EngineError::SnapshotExists`], [`EngineError::Outdated`] when it does not fit this host, [`EngineError::SnapshotFile`] for bytes
+    /// that are damaged, cut off or something else. Then nothing was added.
+    pub async fn import_snapshot(
+        &self,
+        from: impl Read + Send + 'static,
+        name: &SandboxName,
+    ) -> Result<SnapshotRecord, EngineError> {
         let (snapshots, templates) = (self.directories.snapshots(), self.directories.templates());
         if store::exists(&snapshots, name) {
             return Err(EngineError::SnapshotExists { name: name.as_str().to_owned() });
         }
-        let (from, name) = (from.to_owned(), name.clone());
-        let imported = file::apart(move || file::import(&from, &snapshots, &templates)).await?;
-        let spec = spec_of(imported.record())?;
-        self.base_of(&spec, imported.template())?;
-        let (snapshots, templates) = (self.directories.snapshots(), self.directories.templates());
-        file::apart(move || imported.publish(&snapshots, &templates, &name)).await
+        let (engine, wanted) = (self.clone(), name.clone());
+        let published = file::apart(move || {
+            // What this host has no room for is no better than what it cannot run.
+            let fits = |record: &SnapshotRecord, template: &_| engine.base_of(&spec_of(record)?, template).map(drop);
+            let imported = file::import(from, (&snapshots, &templates), fits)?;
+            Ok(imported.publish(&snapshots, &templates, &wanted)?)
+        });
+        // Somebody else may have taken the name meanwhile.
+        let taken = |error: EngineError| match store::exists(&self.directories.snapshots(), name) {
+            true => EngineError::SnapshotExists { name: name.as_str().to_owned() },
+            false => error,
+        };
+        published.await.map_err(taken)
     }
 }
 

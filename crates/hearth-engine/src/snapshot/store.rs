@@ -16,7 +16,8 @@ use crate::{DiskMib, SandboxSpec, TemplateId, TemplateRecord};
 
 /// The record's name in a snapshot's directory.
 pub(super) const RECORD: &str = "snapshot.json";
-const FORMAT: u32 = 1;
+/// The version of records that this reads and writes.
+pub(super) const FORMAT: u32 = 1;
 
 /// What is known of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::accelerator::processor;
+use crate::template::TemplateRecord;
 use crate::{EngineError, FileRecord};
 
 /// Names a template by all it depends on: 32 hexadecimal digits of a SHA-256.
@@ -41,7 +42,7 @@ impl TemplateKey {
         if machine.accelerator == Accelerator::Kvm {
             add(&processor());
         }
-        Ok(Self(hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()))
+        Ok(Self(digits(hash)))
     }
 
     /// The digits.
@@ -50,15 +51,41 @@ impl TemplateKey {
     }
 }
 
+/// The first 32 hexadecimal digits of a digest.
+fn digits(hash: Sha256) -> String {
+    hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Names one template: its key, and the checksum of its memory, 16 digits more. Two that were made apart have one key and different
 /// memories, and what was saved of a guest fits the memory that it was restored from alone.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(into = "String", try_from = "String")]
 pub struct TemplateId(String);
+
+impl From<TemplateId> for String {
+    fn from(id: TemplateId) -> Self {
+        id.0
+    }
+}
+
+impl TryFrom<String> for TemplateId {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        Self::parse(&text).ok_or("a template's name is 32 hexadecimal digits, a dash and 16 more")
+    }
+}
 
 impl TemplateId {
     pub(crate) fn new(key: &TemplateKey, memory: &FileRecord) -> Self {
         Self(format!("{key}-{}", memory.xxh3))
+    }
+
+    /// The name of a template that was made elsewhere: the same for the same record, and with no key that anything here depends on.
+    pub(crate) fn of_stranger(record: &TemplateRecord) -> Self {
+        let json = serde_json::to_vec(record).expect("plain data always becomes JSON");
+        let key = digits(Sha256::new().chain_update("hearth imported template").chain_update(json));
+        Self::new(&TemplateKey(key), &record.memory)
     }
 
     /// The whole name.

@@ -22,7 +22,7 @@ pub use key::TemplateId;
 pub(crate) use key::TemplateKey;
 pub(crate) use make::Found;
 pub use store::TemplateRecord;
-pub(crate) use store::{RECORD as TEMPLATE_RECORD, check};
+pub(crate) use store::{FORMAT as TEMPLATE_FORMAT, RECORD as TEMPLATE_RECORD, check, record};
 
 use housekeeping::{DEFAULT_LIMIT, Use};
 

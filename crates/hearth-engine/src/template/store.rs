@@ -19,7 +19,8 @@ use crate::{DiskMib, SandboxSpec};
 
 /// The record's name in a template's directory.
 pub(crate) const RECORD: &str = "template.json";
-const FORMAT: u32 = 1;
+/// The version of records that this reads and writes.
+pub(crate) const FORMAT: u32 = 1;
 /// How far the host's clock may be from the one that a guest was told of: two measurements of one clock differ by less.
 const TSC_TOLERANCE: u32 = 1000;
 
@@ -227,7 +228,7 @@ pub(super) fn list(directory: &Path) -> Vec<TemplateRecord> {
 }
 
 /// What is known of one template.
-pub(super) fn record(directory: &Path, id: &TemplateId) -> Option<TemplateRecord> {
+pub(crate) fn record(directory: &Path, id: &TemplateId) -> Option<TemplateRecord> {
     let path: PathBuf = directory.join(id.as_str()).join(RECORD);
     let record: TemplateRecord = saved::read_record(&path).ok()??;
     (record.format == FORMAT && record.id == *id).then_some(record)

@@ -31,9 +31,15 @@ pub(crate) async fn one_shot(
     let input = request.stdin.clone();
     let start = request.one_shot()?;
     let guest = app.member(&reference)?.channel().await?;
-    let bound = start.timeout_ms.map(|time| Duration::from_millis(time) + DEADLINE_MARGIN);
-    let whole = to_end(guest, start, input, limit);
-    match bound {
+    within(start.timeout_ms, to_end(guest, start, input, limit)).await
+}
+
+/// Waits for what a guest is to end by a deadline, and not much longer.
+pub(crate) async fn within<T>(
+    timeout_ms: Option<u64>,
+    whole: impl Future<Output = Result<T, Refusal>>,
+) -> Result<T, Refusal> {
+    match timeout_ms.map(|time| Duration::from_millis(time) + DEADLINE_MARGIN) {
         None => whole.await,
         Some(bound) => tokio::time::timeout(bound, whole).await.unwrap_or_else(|_| Err(unkept(bound))),
     }

@@ -185,6 +185,10 @@ fn in_path(name: &str) -> Value {
         }
         "process" => (json!({ "type": "string", "minLength": 1 }), "An id or a tag"),
         "port" => (json!({ "type": "integer", "minimum": 1, "maximum": 65535 }), "The port of this host's"),
+        "template" => {
+            (json!({ "type": "string", "minLength": 1 }), "A name, or the beginning of one that only one has")
+        }
+        "image" => (json!({ "type": "string", "minLength": 1 }), "A name, or at least six digits of a digest"),
         _ => (json!({ "type": "string", "minLength": 1 }), "A name"),
     };
     json!({ "name": name, "in": "path", "required": true, "schema": schema, "description": description })

@@ -7,5 +7,6 @@ mod endings;
 mod kernels;
 mod openapi;
 mod refusals;
+mod snapshots;
 mod support;
 mod workspace;

@@ -117,13 +117,68 @@ async fn every_refusal_names_its_code_and_its_field() {
         ("GET", "/v1/sandboxes/x/archive?path=a&compression=lz", "", 400, "invalid_request", Some("compression")),
         ("PUT", "/v1/sandboxes/x/archive?path=a", "", 404, "unknown_sandbox", None),
         ("POST", "/v1/sandboxes/x/exec", r#"{"command": "x"}"#, 404, "unknown_sandbox", None),
+        ("POST", "/v1/sandboxes/x/packages", r#"{"language": "python"}"#, 400, "invalid_request", Some("packages")),
+        (
+            "POST",
+            "/v1/sandboxes/x/packages",
+            r#"{"language": "perl", "packages": ["a==1"]}"#,
+            400,
+            "invalid_request",
+            Some("language"),
+        ),
+        (
+            "POST",
+            "/v1/sandboxes/x/packages",
+            r#"{"language": "python", "packages": ["six"]}"#,
+            400,
+            "invalid_field",
+            Some("packages"),
+        ),
+        (
+            "POST",
+            "/v1/sandboxes/x/packages",
+            r#"{"language": "python", "packages": ["six==1"], "index": "x"}"#,
+            400,
+            "invalid_request",
+            Some("index"),
+        ),
+        (
+            "POST",
+            "/v1/sandboxes/x/packages",
+            r#"{"language": "python", "packages": ["six==1"]}"#,
+            404,
+            "unknown_sandbox",
+            None,
+        ),
+        ("GET", "/v1/snapshots?name=x", "", 400, "invalid_request", Some("name")),
+        ("GET", "/v1/snapshots/x", "", 404, "unknown_snapshot", None),
+        ("GET", "/v1/snapshots/..%2Fx", "", 400, "invalid_value", Some("name")),
+        ("DELETE", "/v1/snapshots/x", "", 404, "unknown_snapshot", None),
+        ("GET", "/v1/snapshots/x/archive", "", 404, "unknown_snapshot", None),
+        ("PUT", "/v1/snapshots/x/archive", "hello", 400, "invalid_value", None),
+        ("PUT", "/v1/snapshots/x/archive", "", 400, "invalid_value", None),
+        ("PUT", "/v1/snapshots/..%2Fx/archive", "hello", 400, "invalid_value", Some("name")),
+        ("PUT", "/v1/snapshots/x/archive?name=y", "hello", 400, "invalid_request", Some("name")),
+        ("POST", "/v1/snapshots", "", 405, "method_not_allowed", None),
+        ("POST", sandboxes, r#"{"snapshot": "x"}"#, 404, "unknown_snapshot", Some("snapshot")),
+        ("POST", "/v1/templates", r#"{"memory": 5}"#, 400, "invalid_request", Some("memory")),
+        ("POST", "/v1/templates", r#"{"memory_mib": 5}"#, 400, "invalid_value", Some("memory_mib")),
+        ("POST", "/v1/templates", r#"{"disk_mib": 0}"#, 400, "invalid_value", Some("disk_mib")),
+        ("POST", "/v1/templates", r#"{"cpus": 9}"#, 429, "limit_reached", Some("cpus")),
+        ("POST", "/v1/templates", r#"{"image": "nowhere"}"#, 404, "unknown_image", Some("image")),
+        ("DELETE", "/v1/templates/0", "", 404, "unknown_template", None),
+        ("GET", "/v1/images/nowhere", "", 404, "unknown_image", None),
+        ("GET", "/v1/images/No%20Name", "", 400, "invalid_value", None),
+        ("DELETE", "/v1/images/nowhere", "", 404, "unknown_image", None),
     ] {
         let (found, error) = daemon.refused(method, path, request).await;
         let found = (found, error.code.name(), error.field.as_deref().map(str::to_owned));
         assert_eq!(found, (status, code.to_owned(), field.map(str::to_owned)), "{method} {path} {request}: {error:?}");
     }
     assert!(daemon.client.list(&ListSandboxes::default()).await.unwrap().sandboxes.is_empty());
-    assert_eq!(std::fs::read_dir(daemon.home.path().join("run")).map_or(0, Iterator::count), 0);
+    for empty in ["run", "snapshots", "templates"] {
+        assert_eq!(std::fs::read_dir(daemon.home.path().join(empty)).map_or(0, Iterator::count), 0, "{empty}");
+    }
 }
 
 #[tokio::test]

@@ -4,8 +4,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
-use clap::{Args, Subcommand};
-use hearth_client::api::protocol::Signal;
+use clap::{Args, Subcommand, ValueEnum};
+use hearth_client::api::protocol::{Signal, packages};
 
 use crate::values::{EnvVar, Publish, Ready, Seconds};
 
@@ -116,6 +116,57 @@ pub(crate) struct ExportOptions {
     pub(crate) path: OsString,
 }
 
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Each package has a version. A sandbox has no network: copy wheels or tarballs into it and name their directory. Ctrl-C ends the \
+installer, whose exit code is this command's; 124 when --timeout passed.
+
+  hearth cp wheels box:wheels
+  hearth install box --from wheels numpy==2.1 'six>=1.16,<2'
+  hearth install box --language javascript --from tarballs lodash@^4.17")]
+pub(crate) struct InstallOptions {
+    /// Whose packages they are
+    #[arg(short, long, value_enum, default_value_t = PackageLanguage::Python)]
+    pub(crate) language: PackageLanguage,
+    /// Directory in the sandbox with the packages as files, wheels or tarballs: only they are used then
+    #[arg(long, value_name = "DIR")]
+    pub(crate) from: Option<OsString>,
+    /// Directory whose node_modules JavaScript's go to [default: /workspace]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) directory: Option<OsString>,
+    /// Set a variable of the installer's; NAME alone takes its value from here
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = OsStringValueParser::new().try_map(EnvVar::parse))]
+    pub(crate) env: Vec<EnvVar>,
+    /// End the installer after this time, in seconds or with a unit: 90, 1.5s, 5m, 2h
+    #[arg(long, value_name = "TIME")]
+    pub(crate) timeout: Option<Seconds>,
+    /// Print one JSON object in place of what the installer says
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Sandbox: an id, a name, or the beginning of an id
+    pub(crate) sandbox: String,
+    /// Packages: names with versions
+    #[arg(required = true, value_name = "PACKAGE")]
+    pub(crate) packages: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PackageLanguage {
+    /// Python, by pip
+    Python,
+    /// JavaScript, by npm
+    Javascript,
+}
+
+impl From<PackageLanguage> for packages::PackageLanguage {
+    fn from(language: PackageLanguage) -> Self {
+        match language {
+            PackageLanguage::Python => Self::Python,
+            PackageLanguage::Javascript => Self::Javascript,
+        }
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum ServiceCommand {
     /// Start a service, and wait until it is ready
@@ -203,7 +254,7 @@ pub(crate) struct ServiceStartOptions {
 
 #[derive(Debug, Args)]
 pub(crate) struct PortOptions {
-    /// Publish a port
+    /// Publish a port, and show what was published alone
     #[arg(short, long, value_name = "[ADDR:]HOST:GUEST")]
     pub(crate) publish: Vec<Publish>,
     /// Close a port of this host's

@@ -8,7 +8,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 
 use super::Accel;
 use super::ListenOptions;
-use crate::values::{Disk, EnvVar, Idle, Label, Memory, Publish, Seconds, SecretSource};
+use crate::values::{Disk, EnvVar, Idle, Label, Memory, Processors, Publish, Seconds, SecretSource};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -105,6 +105,15 @@ pub(crate) struct ProgramOptions {
     /// User to run as, a name or number [default: user]
     #[arg(short, long, value_name = "USER")]
     pub(crate) user: Option<String>,
+    /// The most memory that it and all it starts may take, in MiB or with a unit; more ends them
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) memory: Option<Memory>,
+    /// The most processes and threads that they may be
+    #[arg(long, value_name = "N")]
+    pub(crate) pids_limit: Option<u32>,
+    /// The most processors that they may keep busy, such as 0.5
+    #[arg(long, value_name = "N")]
+    pub(crate) cpus: Option<Processors>,
 }
 
 #[derive(Debug, Args)]

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStringExt;
 use hearth_client::api::ExecRequest;
 use hearth_client::api::exec::CommandLine;
 use hearth_client::api::process::ProcessStarted;
-use hearth_client::api::protocol::RawString;
+use hearth_client::api::protocol::{RawString, ResourceLimits};
 
 use super::conversation::{End, Manner, converse};
 use super::sandbox::existing;
@@ -15,7 +15,7 @@ use crate::failure::{Failure, exit_code_of};
 use crate::output;
 use crate::signals::Signals;
 use crate::terminal::{self, RawMode};
-use crate::values::EnvVar;
+use crate::values::{EnvVar, Memory, Processors};
 
 /// Runs a program, and returns its exit code.
 pub(crate) async fn run(options: ExecOptions) -> Result<i32, Failure> {
@@ -64,6 +64,11 @@ fn request(options: &ExecOptions) -> ExecRequest {
         .map(|(name, value)| (name, RawString::from(value)))
         .collect();
     request.secrets = options.program.secret.iter().map(|named| secret(named)).collect();
+    request.limits = ResourceLimits {
+        memory_bytes: options.program.memory.map(|Memory(mib)| u64::from(mib) << 20),
+        pids: options.program.pids_limit,
+        cpu_percent: options.program.cpus.map(|Processors(percent)| percent),
+    };
     request.user.clone_from(&options.program.user);
     request.timeout_ms = options.timeout.map(|time| u64::try_from(time.0.as_millis()).unwrap_or(u64::MAX));
     request.interactive = options.interactive;

@@ -1,9 +1,10 @@
-//! `hearth ps`, `attach`, `kill`, `file`, `export`, `ports`.
+//! `hearth ps`, `attach`, `kill`, `file`, `export`, `install`, `ports`.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
 use hearth_client::api::files::{ExportTree, ReadFile, WriteFile};
+use hearth_client::api::packages::InstallPackages;
 use hearth_client::api::process::{AttachProcess, SignalProcess};
 use hearth_client::api::protocol::archive::Compression;
 use hearth_client::api::protocol::files::{FileEntry, FileKind, FileRoot, List, Remove};
@@ -14,9 +15,12 @@ use serde_json::json;
 
 use super::conversation::{End, Manner, converse};
 use super::sandbox::existing;
-use crate::arguments::{AttachOptions, ExportOptions, FileCommand, KillOptions, PortOptions, SandboxOptions};
+use crate::arguments::{
+    AttachOptions, ExportOptions, FileCommand, InstallOptions, KillOptions, PortOptions, SandboxOptions,
+};
 use crate::failure::{BROKEN_PIPE, Failure, exit_code_of};
 use crate::signals::Signals;
+use crate::values::EnvVar;
 use crate::{output, pipes};
 
 /// Lists the programs of a sandbox.
@@ -170,22 +174,58 @@ pub(crate) async fn export(options: ExportOptions) -> Result<i32, Failure> {
     let tree = ExportTree { compression: Some(compression), ..ExportTree::at(root, &path) };
     let download = existing(&options.sandbox).await?.export(&options.sandbox, &tree).await?;
     match options.output {
-        Some(output) => super::transfer::save(download, &output).await,
+        Some(output) => super::transfer::save(download, &output, 0o644).await,
         None => to_stdout(download).await,
     }
+}
+
+/// Installs packages, and returns the installer's exit code.
+pub(crate) async fn install(options: InstallOptions) -> Result<i32, Failure> {
+    let request = InstallPackages {
+        from: options.from.map(|directory| RawString::from(directory.into_vec())),
+        directory: options.directory.map(|directory| RawString::from(directory.into_vec())),
+        env: options.env.iter().filter_map(EnvVar::get).map(|(name, value)| (name, RawString::from(value))).collect(),
+        timeout_ms: options.timeout.map(|time| u64::try_from(time.0.as_millis()).unwrap_or(u64::MAX)),
+        ..InstallPackages::new(options.language.into(), options.packages)
+    };
+    let client = existing(&options.sandbox).await?;
+    let mut signals = Signals::new().map_err(Failure::runtime)?;
+    let installed = tokio::select! {
+        installed = client.install(&options.sandbox, &request) => installed?,
+        // The end of the connection ends the installer.
+        code = signals.first() => return Ok(code),
+    };
+    let code = exit_code_of(&installed.status);
+    if options.json {
+        output::print_json(&installed)?;
+        return Ok(code);
+    }
+    for (is_error, said) in [(false, installed.stdout), (true, installed.stderr)] {
+        let written = pipes::write(is_error, said.bytes().unwrap_or_default()).await;
+        written.map_err(|error| Failure::host(format!("cannot write the output: {error}")))?;
+        if said.dropped_bytes > 0 {
+            output::say(&format!("hearth: {} bytes of that are left out", said.dropped_bytes));
+        }
+    }
+    Ok(code)
 }
 
 /// Publishes, closes and lists ports.
 pub(crate) async fn ports(options: PortOptions) -> Result<i32, Failure> {
     let client = existing(&options.sandbox).await?;
+    let mut published = Vec::new();
     for port in options.publish {
         let port = PublishPort { listen: port.listen, guest_port: port.guest_port, guest_host: None, service: None };
-        client.publish(&options.sandbox, &port).await?;
+        published.push(client.publish(&options.sandbox, &port).await?);
     }
     for port in options.close {
         client.unpublish(&options.sandbox, port).await?;
     }
-    let ports = client.ports(&options.sandbox).await?.ports;
+    // Whoever has published some wants to know where those are; anybody else, which there are.
+    let ports = match published.is_empty() {
+        true => client.ports(&options.sandbox).await?.ports,
+        false => published,
+    };
     if options.json {
         output::print_json(&json!(ports))?;
         return Ok(0);

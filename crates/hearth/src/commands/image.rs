@@ -2,31 +2,31 @@
 
 use std::time::Duration;
 
+use hearth_client::api::home::ImageInfo;
 use hearth_engine::Engine;
 use hearth_engine::image::{
     BuildSpec, Image, ImageError, ImageName, KernelSource, Mirror, PackageName, Progress, Stage, Suite,
 };
+use hearth_server::home::image_info;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::arguments::{BuildOptions, ImageCommand};
 use crate::failure::Failure;
+use crate::kept::Kept;
 use crate::signals::Signals;
 use crate::{home, output};
 
 /// Runs an image command.
 pub(crate) async fn run(command: ImageCommand) -> Result<i32, Failure> {
-    let engine = home::open()?;
     match command {
-        ImageCommand::Build(options) => build(&engine, options).await,
-        ImageCommand::List { json } => list(&engine, json),
-        ImageCommand::Inspect { image } => {
-            output::print_json(&describe(&engine.images().inspect(&image)?))?;
-            Ok(0)
-        }
+        ImageCommand::Build(options) => return build(&home::open()?, options).await,
+        ImageCommand::List { json } => list(&Kept::open()?.images().await?, json)?,
+        ImageCommand::Inspect { image } => output::print_json(&Kept::open()?.image(&image).await?)?,
         ImageCommand::Rm { images, json } => {
+            let kept = Kept::open()?;
             for image in &images {
-                engine.images().rm(image)?;
+                kept.remove_image(image).await?;
                 if !json {
                     output::say(&format!("removed {image}"));
                 }
@@ -34,9 +34,9 @@ pub(crate) async fn run(command: ImageCommand) -> Result<i32, Failure> {
             if json {
                 output::print_json(&json!({ "removed": images }))?;
             }
-            Ok(0)
         }
     }
+    Ok(0)
 }
 
 async fn build(engine: &Engine, options: BuildOptions) -> Result<i32, Failure> {
@@ -82,7 +82,7 @@ fn build_spec(options: &BuildOptions) -> Result<BuildSpec, Failure> {
 
 fn report(image: &Image, what: &str, json: bool) -> Result<i32, Failure> {
     if json {
-        output::print_json(&describe(image))?;
+        output::print_json(&image_info(image))?;
     } else {
         let name = image.name.as_ref().map_or_else(|| image.digest.short().to_owned(), ToString::to_string);
         let size = output::bytes(image.manifest.total_bytes());
@@ -95,33 +95,26 @@ fn report(image: &Image, what: &str, json: bool) -> Result<i32, Failure> {
     Ok(0)
 }
 
-fn list(engine: &Engine, json: bool) -> Result<i32, Failure> {
-    let images = engine.images().list()?;
+fn list(images: &[ImageInfo], json: bool) -> Result<(), Failure> {
     if json {
-        output::print_json(&images.iter().map(describe).collect::<Vec<_>>())?;
-        return Ok(0);
+        return output::print_json(&images);
     }
-    let row = |image: &Image| {
+    let row = |image: &ImageInfo| {
         vec![
-            image.name.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),
-            image.digest.short().to_owned(),
-            image.manifest.suite.to_string(),
-            image.kernel_release().to_owned(),
-            output::bytes(image.manifest.total_bytes()),
+            image.name.as_deref().map_or_else(|| "-".to_owned(), output::plain),
+            output::plain(short(&image.digest)),
+            output::plain(&image.suite),
+            output::plain(&image.kernel.release),
+            output::bytes(image.bytes),
         ]
     };
-    output::print_table(&["NAME", "DIGEST", "SUITE", "KERNEL", "SIZE"], &images.iter().map(row).collect::<Vec<_>>())?;
-    Ok(0)
+    output::print_table(&["NAME", "DIGEST", "SUITE", "KERNEL", "SIZE"], &images.iter().map(row).collect::<Vec<_>>())
 }
 
-fn describe(image: &Image) -> Value {
-    json!({
-        "name": image.name.as_ref().map(ToString::to_string),
-        "digest": image.digest.as_str(),
-        "bytes": image.manifest.total_bytes(),
-        "files": { "rootfs": image.rootfs(), "kernel": image.kernel(), "modules": image.modules_directory() },
-        "manifest": image.manifest,
-    })
+/// The digits of a digest that people read.
+fn short(digest: &str) -> &str {
+    let digits = digest.rsplit(':').next().unwrap_or_default();
+    digits.get(..12).unwrap_or(digits)
 }
 
 /// The progress of a build: a bar on a terminal, nothing elsewhere.

@@ -27,8 +27,8 @@ fn row(kind: &PoolKindInfo) -> Vec<String> {
     vec![
         output::plain(digits.get(..12).unwrap_or(digits)),
         kind.cpus.to_string(),
-        output::bytes(u64::from(kind.memory_mib) << 20),
-        kind.disk_mib.map_or_else(|| "-".to_owned(), |mib| output::bytes(u64::from(mib) << 20)),
+        output::mebibytes(kind.memory_mib),
+        kind.disk_mib.map_or_else(|| "-".to_owned(), output::mebibytes),
         kind.ready.to_string(),
         kind.making.to_string(),
     ]

@@ -164,7 +164,7 @@ fn row(info: &SandboxInfo) -> Vec<String> {
         state(info.state),
         output::plain(&info.image),
         info.cpus.to_string(),
-        output::bytes(u64::from(info.memory_mib) << 20),
+        output::mebibytes(info.memory_mib),
         times::distance(info.created_unix_ms),
         info.expires_unix_ms.map_or_else(|| "-".to_owned(), |at| format!("in {}", times::distance(at))),
     ]

@@ -3,30 +3,33 @@
 use std::time::Duration;
 
 use hearth_client::api::SaveSandbox;
-use hearth_engine::fleet::SandboxName;
-use hearth_engine::{Engine, SnapshotRecord};
+use hearth_client::api::home::SnapshotInfo;
 
 use super::sandbox::existing;
 use crate::arguments::SnapshotCommand;
 use crate::failure::Failure;
-use crate::{home, output, times};
+use crate::kept::Kept;
+use crate::{output, times};
 
 /// Runs a snapshot command.
 pub(crate) async fn run(command: SnapshotCommand) -> Result<i32, Failure> {
     match command {
         SnapshotCommand::Create { sandbox, name, json } => create(&sandbox, name, json).await?,
-        SnapshotCommand::Ls { json } => list(&home::open()?, json)?,
-        SnapshotCommand::Inspect { name } => output::print_json(&home::open()?.inspect_snapshot(&checked(&name)?)?)?,
+        SnapshotCommand::Ls { json } => list(&Kept::open()?.snapshots().await?, json)?,
+        SnapshotCommand::Inspect { name } => output::print_json(&Kept::open()?.snapshot(&name).await?)?,
         SnapshotCommand::Rm { names } => {
-            let engine = home::open()?;
-            let names = names.iter().map(|name| checked(name)).collect::<Result<Vec<_>, _>>()?;
+            let kept = Kept::open()?;
             // All that are not there are found before the first is removed.
-            names.iter().try_for_each(|name| engine.inspect_snapshot(name).map(drop))?;
-            names.iter().try_for_each(|name| engine.remove_snapshot(name))?;
+            for name in &names {
+                kept.snapshot(name).await?;
+            }
+            for name in &names {
+                kept.remove_snapshot(name).await?;
+            }
         }
-        SnapshotCommand::Export { name, file } => home::open()?.export_snapshot(&checked(&name)?, &file).await?,
+        SnapshotCommand::Export { name, file } => return Kept::open()?.export_snapshot(&name, &file).await,
         SnapshotCommand::Import { file, name } => {
-            home::open()?.import_snapshot(&file, &checked(&name)?).await?;
+            Kept::open()?.import_snapshot(&file, &name).await?;
         }
     }
     Ok(0)
@@ -41,8 +44,7 @@ async fn create(sandbox: &str, name: String, json: bool) -> Result<(), Failure> 
     output::print(&format!("{}: {}; the sandbox stood still for {stopped} ms", saved.name, output::bytes(saved.bytes)))
 }
 
-fn list(engine: &Engine, json: bool) -> Result<(), Failure> {
-    let snapshots = engine.snapshots();
+fn list(snapshots: &[SnapshotInfo], json: bool) -> Result<(), Failure> {
     if json {
         return output::print_json(&snapshots);
     }
@@ -50,18 +52,13 @@ fn list(engine: &Engine, json: bool) -> Result<(), Failure> {
     output::print_table(&["SNAPSHOT", "CPUS", "MEMORY", "DISK", "SIZE", "TAKEN"], &rows)
 }
 
-fn row(record: &SnapshotRecord) -> Vec<String> {
-    let mebibytes = |mib: u32| output::bytes(u64::from(mib) << 20);
+fn row(snapshot: &SnapshotInfo) -> Vec<String> {
     vec![
-        output::plain(&record.name),
-        record.cpus.to_string(),
-        mebibytes(record.memory_mib),
-        record.disk_mib.map_or_else(|| "-".to_owned(), mebibytes),
-        output::bytes(record.bytes()),
-        times::distance(record.created * 1000),
+        output::plain(&snapshot.name),
+        snapshot.cpus.to_string(),
+        output::mebibytes(snapshot.memory_mib),
+        snapshot.disk_mib.map_or_else(|| "-".to_owned(), output::mebibytes),
+        output::bytes(snapshot.bytes),
+        times::distance(snapshot.created_unix_ms),
     ]
-}
-
-fn checked(name: &str) -> Result<SandboxName, Failure> {
-    SandboxName::new(name).map_err(|error| Failure::invalid(error.to_string()))
 }

@@ -117,7 +117,7 @@ fn row((one, share): &(SandboxUsage, Option<f64>)) -> Vec<String> {
         share.map_or_else(|| "-".to_owned(), percent),
         bytes(one.machine.map(|machine| machine.memory_bytes)),
         bytes(one.machine.map(|machine| machine.own_bytes)),
-        output::bytes(u64::from(one.memory_mib) << 20),
+        output::mebibytes(one.memory_mib),
         one.cpus.to_string(),
         times::distance(one.created_unix_ms),
     ]

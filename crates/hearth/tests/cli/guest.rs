@@ -107,7 +107,11 @@ fn b40_b42_a_service_is_reached_through_its_published_port_until_it_is_stopped()
     assert_eq!(TcpStream::connect(&address).unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
     assert_eq!(home.ok(&["ports", "a"]), "");
     // One where nobody listens in the guest is reset, and one of a sandbox that is gone refuses.
-    let plain = home.json(&["ports", "a", "-p", "0:7001", "--json"])[0]["listen"].as_str().unwrap().to_owned();
+    home.ok(&["ports", "a", "-p", "0:7002"]);
+    let published = home.json(&["ports", "a", "-p", "0:7001", "--json"]);
+    assert_eq!((published.as_array().unwrap().len(), &published[0]["guest_port"]), (1, &7001.into()), "{published}");
+    assert_eq!(home.ok(&["ports", "a"]).lines().count(), 2);
+    let plain = published[0]["listen"].as_str().unwrap().to_owned();
     let mut stream = TcpStream::connect(&plain).unwrap();
     assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
     home.ok(&["rm", "a"]);

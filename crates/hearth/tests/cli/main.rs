@@ -14,6 +14,7 @@ mod full;
 mod guest;
 mod held;
 mod help;
+mod kept;
 mod kernels;
 mod lasting;
 mod machines;

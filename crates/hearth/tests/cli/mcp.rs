@@ -1,7 +1,7 @@
 //! MCP as other people's clients speak it, and their configurations.
 //!
-//! `tests/mcp` has the script for the official Python client, and the versions of it and of the inspector: they are installed once, below
-//! `target`, and anew when the versions change.
+//! `tests/mcp` has the script for the official Python client, which the Python of the tests has (`python.rs`), and the version of the inspector, which
+//! is installed once, below `target`, and anew when that changes.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -14,53 +14,45 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::held::Daemon;
-use crate::python::{digest, environment, once, succeed};
+use crate::python::{Python, digest, once, succeed};
 use crate::support::{Home, Running, assert_code, said, text};
 
 fn script() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/mcp")
 }
 
-/// Where the clients are.
-struct Clients {
-    python: PathBuf,
-    own: PathBuf,
+/// Runs cases of the official Python client's script.
+fn cases(python: &Python, home: &Home, transport: &str, mode: &str, cases: &[&str]) {
+    let mut command = python.plain();
+    let arguments = [env!("CARGO_BIN_EXE_hearth"), transport, mode];
+    command.arg(script().join("client.py")).args(arguments).args(cases);
+    assert_code(&Running::start(home.give_to(&mut command)).finish(), 0);
 }
 
-impl Clients {
-    /// Installs them, or finds them installed.
-    fn installed() -> Self {
-        let python = environment("mcp", script().join("requirements.txt"));
-        let own = Path::new(env!("CARGO_TARGET_TMPDIR")).join("mcp");
-        let lock = File::create(own.join("lock")).unwrap();
-        lock.lock().unwrap();
-        let modules = ["package.json", "package-lock.json"].map(|file| script().join(file));
-        once(&own.join("node"), &digest(&modules), || {
-            for file in &modules {
-                fs::copy(file, own.join(file.file_name().unwrap())).unwrap();
-            }
-            let install = ["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"];
-            succeed(Command::new("npm").args(install).current_dir(&own));
-        });
-        Self { python, own }
-    }
+/// Installs the inspector, or finds it installed.
+fn inspector() -> PathBuf {
+    let own = Path::new(env!("CARGO_TARGET_TMPDIR")).join("mcp");
+    fs::create_dir_all(&own).unwrap();
+    let lock = File::create(own.join("lock")).unwrap();
+    lock.lock().unwrap();
+    let modules = ["package.json", "package-lock.json"].map(|file| script().join(file));
+    once(&own.join("node"), &digest(&modules), || {
+        for file in &modules {
+            fs::copy(file, own.join(file.file_name().unwrap())).unwrap();
+        }
+        let install = ["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"];
+        succeed(Command::new("npm").args(install).current_dir(&own));
+    });
+    own.join("node_modules/.bin/mcp-inspector")
+}
 
-    /// Runs cases of the Python client's script.
-    fn python(&self, home: &Home, transport: &str, mode: &str, cases: &[&str]) {
-        let mut command = Command::new(&self.python);
-        let arguments = [env!("CARGO_BIN_EXE_hearth"), transport, mode];
-        command.arg(script().join("client.py")).args(arguments).args(cases).env("PYTHONDONTWRITEBYTECODE", "1");
-        assert_code(&Running::start(home.give_to(&mut command)).finish(), 0);
-    }
-
-    /// Calls the inspector, and returns what it prints.
-    fn inspect(&self, home: &Home, arguments: &[&str]) -> Value {
-        let mut command = Command::new(self.own.join("node_modules/.bin/mcp-inspector"));
-        command.args(["--cli", env!("CARGO_BIN_EXE_hearth"), "mcp"]).args(arguments);
-        let output = Running::start(home.give_to(&mut command)).finish();
-        assert_code(&output, 0);
-        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", said(&output)))
-    }
+/// Calls the inspector, and returns what it prints.
+fn inspect(inspector: &Path, home: &Home, arguments: &[&str]) -> Value {
+    let mut command = Command::new(inspector);
+    command.args(["--cli", env!("CARGO_BIN_EXE_hearth"), "mcp"]).args(arguments);
+    let output = Running::start(home.give_to(&mut command)).finish();
+    assert_code(&output, 0);
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", said(&output)))
 }
 
 /// What differs between transports and versions of the protocol.
@@ -74,34 +66,32 @@ const WIRE: [&str; 5] = [
 
 #[test]
 fn the_official_client_is_served_at_standard_streams() {
-    let Some(home) = Home::with_images() else { return };
-    let clients = Clients::installed();
-    clients.python(&home, "stdio", "legacy", &[]);
-    clients.python(&home, "stdio", "auto", &WIRE);
+    let (Some(home), Some(python)) = (Home::with_images(), Python::found()) else { return };
+    cases(&python, &home, "stdio", "legacy", &[]);
+    cases(&python, &home, "stdio", "auto", &WIRE);
     home.assert_nothing_left();
 }
 
 #[test]
 fn the_official_client_is_served_over_http() {
-    let Some(home) = Home::with_images() else { return };
-    let clients = Clients::installed();
+    let (Some(home), Some(python)) = (Home::with_images(), Python::found()) else { return };
     assert_code(&home.run(&["true"]), 0);
-    clients.python(&home, "http", "auto", &[]);
-    clients.python(&home, "http", "legacy", &WIRE);
+    cases(&python, &home, "http", "auto", &[]);
+    cases(&python, &home, "http", "legacy", &WIRE);
     home.assert_nothing_left();
 }
 
 #[test]
 fn the_inspector_lists_and_calls_tools() {
     let Some(home) = Home::with_images() else { return };
-    let clients = Clients::installed();
-    let tools = clients.inspect(&home, &["--method", "tools/list"]);
+    let inspector = inspector();
+    let tools = inspect(&inspector, &home, &["--method", "tools/list"]);
     let names: Vec<&str> = tools["tools"].as_array().unwrap().iter().filter_map(|tool| tool["name"].as_str()).collect();
     assert!(names.contains(&"run") && names.contains(&"patch") && !names.contains(&"sandbox_fork"), "{names:?}");
     let call = |tool: &str, arguments: &[&str]| {
         let mut all = vec!["--method", "tools/call", "--tool-name", tool];
         arguments.iter().for_each(|argument| all.extend(["--tool-arg", argument]));
-        clients.inspect(&home, &all)
+        inspect(&inspector, &home, &all)
     };
     let ran = call("run", &["command=echo out; exit 3"]);
     assert_eq!(ran["structuredContent"]["exit_code"], 3, "{ran}");
@@ -110,7 +100,7 @@ fn the_inspector_lists_and_calls_tools() {
     let refused = call("exec", &["sandbox=nobody", "command=true"]);
     assert_eq!(refused["isError"], true, "{refused}");
     assert!(refused["content"][0]["text"].as_str().unwrap().contains("unknown_sandbox"), "{refused}");
-    let templates = clients.inspect(&home, &["--method", "resources/templates/list"]);
+    let templates = inspect(&inspector, &home, &["--method", "resources/templates/list"]);
     assert_eq!(templates["resourceTemplates"].as_array().unwrap().len(), 2, "{templates}");
     home.assert_nothing_left();
 }

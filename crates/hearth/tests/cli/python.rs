@@ -1,40 +1,38 @@
 //! The Python client, `clients/python`: built, checked and tried as its users have it.
 //!
-//! Its wheel and what its tests use are installed once, below `target`, and anew when they are made of something else.
+//! `HEARTH_TEST_PYTHON` names a Python with all that tests use (`scripts/test-python` makes one); without it these tests say that they were
+//! skipped. The client's wheel is put into it, and anew when it is made of something else.
 
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use crate::support::{Home, Running, assert_code, said, text};
+use crate::support::{Home, Running, assert_code, said};
 
-/// A Python that has the client.
+/// The Python of the tests.
 pub(crate) struct Python(PathBuf);
 
 impl Python {
-    /// Makes it, or finds it made.
-    pub(crate) fn with_client() -> Self {
-        let own = Path::new(env!("CARGO_TARGET_TMPDIR")).join("python");
-        fs::create_dir_all(&own).unwrap();
-        let lock = File::create(own.join("lock")).unwrap();
+    /// The one that is named; `None`, and says so, where none is.
+    pub(crate) fn found() -> Option<Self> {
+        let found = std::env::var_os("HEARTH_TEST_PYTHON").filter(|path| !path.is_empty());
+        if found.is_none() {
+            eprintln!("skipped: HEARTH_TEST_PYTHON names no Python for tests; scripts/test-python makes one");
+        }
+        found.map(|path| Self(path.into()))
+    }
+
+    /// The same, with the client in it.
+    pub(crate) fn with_client() -> Option<Self> {
+        let python = Self::found()?;
+        // A new environment has neither.
+        let (stamp, dist) = (python.beside("hearth-client"), python.beside("hearth-client.dist"));
+        let lock = File::create(python.beside("hearth-client.lock")).unwrap();
         lock.lock().unwrap();
-        let python = Self(own.join("venv/bin/python"));
-        let requirements = client().join("requirements-test.txt");
-        // Another Python wants another environment.
-        let version = succeed(Command::new("python3").arg("-VV")).stdout;
-        let wanted = format!("{} {}", digest(std::slice::from_ref(&requirements)), text(&version));
-        once(&own.join("requirements"), &wanted, || {
-            let venv = own.join("venv");
-            succeed(Command::new("python3").args(["-m", "venv", "--clear"]).arg(venv));
-            succeed(python.pip(&["install", "--requirement"]).arg(&requirements));
-            // What was in it is gone.
-            let _ = fs::remove_file(own.join("wheel"));
-        });
         let mut sources = vec![client().join("pyproject.toml"), client().join("README.md")];
         collect(&client().join("src"), &mut sources);
-        once(&own.join("wheel"), &digest(&sources), || {
-            let dist = own.join("dist");
+        once(&stamp, &digest(&sources), || {
             let _ = fs::remove_dir_all(&dist);
             let building = ["wheel", "--no-deps", "--no-build-isolation", "--wheel-dir"];
             succeed(python.pip(&building).arg(&dist).arg(client()));
@@ -42,7 +40,12 @@ impl Python {
             assert_eq!(wheels.len(), 1, "{wheels:?}");
             succeed(python.pip(&["install", "--no-deps", "--force-reinstall"]).arg(&wheels[0]));
         });
-        python
+        Some(python)
+    }
+
+    /// A program that was installed with it, or a file of ours.
+    pub(crate) fn beside(&self, name: &str) -> PathBuf {
+        self.0.with_file_name(name)
     }
 
     /// A command of it, with the sandboxes of a home.
@@ -50,7 +53,7 @@ impl Python {
         with_hearth(home, self.plain())
     }
 
-    fn plain(&self) -> Command {
+    pub(crate) fn plain(&self) -> Command {
         let mut python = Command::new(&self.0);
         python.env("PYTHONDONTWRITEBYTECODE", "1").current_dir(client());
         python
@@ -77,21 +80,6 @@ pub(crate) fn with_hearth(home: &Home, mut command: Command) -> Command {
 
 fn client() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../clients/python").canonicalize().unwrap()
-}
-
-/// An environment with what a file of requirements names, made below `target` or found made: its Python.
-pub(crate) fn environment(name: &str, requirements: PathBuf) -> PathBuf {
-    let own = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    fs::create_dir_all(&own).unwrap();
-    let lock = File::create(own.join("lock")).unwrap();
-    lock.lock().unwrap();
-    let venv = own.join("venv");
-    once(&own.join("python"), &digest(std::slice::from_ref(&requirements)), || {
-        succeed(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv));
-        let install = ["install", "--quiet", "--disable-pip-version-check", "--no-deps", "--requirement"];
-        succeed(Command::new(venv.join("bin/pip")).args(install).arg(&requirements));
-    });
-    venv.join("bin/python")
 }
 
 /// Does something unless it was done for the same digest before.
@@ -132,8 +120,8 @@ pub(crate) fn succeed(command: &mut Command) -> Output {
 
 #[test]
 fn the_python_client_is_typed_throughout() {
-    let python = Python::with_client();
-    let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("python/mypy");
+    let Some(python) = Python::with_client() else { return };
+    let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("mypy");
     // Those that use it see it as it was installed.
     for checked in [&["src", "tests", "tools"][..], &["examples", "../../docs/recipes"]] {
         let mut mypy = python.plain();
@@ -145,8 +133,9 @@ fn the_python_client_is_typed_throughout() {
 
 #[test]
 fn the_python_client_does_on_real_machines_what_it_says() {
-    let Some(home) = Home::with_images() else { return };
-    let python = Python::with_client();
+    let (Some(home), Some(python)) = (Home::with_images(), Python::with_client()) else { return };
+    // Templates of its own, for it removes some.
+    fs::remove_file(home.path().join("templates")).unwrap();
     let tested = Running::start(python.command(&home).args(["-m", "pytest", "-q", "--durations", "5"])).finish();
     assert_code(&tested, 0);
     home.assert_nothing_left();

@@ -17,7 +17,10 @@ fn check(recipe: &str, expected: &[&str]) {
     let Some(home) = Home::with_images() else { return };
     let script = recipes().join(recipe);
     let mut command = match recipe.ends_with(".py") {
-        true => Python::with_client().command(&home),
+        true => match Python::with_client() {
+            Some(python) => python.command(&home),
+            None => return,
+        },
         false => with_hearth(&home, Command::new("sh")),
     };
     let output = Running::start(command.arg(script).current_dir(home.path())).finish();

@@ -1,9 +1,10 @@
 //! The API against its description, by schemathesis: what answers, answers as it is described, bad input is refused, and nothing breaks.
 //!
-//! `HEARTH_TEST_SCHEMATHESIS` names the program; `scripts/run-tests` installs it. Without it these tests say that they were skipped.
+//! It is the one of the tests' Python (`python.rs`).
 
 use std::process::Command;
 
+use crate::python::Python;
 use crate::remote::Listening;
 use crate::support::{Home, Running, assert_code};
 
@@ -17,16 +18,8 @@ const EXPECTED: &str =
 /// What does not end by itself.
 const ENDLESS: &str = "events_follow";
 
-fn program() -> Option<String> {
-    let program = std::env::var("HEARTH_TEST_SCHEMATHESIS").ok().filter(|program| !program.is_empty());
-    if program.is_none() {
-        eprintln!("skipped: HEARTH_TEST_SCHEMATHESIS names no schemathesis; scripts/run-tests installs one");
-    }
-    program
-}
-
 /// Has it look for faults in all operations but some, with this for `{sandbox}`.
-fn check(program: &str, there: &Listening, sandbox: Option<&str>, without: &[&str]) {
+fn check(python: &Python, there: &Listening, sandbox: Option<&str>, without: &[&str]) {
     let home = there.home.path();
     let description = there.home.hearth(&["openapi"]);
     assert_code(&description, 0);
@@ -36,7 +29,7 @@ fn check(program: &str, there: &Listening, sandbox: Option<&str>, without: &[&st
         |id| format!("[parameters]\n\"path.sandbox\" = \"{id}\"\n\"query.wait_ms\" = 0\n\"query.follow\" = false\n");
     let parameters = sandbox.map(parameters).unwrap_or_default();
     std::fs::write(home.join("schemathesis.toml"), format!("{EXPECTED}{parameters}")).unwrap();
-    let mut command = Command::new(program);
+    let mut command = Command::new(python.beside("schemathesis"));
     command.args(["run", "openapi.json", "--url", there.url(), "--header"]);
     command.arg(format!("Authorization: Bearer {}", there.key("schemathesis")));
     command.args(["--max-time", BUDGET, "--seed", "1", "--request-timeout", "60", "--continue-on-failure"]);
@@ -58,19 +51,19 @@ fn check(program: &str, there: &Listening, sandbox: Option<&str>, without: &[&st
 
 #[test]
 fn the_api_answers_as_it_is_described_where_there_is_no_sandbox() {
-    let Some(program) = program() else { return };
-    check(&program, &Listening::start(Home::empty(), &[]), None, &[]);
+    let Some(python) = Python::found() else { return };
+    check(&python, &Listening::start(Home::empty(), &[]), None, &[]);
 }
 
 #[test]
 fn the_api_answers_as_it_is_described_in_a_sandbox() {
-    let (Some(program), Some(home)) = (program(), Home::with_images()) else { return };
+    let (Some(python), Some(home)) = (Python::found(), Home::with_images()) else { return };
     let there = Listening::start(home, &[]);
     let created = there.home.hearth(&["create"]);
     assert_code(&created, 0);
     let id = String::from_utf8(created.stdout).unwrap();
-    // What would make others, take this one away or shut its workspace, what would open ports of this host's, and what waits as long as it is
-    // told to.
+    // What would make others, take this one away or shut its workspace, what would make or remove what all tests share, what would open ports of
+    // this host's, and what waits as long as it is told to.
     let without = [
         "sandboxes_create",
         "sandboxes_change",
@@ -79,7 +72,10 @@ fn the_api_answers_as_it_is_described_in_a_sandbox() {
         "sandboxes_snapshot",
         "files_chmod",
         "services_publish",
+        "templates_build",
+        "templates_remove",
+        "images_remove",
         "shells_wait",
     ];
-    check(&program, &there, Some(id.trim()), &without);
+    check(&python, &there, Some(id.trim()), &without);
 }

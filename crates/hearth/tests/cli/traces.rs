@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::held::Daemon;
-use crate::python::environment;
+use crate::python::Python;
 use crate::remote::Listening;
 use crate::support::{HANG, Home, Running, assert_code, said, text};
 
@@ -21,16 +21,14 @@ struct Collector {
 }
 
 impl Collector {
-    fn start() -> Self {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/traces");
-        let python = environment("traces", script.join("requirements.txt"));
-        let mut command = Command::new(python);
-        command.arg(script.join("collector.py")).env("PYTHONDONTWRITEBYTECODE", "1");
+    fn start() -> Option<Self> {
+        let mut command = Python::found()?.plain();
+        command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/traces/collector.py"));
         let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut running = Running::start(piped);
         let url = running.read_until("\n").trim_end().to_owned();
         assert!(url.starts_with("http://"), "{}", said(&running.finish()));
-        Self { running, url }
+        Some(Self { running, url })
     }
 
     /// All that it got.
@@ -71,7 +69,7 @@ impl Spans {
 #[test]
 fn a_collector_gets_each_operation_with_the_work_that_it_took_and_nothing_that_was_sent() {
     let Some(Daemon(home)) = Daemon::with_images() else { return };
-    let collector = Collector::start();
+    let Some(collector) = Collector::start() else { return };
     let mut creating = home.command(&["create", "--name", "a", "--secret", "TOKEN", "-e", "GIVEN=hidden-variable"]);
     // The daemon that it starts has them as well.
     creating.env("TOKEN", "hidden-secret").env("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.url);
@@ -141,7 +139,7 @@ fn name(span: &Value) -> &str {
 
 #[test]
 fn a_span_says_whose_key_it_was_and_why_it_failed() {
-    let collector = Collector::start();
+    let Some(collector) = Collector::start() else { return };
     let there = Listening::start(Home::empty(), &["--otlp-endpoint", &collector.url]);
     let key = there.key("laptop");
     assert_code(&Running::start(&mut there.elsewhere(&key, &["inspect", "nobody"])).finish(), 125);

@@ -172,7 +172,8 @@ async fn a_snapshot_starts_any_number_of_sandboxes_and_travels_as_a_file() {
     let file = source.home().join("one.hearth");
     engine.export_snapshot(&name("one"), &file).await.unwrap();
     let Some(other) = Guest::engine_alone() else { return };
-    let imported = other.engine().import_snapshot(&file, &name("two")).await.unwrap();
+    let open = || std::fs::File::open(&file).unwrap();
+    let imported = other.engine().import_snapshot(open(), &name("two")).await.unwrap();
     assert_eq!((imported.name.as_str(), &imported.memory), ("two", &taken.record.memory));
     let copy = other.of(other.engine().create(&other.engine().spec_of_snapshot(&name("two")).unwrap()).await.unwrap());
     assert_eq!(copy.say("cat /workspace/file").await, "saved");
@@ -182,17 +183,17 @@ async fn a_snapshot_starts_any_number_of_sandboxes_and_travels_as_a_file() {
     let whole = std::fs::read(&file).unwrap();
     for damaged in [&whole[..whole.len() / 2], &whole[..100], b"hello"] {
         std::fs::write(&file, damaged).unwrap();
-        let error = other.engine().import_snapshot(&file, &name("three")).await.unwrap_err();
+        let error = other.engine().import_snapshot(open(), &name("three")).await.unwrap_err();
         assert!(matches!(error, EngineError::SnapshotFile { .. }), "{error}");
     }
     let mut flipped = whole.clone();
     flipped[whole.len() * 3 / 4] ^= 1;
     std::fs::write(&file, &flipped).unwrap();
-    let error = other.engine().import_snapshot(&file, &name("three")).await.unwrap_err();
+    let error = other.engine().import_snapshot(open(), &name("three")).await.unwrap_err();
     let damaged = matches!(
         error,
         EngineError::SnapshotFile {
-            source: SnapshotFileError::Saved(_) | SnapshotFileError::File { .. } | SnapshotFileError::Unexpected { .. }
+            source: SnapshotFileError::Saved(_) | SnapshotFileError::Read { .. } | SnapshotFileError::Unexpected { .. }
         }
     );
     assert!(damaged, "{error}");

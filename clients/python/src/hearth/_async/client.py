@@ -25,6 +25,7 @@ from ..models import (
 )
 from ..options import CreateOptions, HoldOptions
 from .held import AsyncHeld
+from .home import AsyncImages, AsyncSnapshots, AsyncTemplates
 from .sandbox import AsyncSandbox
 from .transport import AsyncDownload, AsyncTransport
 
@@ -71,6 +72,9 @@ class AsyncClient:
             answer_timeout_seconds=answer_timeout_seconds,
         )
         self._transport = AsyncTransport(self._target)
+        self.snapshots = AsyncSnapshots(self._transport)
+        self.templates = AsyncTemplates(self._transport)
+        self.images = AsyncImages(self._transport)
         #: The connections that lives of sandboxes hang on.
         self._bonds: set[AsyncTransport] = set()
 

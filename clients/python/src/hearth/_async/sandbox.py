@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from .._archive import pack
 from .._json import changes, plain, query, segment
@@ -18,6 +18,7 @@ from ..models import (
     ExecResult,
     ForkedSandboxes,
     Imported,
+    InstallResult,
     Patched,
     PausedSandbox,
     ProcessInfo,
@@ -27,7 +28,7 @@ from ..models import (
     SandboxInfo,
     SavedSandbox,
 )
-from ..options import ChangeOptions, ForkOptions, HoldOptions, ProgramOptions
+from ..options import ChangeOptions, ForkOptions, HoldOptions, InstallOptions, ProgramOptions
 from .driver import Content
 from .files import AsyncFiles, GuestPath
 from .held import AsyncHeld
@@ -155,6 +156,23 @@ class AsyncSandbox:
         """
         body = plain({"command": command, "stdin": stdin, "max_output_bytes": max_output_bytes, **options})
         result = await self._transport.ask(ExecResult, "POST", f"{self._path}/exec", body=body)
+        return result.check() if check else result
+
+    async def install(
+        self,
+        packages: Sequence[str],
+        language: Literal["python", "javascript"] = "python",
+        *,
+        check: bool = False,
+        **options: Unpack[InstallOptions],
+    ) -> InstallResult:
+        """Installs packages, each a name with a version (`six==1.16.0`, `lodash@^4.17`), and waits until the installer has ended.
+
+        With `check`, an installer that fails raises `ProgramFailedError`.
+        """
+        given = {name.rstrip("_"): value for name, value in options.items()}
+        body = plain({"language": language, "packages": packages, **given})
+        result = await self._transport.ask(InstallResult, "POST", f"{self._path}/packages", body=body)
         return result.check() if check else result
 
     async def hold(self, command: CommandLine, **options: Unpack[HoldOptions]) -> AsyncHeld:

@@ -25,6 +25,7 @@ from ..models import (
 )
 from ..options import CreateOptions, HoldOptions
 from .held import Held
+from .home import Images, Snapshots, Templates
 from .sandbox import Sandbox
 from .transport import Download, Transport
 
@@ -71,6 +72,9 @@ class Client:
             answer_timeout_seconds=answer_timeout_seconds,
         )
         self._transport = Transport(self._target)
+        self.snapshots = Snapshots(self._transport)
+        self.templates = Templates(self._transport)
+        self.images = Images(self._transport)
         #: The connections that lives of sandboxes hang on.
         self._bonds: set[Transport] = set()
 

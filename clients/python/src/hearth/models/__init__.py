@@ -4,6 +4,7 @@ unit, sizes are in bytes unless they say MiB. What comes out of a guest (`bytes`
 
 from .daemon import *
 from .files import *
+from .home import *
 from .kernels import *
 from .programs import *
 from .sandboxes import *

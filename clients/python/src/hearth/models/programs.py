@@ -5,11 +5,14 @@ from __future__ import annotations
 import base64
 import binascii
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from .._json import read_fields
 from ..errors import BadAnswerError, ProgramFailedError
 from .words import RawString, StreamName
+
+
+_R = TypeVar("_R", bound="Result")
 
 
 def _decoded(encoding: Any, data: Any, at: str) -> bytes:
@@ -82,14 +85,13 @@ class ExitStatus:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExecResult(ExitStatus):
+class Result(ExitStatus):
     """How a program has ended, and what it wrote."""
 
-    process: int
     stdout: Captured
     stderr: Captured
 
-    def check(self) -> ExecResult:
+    def check(self: _R) -> _R:
         """Returns this if the program succeeded.
 
         Raises `ProgramFailedError`.
@@ -99,6 +101,18 @@ class ExecResult(ExitStatus):
         why = "its time was over" if self.timed_out else f"exit code {self.exit_code}"
         last = self.stderr.text.strip().splitlines()[-1:] or self.stdout.text.strip().splitlines()[-1:]
         raise ProgramFailedError(": ".join([f"the program failed, {why}", *map(ascii, last)]), self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecResult(Result):
+    """How a program that was run has ended, and what it wrote."""
+
+    process: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstallResult(Result):
+    """How an installer of packages has ended, and what it said."""
 
 
 @dataclass(frozen=True)

@@ -201,9 +201,9 @@ fn write_file(place: &Local, mut incoming: Incoming, mode: u32, modified: Option
 }
 
 /// Keeps what comes in a file of this host's, which appears when it is whole.
-pub(crate) async fn save(download: Download, path: &Path) -> Result<i32, Failure> {
+pub(crate) async fn save(download: Download, path: &Path, mode: u32) -> Result<i32, Failure> {
     let place = Local::named(path)?;
-    let write = move |incoming: Incoming| write_file(&place, incoming, 0o644, None);
+    let write = move |incoming: Incoming| write_file(&place, incoming, mode, None);
     match take(download, Progress::new("fetching", None), write).await? {
         Came::All(_) => Ok(0),
         Came::Cut(code) => Ok(code),
