@@ -33,7 +33,7 @@ pub enum ClientError {
         expected: u32,
     },
     /// This names no host.
-    #[error("{url:?} names no daemon: {what}")]
+    #[error("{url:?} names no host: {what}")]
     InvalidHost {
         /// What was to name one.
         url: String,
@@ -72,7 +72,7 @@ pub enum ClientError {
         body: Box<ErrorBody>,
     },
     /// The connection broke before the whole answer was there: what was asked may have been done.
-    #[error("the connection to the daemon broke")]
+    #[error("the connection broke")]
     Lost {
         /// How.
         source: Box<dyn std::error::Error + Send + Sync>,

@@ -194,6 +194,12 @@ impl HeldInput {
         self.say(&FromClient::CloseStdin {}).await
     }
 
+    /// Waits until the program's guest has all that was sent; needs [`Held::next`] to be called meanwhile.
+    pub async fn taken(&mut self) {
+        // Where the other end is gone, there is nothing to wait for.
+        let _ = self.taken.wait_for(|taken| *taken >= self.sent).await;
+    }
+
     /// Sends the program a signal.
     ///
     /// # Errors

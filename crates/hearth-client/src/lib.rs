@@ -14,6 +14,7 @@ mod guest;
 mod held;
 mod history;
 mod home;
+mod http;
 mod kernels;
 mod shells;
 
@@ -21,7 +22,9 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use hearth_api::exec::RunRequest;
-use hearth_api::process::{AT, AttachProcess, ENDED, ProcessList, ProcessStarted, ReadProcess, SignalProcess, TOTAL};
+use hearth_api::process::{
+    AT, AttachProcess, ENDED, ProcessList, ProcessStarted, ReadProcess, SignalProcess, TOTAL, WriteProcess,
+};
 use hearth_api::protocol::process::OutputRead;
 use hearth_api::usage::UsageList;
 use hearth_api::{
@@ -43,6 +46,7 @@ pub use events::{Followed, Item};
 pub use guest::Download;
 pub use hearth_api as api;
 pub use held::{Held, HeldEvent, HeldInput};
+pub use http::HttpPlace;
 pub use kernels::KernelRun;
 
 /// A daemon, found by its socket or its host. Each call has a connection of its own.
@@ -346,6 +350,16 @@ impl Client {
     pub async fn signal(&self, sandbox: &str, process: &str, request: &SignalProcess) -> Result<(), ClientError> {
         let path = path(sandbox, &format!("/processes/{}/signal", escaped(process)));
         self.connect().await?.send_json(Method::POST, &path, request).await
+    }
+
+    /// Says that a program has had all of its input.
+    ///
+    /// # Errors
+    /// As [`Self::health`].
+    pub async fn close_input(&self, sandbox: &str, process: &str) -> Result<(), ClientError> {
+        let write = WriteProcess { close: Some(true), ..WriteProcess::default() };
+        let path = with_query(&path(sandbox, &format!("/processes/{}/input", escaped(process))), &write);
+        self.connect().await?.bytes(Method::POST, &path).await.map(drop)
     }
 
     /// Makes a sandbox for one program, which begins at once.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use hearth_channel::{Channel, ConnectOptions, Endpoint, Endpoints};
 use hearth_protocol::{BULK_PORT, CONTROL_PORT};
 use hearth_vmm::{Accelerator, Confinement, Exit, Lifetime, Machine, MachineSpec, PortName, SavedMachine, Stall};
+use tracing::Span;
 
 use crate::accelerator::{Finding, Findings, Way, name};
 use crate::create::{Base, Place};
@@ -66,26 +67,39 @@ impl Phase {
     }
 }
 
-/// When each phase was reached, counted from the first call.
+/// When each phase was reached, counted from the first call. What leads to one is a span with its name.
 #[derive(Debug, Clone)]
 pub(crate) struct Phases {
     begun: Instant,
     reached: Vec<(Phase, Duration)>,
+    towards: Span,
 }
 
 impl Phases {
     pub(crate) fn since(begun: Instant) -> Self {
-        Self { begun, reached: Vec::new() }
+        Self { begun, reached: Vec::new(), towards: towards_a_phase() }
+    }
+
+    /// Those of a sandbox that was there already.
+    pub(crate) fn none() -> Self {
+        Self { begun: Instant::now(), reached: Vec::new(), towards: Span::none() }
     }
 
     pub(crate) fn note(&mut self, phase: Phase) {
         self.reached.retain(|(known, _)| *known != phase);
         self.reached.push((phase, self.begun.elapsed()));
+        self.towards.record("otel.name", phase.name());
+        self.towards = if phase == Phase::Ready { Span::none() } else { towards_a_phase() };
     }
 
     pub(crate) fn reached(&self) -> &[(Phase, Duration)] {
         &self.reached
     }
+}
+
+/// It is named once it is known to what it has led.
+fn towards_a_phase() -> Span {
+    tracing::info_span!("unfinished", otel.name = tracing::field::Empty)
 }
 
 /// A saved guest, and how it becomes its sandbox's.

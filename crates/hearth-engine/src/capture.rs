@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use hearth_channel::Channel;
 use hearth_vmm::{PreparedOverlay, Qmp, SavedMachine};
+use tracing::{Span, info_span};
 
 use crate::create::Place;
 use crate::sandbox::Sandbox;
@@ -30,6 +31,8 @@ pub(crate) struct Stillness {
     qmp: Qmp,
     begun: Instant,
     over: bool,
+    /// Lasts as long as this does.
+    _span: Span,
 }
 
 impl Stillness {
@@ -37,7 +40,8 @@ impl Stillness {
     pub(crate) async fn of(sandbox: &Sandbox) -> Result<Self, EngineError> {
         let failed = |source| EngineError::Capture { source };
         let qmp = sandbox.machine().qmp().await.map_err(failed)?.clone();
-        let still = Self { channel: sandbox.share_channel(), qmp, begun: Instant::now(), over: false };
+        let _span = info_span!("standstill");
+        let still = Self { channel: sandbox.share_channel(), qmp, begun: Instant::now(), over: false, _span };
         let frozen = still.channel.freeze().await;
         frozen.map_err(|source| EngineError::Channel { what: "stop the guest's processes", source })?;
         sandbox.machine().suspend().await.map_err(failed)?;

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
+use tracing::{Instrument, info_span};
 
 use crate::boot::{Origin, Phases, Renewal};
 use crate::create::Place;
@@ -72,10 +73,12 @@ impl Engine {
         let spec = &source.spec;
         let starts = places.into_iter().zip(bases).map(|(place, base)| {
             let origin = Origin { template: template.clone(), saved: moment.saved.clone(), renew };
-            async {
+            let span = info_span!("copy", hearth.sandbox = %place.directory.id());
+            let starting = async {
                 let started = self.start_saved(spec, base, place, origin, Phases::since(begun)).await;
                 started.map_err(|(_, error)| error)
-            }
+            };
+            starting.instrument(span)
         });
         let changed_bytes = moment.saved.delta.as_ref().map_or(0, |delta| delta.content().len() as u64);
         Ok(Forked { copies: try_join_all(starts).await?, stopped: moment.stopped, changed_bytes })

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hearth_vmm::{Lifetime, SavedMachine};
+use tracing::{Instrument, info_span};
 
 use crate::boot::{Origin, Phases, Renewal};
 use crate::capture::Stillness;
@@ -93,7 +94,7 @@ impl Engine {
         let begun = Instant::now();
         match self.save_for_pause(&sandbox, note).await {
             Ok((below, record)) => {
-                let (place, base, spec) = sandbox.end().await;
+                let (place, base, spec) = sandbox.end().instrument(info_span!("end")).await;
                 Ok(Paused { place, base, spec, below, record, took: begun.elapsed() })
             }
             Err(error) => Err(Refused { sandbox, error }),
@@ -117,7 +118,7 @@ impl Engine {
                 return Err(error);
             }
         };
-        let saved = sandbox.machine().capture(prepared).await.map_err(failed)?;
+        let saved = sandbox.machine().capture(prepared).instrument(info_span!("capture")).await.map_err(failed)?;
         let directory = place.directory.path().to_owned();
         let overlays = place.scratch.as_ref().map_or(0, |scratch| scratch.overlays());
         let lasts = place.directory.lifetime() == Lifetime::Detached;
@@ -133,7 +134,8 @@ impl Engine {
             let noted = note(&record).inspect_err(|_| saved::remove_changes(&directory));
             Ok(noted.map(|()| record))
         });
-        let record = written.await.map_err(|source| EngineError::Saved { source })??;
+        let record =
+            written.instrument(info_span!("write")).await.map_err(|source| EngineError::Saved { source })??;
         still.forever();
         Ok((template.into(), record))
     }
@@ -152,7 +154,7 @@ impl Engine {
         paused: Paused,
         note: Noting<Sandbox>,
     ) -> Result<Sandbox, Refused<Paused>> {
-        let loaded = match self.load_paused(&paused).await {
+        let loaded = match self.load_paused(&paused).instrument(info_span!("load")).await {
             Ok(loaded) => loaded,
             Err(error) => return Err(Refused { sandbox: paused, error }),
         };

@@ -68,7 +68,7 @@ impl Sandbox {
         let Booted { machine, channel, way, failed } = booted;
         let id = place.directory.id().clone();
         let disk_below = place.scratch.as_ref().map_or(0, Scratch::below);
-        let (channel, place, phases) = (Arc::new(channel), Mutex::new(place), Phases::since(Instant::now()));
+        let (channel, place, phases) = (Arc::new(channel), Mutex::new(place), Phases::none());
         Self { dialects: None, channel, machine, place, id, base, spec, below, way, disk_below, failed, phases }
     }
 

@@ -16,9 +16,11 @@ mod resources;
 mod schema;
 mod serve;
 mod server;
+mod sessions;
 mod tool;
 mod tools;
 
 pub use serve::{HttpService, http, stdio};
 pub use server::{Connect, Server};
+pub use sessions::Sessions;
 pub use tool::Profile;

@@ -17,7 +17,7 @@ use rmcp::model::{
 use rmcp::service::RequestContext;
 use rmcp::{ErrorData, RoleServer, ServerHandler};
 use serde_json::Value;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, interval_at};
 use tokio_util::task::TaskTracker;
 
@@ -29,6 +29,9 @@ use crate::{resources, tools};
 /// The time between two notices of progress, and before the first.
 const TICK: Duration = Duration::from_secs(1);
 
+/// The programs of one client that are given input at once, each of up to four megabytes.
+const INPUTS: usize = 16;
+
 /// Finds the daemon, and starts one where none runs and that is wanted. Is told what came with the request: over HTTP its head.
 pub type Connect = Arc<dyn Fn(&Extensions) -> BoxFuture<'static, Result<Client, ErrorBody>> + Send + Sync>;
 
@@ -39,6 +42,8 @@ pub struct Server {
     tools: Arc<Vec<Arc<Entry>>>,
     /// The calls that run.
     pub(crate) calls: TaskTracker,
+    /// Places for those whose programs are given input.
+    inputs: Arc<Semaphore>,
     /// Its place among those that are served at once.
     _place: Option<Arc<OwnedSemaphorePermit>>,
 }
@@ -52,7 +57,8 @@ impl fmt::Debug for Server {
 impl Server {
     pub(crate) fn new(connect: Connect, profile: Profile, place: Option<OwnedSemaphorePermit>) -> Self {
         let tools = Arc::new(tools::of(profile));
-        Self { connect, tools, calls: TaskTracker::new(), _place: place.map(Arc::new) }
+        let inputs = Arc::new(Semaphore::new(INPUTS));
+        Self { connect, tools, calls: TaskTracker::new(), inputs, _place: place.map(Arc::new) }
     }
 
     async fn client(&self, context: &RequestContext<RoleServer>) -> Result<Client, Refused> {
@@ -68,8 +74,13 @@ impl Server {
         let _counted = self.calls.token();
         let written = Arc::new(AtomicU64::new(0));
         let work = async {
-            let call =
-                Call { client: self.client(context).await?, cancelled: context.ct.clone(), written: written.clone() };
+            let call = Call {
+                client: self.client(context).await?,
+                cancelled: context.ct.clone(),
+                written: written.clone(),
+                calls: self.calls.clone(),
+                inputs: self.inputs.clone(),
+            };
             entry.run(call, request.arguments.unwrap_or_default()).await
         };
         with_progress(context, &written, work).await

@@ -13,7 +13,9 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::refused::Refused;
 use crate::schema;
@@ -53,6 +55,10 @@ pub(crate) struct Call {
     pub(crate) cancelled: CancellationToken,
     /// The bytes of output that have come so far, for whoever is told of progress.
     pub(crate) written: Arc<AtomicU64>,
+    /// For what goes on when the call is over: it ends with the client.
+    pub(crate) calls: TaskTracker,
+    /// Places for calls whose programs are given input, which may outlive them.
+    pub(crate) inputs: Arc<Semaphore>,
 }
 
 /// What a tool does to a sandbox.

@@ -128,6 +128,9 @@ pub struct KernelExec {
     /// The time that interrupted code has before the kernel is killed, in milliseconds; [`limits::KERNEL_GRACE_MS`] by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grace_ms: Option<u64>,
+    /// Gives the code up when whoever asked for it is gone or asks no more: it does not begin, or is interrupted. Otherwise it goes on, unheard.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cancel_on_detach: bool,
 }
 
 /// What comes of a request about kernels.
@@ -332,6 +335,7 @@ impl KernelExec {
             secrets: BTreeMap::new(),
             timeout_ms: None,
             grace_ms: None,
+            cancel_on_detach: false,
         }
     }
 }

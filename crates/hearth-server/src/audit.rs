@@ -15,11 +15,12 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use hearth_api::audit::{FILE, FOR_KEY, Record, VIA, Who};
 use hearth_api::{Code, ErrorBody};
+use tracing::{Instrument, Span};
 
-use crate::App;
 use crate::answer::{Failed, Refusal, invalid};
 use crate::remote::Caller;
 use crate::sandboxes::{microseconds, unix_ms};
+use crate::{App, traces};
 
 /// The size at which a log is put aside, in bytes: with the one before it, the log is at most twice as large.
 const LARGEST: u64 = 16 * 1024 * 1024;
@@ -101,7 +102,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// An operation that goes on. It is written down when the last one lets go of it.
+/// An operation that goes on. It is written down, and its span ends, when the last one lets go of it.
 #[derive(Debug, Clone)]
 pub(crate) struct Entry(Arc<Going>);
 
@@ -109,6 +110,7 @@ pub(crate) struct Entry(Arc<Going>);
 struct Going {
     audit: Arc<Audit>,
     begun: Instant,
+    span: Span,
     record: Mutex<Record>,
 }
 
@@ -123,6 +125,11 @@ impl Entry {
         lock(&self.0.record).code = Some(code.name());
     }
 
+    /// What stands for it in traces.
+    pub(crate) fn span(&self) -> Span {
+        self.0.span.clone()
+    }
+
     fn answered(&self, status: StatusCode) {
         lock(&self.0.record).status = Some(status.as_u16());
     }
@@ -132,6 +139,7 @@ impl Drop for Going {
     fn drop(&mut self) {
         let record = self.record.get_mut().unwrap_or_else(PoisonError::into_inner);
         record.duration_us = microseconds(self.begun.elapsed());
+        traces::tell(&self.span, record);
         self.audit.write(record);
     }
 }
@@ -161,10 +169,11 @@ pub(crate) async fn note(
             _ => record.target = Some(short(value)),
         }
     }
-    let entry = Entry(Arc::new(Going { audit: app.audit(), begun: Instant::now(), record: Mutex::new(record) }));
+    let (span, begun) = (traces::operation(&operation, &request), Instant::now());
+    let entry = Entry(Arc::new(Going { audit: app.audit(), begun, span: span.clone(), record: Mutex::new(record) }));
     request.extensions_mut().insert(entry.clone());
     let response = match parameters {
-        Ok(_) => next.run(request).await,
+        Ok(_) => next.run(request).instrument(span).await,
         Err(_) => Refusal::from(ErrorBody { field: Some("path".to_owned()), ..invalid("the path is no UTF-8") })
             .into_response(),
     };

@@ -2,13 +2,15 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
+use axum::http::header::CONNECTION;
 use axum::http::request::Parts;
+use axum::http::{HeaderValue, Response};
 use axum::response::IntoResponse;
 use hearth_engine::SandboxId;
 use hearth_engine::fleet::{Leash, Member};
@@ -25,13 +27,13 @@ use tokio_rustls::TlsAcceptor;
 use tower_service::Service;
 
 use crate::answer::Refusal;
-use crate::remote::{Caller, Gate, PATIENCE};
+use crate::remote::{Caller, Gate, PATIENCE, Stranger, Strangers};
 use crate::routes::Visitor;
 use crate::{App, Remote, Socket, routes};
 
 /// The connections that are served at once; more wait to be accepted.
 const CONNECTIONS: usize = 2048;
-/// The same for those over TCP, which are counted apart: whoever holds them all holds up nobody at the socket.
+/// The same for those over TCP that have shown a key, which are counted apart: whoever holds them all holds up nobody at the socket.
 const REMOTE_CONNECTIONS: usize = 512;
 /// The largest head of a request, in bytes, and what is read ahead of a body.
 const BUFFER: usize = 64 * 1024;
@@ -121,16 +123,17 @@ pub async fn serve<T>(
     ended
 }
 
-/// A connection's place among those that are served at once, and its count. What a request becomes beyond the connection, a WebSocket, holds it too.
+/// A connection's place among those that are served at once, once it has one, and its count. What a request becomes beyond the connection, a
+/// WebSocket, holds it too.
 #[derive(Debug, Clone)]
 pub(crate) struct Place {
-    _held: Arc<(Option<OwnedSemaphorePermit>, Visitor)>,
+    held: Arc<(OnceLock<OwnedSemaphorePermit>, Visitor)>,
 }
 
 /// Somebody who has connected.
 enum Arrival {
-    Owner(UnixStream, Option<i32>),
-    Stranger(TcpStream, Arc<Gate>, Option<TlsAcceptor>),
+    Owner(OwnedSemaphorePermit, UnixStream, Option<i32>),
+    Stranger(Stranger, TcpStream, Arc<Gate>, Option<TlsAcceptor>),
 }
 
 struct Connections {
@@ -139,6 +142,7 @@ struct Connections {
     router: Router,
     places: Arc<Semaphore>,
     remote_places: Arc<Semaphore>,
+    strangers: Arc<Strangers>,
     tasks: JoinSet<()>,
     closing: watch::Receiver<bool>,
 }
@@ -149,16 +153,17 @@ impl Connections {
         let places = |count| Arc::new(Semaphore::new(count));
         let (places, remote_places) = (places(CONNECTIONS), places(REMOTE_CONNECTIONS));
         let router = routes::router(app.clone());
-        Self { app, router, places, remote_places, tasks: JoinSet::new(), closing }
+        let strangers = Strangers::new();
+        Self { app, router, places, remote_places, strangers, tasks: JoinSet::new(), closing }
     }
 
     async fn accept(&mut self, listeners: &Listeners) -> io::Error {
         loop {
             let arrived = tokio::select! {
                 arrived = own(&self.places, &listeners.socket) => arrived,
-                arrived = strangers(&self.remote_places, listeners.remote.as_ref()) => arrived,
+                arrived = strangers(&self.strangers, listeners.remote.as_ref()) => arrived,
             };
-            let (place, arrival) = match arrived {
+            let arrival = match arrived {
                 Ok(arrived) => arrived,
                 // There are no descriptors left: what ends gives some back, connections and all else that has some, and nothing tells of
                 // all of it.
@@ -177,8 +182,8 @@ impl Connections {
             };
             while self.tasks.try_join_next().is_some() {}
             let (router, closing) = (self.router.clone(), self.closing.clone());
-            let place = Place { _held: Arc::new((place, self.app.arrive())) };
-            self.tasks.spawn(attend(arrival, place, router, closing));
+            let place = Place { held: Arc::new((OnceLock::new(), self.app.arrive())) };
+            self.tasks.spawn(attend(arrival, place, self.remote_places.clone(), router, closing));
         }
     }
 
@@ -189,20 +194,22 @@ impl Connections {
     }
 }
 
-async fn own(places: &Arc<Semaphore>, socket: &Socket) -> io::Result<(Option<OwnedSemaphorePermit>, Arrival)> {
-    let place = places.clone().acquire_owned().await.ok();
+async fn own(places: &Arc<Semaphore>, socket: &Socket) -> io::Result<Arrival> {
+    let place = places.clone().acquire_owned().await.map_err(io::Error::other)?;
     let (stream, pid) = socket.accept().await?;
-    Ok((place, Arrival::Owner(stream, pid)))
+    Ok(Arrival::Owner(place, stream, pid))
 }
 
-async fn strangers(
-    places: &Arc<Semaphore>,
-    remote: Option<&Remote>,
-) -> io::Result<(Option<OwnedSemaphorePermit>, Arrival)> {
+async fn strangers(all: &Arc<Strangers>, remote: Option<&Remote>) -> io::Result<Arrival> {
     let Some(remote) = remote else { return std::future::pending().await };
-    let place = places.clone().acquire_owned().await.ok();
-    let stream = remote.accept().await?;
-    Ok((place, Arrival::Stranger(stream, remote.gate(), remote.acceptor())))
+    loop {
+        let room = all.room().await;
+        let (stream, address) = remote.accept().await?;
+        // Of a network that has too many here already, one is hung up on.
+        if let Some(stranger) = all.arrive(room, address) {
+            return Ok(Arrival::Stranger(stranger, stream, remote.gate(), remote.acceptor()));
+        }
+    }
 }
 
 fn is_short_of_descriptors(error: &io::Error) -> bool {
@@ -210,15 +217,23 @@ fn is_short_of_descriptors(error: &io::Error) -> bool {
     errno.is_some_and(|errno| [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE].contains(&errno))
 }
 
-async fn attend(arrival: Arrival, place: Place, router: Router, closing: watch::Receiver<bool>) {
-    let (stream, gate, acceptor) = match arrival {
-        Arrival::Owner(stream, pid) => {
+async fn attend(
+    arrival: Arrival,
+    place: Place,
+    remote_places: Arc<Semaphore>,
+    router: Router,
+    closing: watch::Receiver<bool>,
+) {
+    let (stranger, stream, gate, acceptor) = match arrival {
+        Arrival::Owner(own, stream, pid) => {
+            place.take(own);
             return connection(stream, Door::Open(Caller::Owner { pid }), place, router, closing).await;
         }
-        Arrival::Stranger(stream, gate, acceptor) => (stream, gate, acceptor),
+        Arrival::Stranger(stranger, stream, gate, acceptor) => (stranger, stream, gate, acceptor),
     };
     let deadline = Instant::now() + PATIENCE;
-    let door = Door::Kept { gate, deadline };
+    let stranger = Arc::new(Mutex::new(Some(stranger)));
+    let door = Door::Kept { gate, deadline, stranger, places: remote_places };
     match acceptor {
         None => connection(stream, door, place, router, closing).await,
         // Who cannot shake hands is nobody to tell it to.
@@ -230,21 +245,48 @@ async fn attend(arrival: Arrival, place: Place, router: Router, closing: watch::
     }
 }
 
+impl Place {
+    fn take(&self, place: OwnedSemaphorePermit) {
+        // One that has a place already needs no other.
+        let _ = self.held.0.set(place);
+    }
+
+    fn is_taken(&self) -> bool {
+        self.held.0.get().is_some()
+    }
+}
+
 /// What a connection's requests have to get past.
 #[derive(Debug, Clone)]
 enum Door {
     /// Nothing: it is known who asks.
     Open(Caller),
     /// The gate, the first of them before the deadline.
-    Kept { gate: Arc<Gate>, deadline: Instant },
+    Kept {
+        gate: Arc<Gate>,
+        deadline: Instant,
+        /// The place that it has until then.
+        stranger: Arc<Mutex<Option<Stranger>>>,
+        /// Those of whoever has got past.
+        places: Arc<Semaphore>,
+    },
 }
 
 impl Door {
-    fn admit(&self, request: &Parts) -> Result<Caller, Refusal> {
-        match self {
-            Self::Open(caller) => Ok(caller.clone()),
-            Self::Kept { gate, .. } => gate.admit(request),
+    /// Lets a request in, and says whose it is. The first waits until there is a place for its connection.
+    async fn admit(&self, request: &Parts, place: &Place) -> Result<Caller, Refusal> {
+        let (gate, stranger, places) = match self {
+            Self::Open(caller) => return Ok(caller.clone()),
+            Self::Kept { gate, stranger, places, .. } => (gate, stranger, places),
+        };
+        let caller = gate.admit(request)?;
+        if !place.is_taken()
+            && let Ok(own) = places.clone().acquire_owned().await
+        {
+            place.take(own);
+            drop(stranger.lock().unwrap_or_else(PoisonError::into_inner).take());
         }
+        Ok(caller)
     }
 
     /// Ends when nobody was let in before the deadline.
@@ -258,6 +300,13 @@ impl Door {
     }
 }
 
+/// Says no, and ends the connection: who guesses has to come anew each time.
+fn turn_away(refusal: Refusal) -> Response<Body> {
+    let mut answer = refusal.into_response();
+    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    answer
+}
+
 async fn connection(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     door: Door,
@@ -269,13 +318,12 @@ async fn connection(
     let (entrance, has_come) = (door.clone(), admitted.clone());
     let service = service_fn(move |request: Request<Incoming>| {
         let (mut parts, body) = request.into_parts();
-        let caller = entrance.admit(&parts);
-        let (mut router, bound) = (router.clone(), bound.clone());
+        let (entrance, mut router, bound) = (entrance.clone(), router.clone(), bound.clone());
         let (has_come, place) = (has_come.clone(), place.clone());
         async move {
-            let caller = match caller {
+            let caller = match entrance.admit(&parts, &place).await {
                 Ok(caller) => caller,
-                Err(refusal) => return Ok(refusal.into_response()),
+                Err(refusal) => return Ok(turn_away(refusal)),
             };
             has_come.notify_one();
             parts.extensions.insert(bound);

@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 use hearth_client::{Client, Trust};
 use hearth_engine::vmm::Launcher;
 use hearth_engine::{Directories, Engine};
+use hearth_server::TraceOptions;
 
 use crate::failure::Failure;
 use crate::values::Memory;
@@ -96,6 +97,20 @@ pub(crate) fn local_directories() -> Result<Directories, Failure> {
 /// How long a daemon that was started by a command stays without anything to do, as the environment has it.
 pub(crate) fn daemon_idle() -> Option<OsString> {
     set("HEARTH_DAEMON_IDLE")
+}
+
+/// Where traces go, as the environment has it: for traces alone, or for all that OpenTelemetry knows.
+pub(crate) fn traces(base: Option<&str>) -> Result<Option<TraceOptions>, Failure> {
+    let below = |base: &str| format!("{}/v1/traces", base.trim_end_matches('/'));
+    let endpoint = match base {
+        Some(base) => Some(below(base)),
+        None => match text("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")? {
+            Some(own) => Some(own),
+            None => text("OTEL_EXPORTER_OTLP_ENDPOINT")?.as_deref().map(below),
+        },
+    };
+    let authorities = set("OTEL_EXPORTER_OTLP_CERTIFICATE").map(PathBuf::from);
+    Ok(endpoint.map(|endpoint| TraceOptions { endpoint, authorities, service: "hearth".to_owned() }))
 }
 
 /// How many machines of a kind a daemon keeps ready, as the environment has it.

@@ -163,6 +163,8 @@ class CodeOptions(TypedDict, total=False):
     secrets: Mapping[str, str] | None
     timeout_ms: int | None
     grace_ms: int | None
+    #: Gives the code up when this client asks no more for it.
+    cancel_on_detach: bool
 
 
 class SearchOptions(TypedDict, total=False):

@@ -66,6 +66,8 @@ struct Listener {
     /// The code does not wait for it any more.
     let_go: Cell<bool>,
     ended: Cell<bool>,
+    /// Without it the code is given up.
+    is_needed: bool,
     changed: Notify,
 }
 
@@ -116,7 +118,7 @@ impl Exec {
 }
 
 impl Listener {
-    fn new(exec: &Rc<Exec>, live: &Live) -> Rc<Self> {
+    fn new(exec: &Rc<Exec>, live: &Live, is_needed: bool) -> Rc<Self> {
         let ([stdout, stderr], [from_stdout, from_stderr]) = (live.outputs(), live.told.get());
         let listener = Rc::new(Self {
             exec: Rc::clone(exec),
@@ -127,6 +129,7 @@ impl Listener {
             dropped: Cell::new(0),
             let_go: Cell::new(false),
             ended: Cell::new(false),
+            is_needed,
             changed: Notify::new(),
         });
         *exec.listener.borrow_mut() = Rc::downgrade(&listener);
@@ -183,6 +186,10 @@ impl Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         self.exec.room.notify_waiters();
+        if self.is_needed {
+            // Code that has ended takes no notice.
+            self.exec.interrupt();
+        }
     }
 }
 
@@ -218,8 +225,10 @@ async fn run_here(
     let env = environment(request, processes)?;
     let (live, fresh) = kernel.ensure_live(processes).await?;
     let exec = Rc::<Exec>::default();
-    // Of one that nobody waits for there is nothing left.
-    drop(begun.send(Listener::new(&exec, &live)));
+    let listens = begun.send(Listener::new(&exec, &live, request.cancel_on_detach)).is_ok();
+    if request.cancel_on_detach && !listens {
+        return Err(Fault::failed(ErrorCode::Cancelled, "nobody waits for this code any more"));
+    }
     let started = Instant::now();
     kernel.begin(&live, &exec);
     let mut error = None;

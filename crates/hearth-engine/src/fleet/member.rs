@@ -6,6 +6,7 @@ use std::time::Duration;
 use hearth_protocol::secrets::Secret;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
+use tracing::Span;
 
 use super::idle::runs_nothing;
 use super::task::Message;
@@ -132,7 +133,7 @@ impl Member {
     }
 
     pub(super) async fn order<T>(&self, order: impl FnOnce(Reply<T>) -> Order) -> Result<T, FleetError> {
-        self.ask(|reply| Message::Order(order(reply))).await
+        self.ask(|reply| Message::Order(order(reply), Span::current())).await
     }
 
     pub(super) async fn ask<T>(&self, message: impl FnOnce(Reply<T>) -> Message) -> Result<T, FleetError> {

@@ -36,6 +36,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
+use tracing::{Instrument, info_span};
 
 pub(crate) use admission::Gate;
 pub use admission::{Budget, OverBudget, QueueLimits};
@@ -394,7 +395,8 @@ impl Fleet {
         let ready = self.shared.claim(&new.spec).await;
         // What is ready keeps the id that its directory and its guest have.
         let id = ready.as_ref().map_or_else(SandboxId::random, |ready| ready.id().clone());
-        let admitted = self.shared.line.come_in(|| self.shared.admit(vec![(id.clone(), new.clone())])).await?.pop();
+        let admitted = self.shared.line.come_in(|| self.shared.admit(vec![(id.clone(), new.clone())]));
+        let admitted = admitted.instrument(info_span!("queue")).await?.pop();
         let origin = ready.map_or(Origin::Specification, |ready| Origin::Ready(ready, begun));
         let (member, made) = admitted.expect("as many are admitted as were given").begin(origin);
         let leash = Leash::new(member.clone());

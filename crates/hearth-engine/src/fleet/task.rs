@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
+use tracing::Span;
 
 use super::work::{self, Body, Done, Job, Order, Origin, PauseReport, Remains, Reply};
 use super::{
@@ -26,8 +27,8 @@ pub(super) enum Message {
     GiveWay,
     /// To have it outlive this process.
     Keep(Reply<()>),
-    /// To do something with the whole of the sandbox.
-    Order(Order),
+    /// To do something with the whole of the sandbox, as a part of what the span stands for.
+    Order(Order, Span),
 }
 
 /// What happens next.
@@ -96,7 +97,7 @@ impl Task {
                 Next::Message(Message::Machine(reply)) => {
                     let _ = reply.send(self.running().map(|sandbox| sandbox.machine().pid()));
                 }
-                Next::Message(Message::Order(order)) => self.take(order, None),
+                Next::Message(Message::Order(order, asked)) => asked.in_scope(|| self.take(order, None)),
                 Next::Message(Message::GiveWay) => self.give_way(),
                 Next::Message(Message::Keep(reply)) => tell(reply, self.keep()),
             }

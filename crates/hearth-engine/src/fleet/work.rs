@@ -10,6 +10,7 @@ use std::time::Duration;
 use hearth_protocol::secrets::Secret;
 use hearth_vmm::SealedRam;
 use tokio::sync::oneshot;
+use tracing::{Instrument, Span, info_span};
 
 use super::entry::Entry;
 use super::{FleetError, Input, Member, SandboxName, Shared};
@@ -174,26 +175,42 @@ pub(super) struct Left {
     pub(super) mapped: Option<Arc<SealedRam>>,
 }
 
+/// Begins work as a part of what asks for it, and apart from its task: a span that ends with it stands for it.
+fn job(work: impl Future<Output = Done> + Send + 'static, span: Span) -> Job {
+    Box::pin(work.instrument(span))
+}
+
 pub(super) fn create(member: &Member, origin: Origin) -> Job {
     let (shared, entry) = (member.shared.clone(), member.entry.clone());
+    let id = &member.entry.id;
     match origin {
-        Origin::Specification => Box::pin(async move {
-            let made = make(&shared, &entry).await;
-            Done::Created(Box::new(kept(&shared, &entry, made).await))
-        }),
-        Origin::Ready(ready, begun) => Box::pin(async move {
-            let sandbox = match ready.take(begun, &entry.spec.given).await {
-                Ok(sandbox) => Ok(sandbox),
-                // It has died meanwhile, nothing of it is left, and its id is free for another.
-                Err(_) => make(&shared, &entry).await,
-            };
-            Done::Created(Box::new(kept(&shared, &entry, sandbox).await))
-        }),
-        Origin::Left(Left { last, lost, mapped }) => Box::pin(async move {
-            let adopted = shared.engine.adopt(&last).await;
-            drop(mapped);
-            Done::Adopted(Box::new(adopted), lost)
-        }),
+        Origin::Specification => job(
+            async move {
+                let made = make(&shared, &entry).await;
+                Done::Created(Box::new(kept(&shared, &entry, made).await))
+            },
+            info_span!("create", hearth.sandbox = %id),
+        ),
+        Origin::Ready(ready, begun) => job(
+            async move {
+                let sandbox = match ready.take(begun, &entry.spec.given).await {
+                    Ok(sandbox) => Ok(sandbox),
+                    // It has died meanwhile, nothing of it is left, and its id is free for another.
+                    Err(_) => make(&shared, &entry).await,
+                };
+                Done::Created(Box::new(kept(&shared, &entry, sandbox).await))
+            },
+            info_span!("create", hearth.sandbox = %id),
+        ),
+        Origin::Left(Left { last, lost, mapped }) => job(
+            async move {
+                let adopted = shared.engine.adopt(&last).await;
+                drop(mapped);
+                Done::Adopted(Box::new(adopted), lost)
+            },
+            info_span!("adopt", hearth.sandbox = %id),
+        ),
+        // The fork is the work.
         Origin::Fork(copy) => Box::pin(async move {
             match copy.await {
                 Ok(sandbox) => Done::Created(Box::new(Ok(sandbox))),
@@ -223,20 +240,24 @@ async fn make(shared: &Shared, entry: &Entry) -> Result<Sandbox, EngineError> {
 
 pub(super) fn pause(member: &Member, sandbox: Sandbox, reply: Option<Reply<PauseReport>>) -> Job {
     let Member { entry, shared } = member.clone();
-    Box::pin(async move {
+    let span = info_span!("pause", hearth.sandbox = %entry.id);
+    let work = async move {
         let keeper = shared.clone();
         let note = move |record: &PauseRecord| keeper.keep_state(&entry, &Kept::Paused(record.clone()));
         Done::Paused(Box::new(shared.engine.pause_noting(sandbox, Box::new(note)).await), reply)
-    })
+    };
+    job(work, span)
 }
 
 pub(super) fn resume(member: &Member, paused: Paused, reply: Reply<()>) -> Job {
     let Member { entry, shared } = member.clone();
-    Box::pin(async move {
+    let span = info_span!("resume", hearth.sandbox = %entry.id);
+    let work = async move {
         let keeper = shared.clone();
         let note = move |_: &Sandbox| keeper.keep_state(&entry, &Kept::Running);
         Done::Resumed(Box::new(shared.engine.resume_noting(paused, Box::new(note)).await), reply)
-    })
+    };
+    job(work, span)
 }
 
 pub(super) fn stop(member: &Member, sandbox: Sandbox, grace: Duration, reply: Reply<StopReport>) -> Job {
@@ -276,7 +297,8 @@ pub(super) fn fork(
     secrets: bool,
     reply: Reply<ForkReport>,
 ) -> Job {
-    Box::pin(async move {
+    let span = info_span!("fork", hearth.sandbox = %source.id());
+    let work = async move {
         let spec = ForkSpec { copies: copies.len(), secrets };
         let ids = copies.iter().map(|(entry, _)| entry.id.clone()).collect();
         let forked = shared.engine.fork_as(ids, &source, spec).await;
@@ -293,9 +315,11 @@ pub(super) fn fork(
             Ok(ForkReport { stopped: forked.stopped, changed_bytes: forked.changed_bytes })
         });
         Done::Forked(report, reply)
-    })
+    };
+    job(work, span)
 }
 
 pub(super) fn snapshot(shared: Arc<Shared>, source: Arc<Sandbox>, name: SandboxName, reply: Reply<Taken>) -> Job {
-    Box::pin(async move { Done::Saved(Box::new(shared.engine.snapshot(&source, &name).await), reply) })
+    let span = info_span!("snapshot", hearth.sandbox = %source.id());
+    job(async move { Done::Saved(Box::new(shared.engine.snapshot(&source, &name).await), reply) }, span)
 }

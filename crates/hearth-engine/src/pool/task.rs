@@ -8,6 +8,7 @@ use hearth_protocol::{Command, Delivery, Start};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
+use tracing::Instrument;
 
 use super::keeper::{Kept, Stamp, Wanted, keep};
 use super::policy::{Host, Number, Order, Policy};
@@ -257,7 +258,9 @@ impl Task {
 
 /// Makes a machine ready.
 async fn make(engine: &Engine, kind: &PoolKind) -> Result<Box<Sandbox>, EngineError> {
-    let sandbox = engine.create_as(SandboxId::random(), &kind.spec()).await?;
+    let id = SandboxId::random();
+    let span = tracing::info_span!("make ready", hearth.sandbox = %id);
+    let sandbox = engine.create_as(id, &kind.spec()).instrument(span).await?;
     let ran = async {
         for _ in 0..THROWAWAYS {
             let mut start = Start::new(Command::Argv(vec![THROWAWAY.into()]));

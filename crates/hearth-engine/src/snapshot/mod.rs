@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_vmm::{CpuCount, MemoryMib, SavedMachine};
+use tracing::{Instrument, info_span};
 
 pub use file::{SnapshotExport, SnapshotFileError};
 pub use store::SnapshotRecord;
@@ -54,7 +55,8 @@ impl Engine {
         let moment = source.capture(&mut *source.place.lock().await, unfinished.path()).await?;
         let kept = Kept { name: name.clone(), template: template.record.clone(), spec: source.spec.clone() };
         let record = apart(move || store::finish(&directory, unfinished, kept, &moment.saved, moment.scratch.as_ref()));
-        Ok(Taken { record: record.await.map_err(saved)?, stopped: moment.stopped })
+        let record = record.instrument(info_span!("write")).await.map_err(saved)?;
+        Ok(Taken { record, stopped: moment.stopped })
     }
 
     /// The snapshots there are, in the order of their names.

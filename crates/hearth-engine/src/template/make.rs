@@ -6,6 +6,7 @@ use std::time::Duration;
 use hearth_channel::Channel;
 use hearth_protocol::{Command, Delivery, Start};
 use hearth_vmm::Lifetime;
+use tracing::{Instrument, info_span};
 
 use super::store::{self, About, Made};
 use super::{Template, TemplateId, TemplateKey, Templates};
@@ -45,11 +46,12 @@ impl Engine {
         }
         // What one sandbox is given is not for all.
         let (engine, spec) = (self.clone(), SandboxSpec { given: Given::default(), ..spec.clone() });
-        let making = tokio::spawn(async move {
+        let making = async move {
             let mut failed = Vec::new();
             let made = cell.get_or_try_init(|| engine.find_template(&spec, &key, way, &mut failed)).await;
             made.map(|template| Found { template: template.clone(), failed })
-        });
+        };
+        let making = tokio::spawn(making.in_current_span());
         let interrupted = |source| EngineError::Template { source: SavedFault::Interrupted { source } };
         making.await.map_err(interrupted)?
     }
@@ -65,7 +67,8 @@ impl Engine {
         if let Ok(Some(template)) = self.templates.load(key, way, self.pinned_templates()).await {
             return Ok(Arc::new(template));
         }
-        let (template, ways) = self.make_template(spec, &self.base(spec)?).await?;
+        let (template, ways) =
+            self.make_template(spec, &self.base(spec)?).instrument(info_span!("make template")).await?;
         *failed = ways;
         Ok(Arc::new(template))
     }

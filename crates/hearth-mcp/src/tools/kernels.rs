@@ -27,7 +27,7 @@ pub(crate) fn tools() -> Vec<Entry> {
     vec![
         Entry::new(Full, "kernel_run", "Run code in an interpreter of a sandbox that remembers variables, imports and functions from one call \
             to the next, and get what it wrote and the value of its last expression. An error in the code is a normal result. Cancelling \
-            the call interrupts what the interpreter runs; its state stays.", Changes, run).stops_itself(),
+            the call interrupts the code, or it does not begin; the interpreter's state stays.", Changes, run).stops_itself(),
         Entry::new(Full, "kernel_restart", "End an interpreter of a sandbox, with all that it remembers, and start a fresh one.", Changes, restart),
     ]
 }
@@ -191,6 +191,8 @@ async fn run(call: Call, asked: Run) -> Result<Ran, Refused> {
         secrets: BTreeMap::new(),
         timeout_ms: asked.timeout_ms,
         grace_ms: None,
+        // What the call gives up is its own code alone: another's may be running.
+        cancel_on_detach: true,
     };
     let work = async {
         let mut running = call.client.exec_in_kernel(&asked.sandbox, &kernel, &exec).await?;
@@ -204,10 +206,7 @@ async fn run(call: Call, asked: Run) -> Result<Ran, Refused> {
     };
     tokio::select! {
         ran = work => ran,
-        () = call.cancelled.cancelled() => {
-            call.client.interrupt_kernel(&asked.sandbox, &kernel).await?;
-            Err(Refused::cancelled())
-        }
+        () = call.cancelled.cancelled() => Err(Refused::cancelled()),
     }
 }
 

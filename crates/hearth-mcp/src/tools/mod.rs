@@ -1,6 +1,7 @@
 //! The tools, by what they are about.
 
 mod files;
+mod follow;
 mod history;
 mod kernels;
 mod process;

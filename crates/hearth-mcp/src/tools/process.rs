@@ -4,20 +4,18 @@
 //! its wait, belongs to the sandbox alone.
 
 use std::collections::BTreeMap;
-use std::pin::pin;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use hearth_client::Client;
 use hearth_client::api::exec::CommandLine;
 use hearth_client::api::process::{AttachProcess, ReadProcess, SignalProcess};
 use hearth_client::api::protocol::process::ProcessState;
-use hearth_client::api::protocol::{Command, ExitStatus, OutputTotals, ProcessId, Signal, SignalScope, StreamName};
-use hearth_client::api::{Capture, Encoding, ExecRequest};
-use hearth_client::{Client, Held, HeldEvent};
+use hearth_client::api::protocol::{Command, ExitStatus, ProcessId, Signal, SignalScope, StreamName};
+use hearth_client::api::{Encoding, ExecRequest};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tokio::time::{Instant, sleep_until};
 
+use super::follow::{Feeding, Followed, Watch, feed_to_the_end, follow};
 use crate::output::{Output, encode, whole_end};
 use crate::refused::Refused;
 use crate::schema;
@@ -29,6 +27,8 @@ const WAIT_MS: u64 = 45_000;
 pub(crate) const OUTPUT: u64 = 16 * 1024;
 /// How long a program that was told to end has before it is killed, in milliseconds.
 const GRACE_MS: u64 = 2_000;
+/// How long a program that was handed over may take to read its input.
+const HANDED_OVER: Duration = Duration::from_secs(60 * 60);
 /// How long a killed program may take to be reported as such.
 const KILLED: Duration = Duration::from_secs(10);
 
@@ -235,9 +235,9 @@ enum State {
 #[derive(Debug, Clone, Copy, Default, Serialize, JsonSchema)]
 pub(crate) struct Positions {
     /// In stdout.
-    stdout: u64,
+    pub(super) stdout: u64,
     /// In stderr.
-    stderr: u64,
+    pub(super) stderr: u64,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -309,17 +309,35 @@ async fn exec(call: Call, asked: Exec) -> Result<Ran, Refused> {
         timeout_ms: asked.timeout_ms,
     };
     let request = ExecRequest { interactive: asked.stdin.is_some(), ..start.into() };
+    let place = match &asked.stdin {
+        None => None,
+        Some(_) => tokio::select! {
+            place = call.inputs.clone().acquire_owned() => place.ok(),
+            () = call.cancelled.cancelled() => return Err(Refused::cancelled()),
+        },
+    };
     // Not given up when the call is cancelled: a program that is just starting could then not be found.
     let mut held = call.client.hold(&asked.sandbox, &request).await?;
     let process = held.process();
     let limit = asked.max_output_bytes.unwrap_or(OUTPUT);
     let wait = Duration::from_millis(asked.wait_ms.unwrap_or(WAIT_MS));
-    match follow(&mut held, &call, asked.stdin, Watch { from: Positions::default(), limit, wait: Some(wait) }).await? {
+    let watch = Watch { from: Positions::default(), limit, wait: Some(wait) };
+    let mut feeding = Feeding::new(&mut held, asked.stdin);
+    match follow(&mut held, &call, &mut feeding, watch).await? {
         None => {
             stop(&call.client, &asked.sandbox, process).await?;
             Err(Refused::cancelled())
         }
-        Some(followed) => Ok(followed.ran(process)),
+        Some(followed) => {
+            if followed.status.is_none() && place.is_some() {
+                let rest = feed_to_the_end(held, feeding, call.client.clone(), asked.sandbox);
+                call.calls.spawn(async move {
+                    let _ = tokio::time::timeout(HANDED_OVER, rest).await;
+                    drop(place);
+                });
+            }
+            Ok(followed.ran(process))
+        }
     }
 }
 
@@ -329,65 +347,6 @@ pub(crate) async fn stop(client: &Client, sandbox: &str, process: ProcessId) -> 
     Ok(client.signal(sandbox, &process.0.to_string(), &signal).await?)
 }
 
-/// What is wanted of a program that is followed.
-pub(crate) struct Watch {
-    pub(crate) from: Positions,
-    /// The most of each stream.
-    pub(crate) limit: u64,
-    /// For how long; until its end without.
-    pub(crate) wait: Option<Duration>,
-}
-
-/// A program that was followed to its end, or to the end of the wait.
-pub(crate) struct Followed {
-    pub(crate) streams: Streams,
-    /// How it has ended, if it has.
-    pub(crate) status: Option<ExitStatus>,
-}
-
-/// What has come of a program's streams.
-pub(crate) struct Streams {
-    from: Positions,
-    at: Positions,
-    stdout: Capture,
-    stderr: Capture,
-}
-
-impl Streams {
-    fn new(watch: &Watch) -> Self {
-        let (stdout, stderr) = (Capture::new(watch.limit), Capture::new(watch.limit));
-        Self { from: watch.from, at: watch.from, stdout, stderr }
-    }
-
-    fn of(&mut self, stream: StreamName) -> (&mut u64, &mut Capture, u64) {
-        match stream {
-            StreamName::Stderr => (&mut self.at.stderr, &mut self.stderr, self.from.stderr),
-            _ => (&mut self.at.stdout, &mut self.stdout, self.from.stdout),
-        }
-    }
-
-    fn take(&mut self, stream: StreamName, bytes: &[u8]) {
-        let (at, capture, from) = self.of(stream);
-        // A capture counts from what was asked for.
-        capture.take(*at - from, bytes);
-        *at += bytes.len() as u64;
-    }
-
-    fn end(&mut self, totals: &OutputTotals) {
-        for (stream, total) in [(StreamName::Stdout, totals.stdout), (StreamName::Stderr, totals.stderr)] {
-            let (at, capture, from) = self.of(stream);
-            capture.end(total.saturating_sub(from));
-            *at = total.max(*at);
-        }
-    }
-
-    /// What was written, and how to get what is not here.
-    pub(crate) fn outputs(self, rest: impl Fn(&str) -> String) -> (Output, Output) {
-        let stdout = Output::new(&self.stdout.finish(), self.from.stdout, &rest("stdout"));
-        (stdout, Output::new(&self.stderr.finish(), self.from.stderr, &rest("stderr")))
-    }
-}
-
 impl Followed {
     fn ran(self, process: ProcessId) -> Ran {
         let next = self.streams.at;
@@ -395,64 +354,6 @@ impl Followed {
             |stream: &str| format!("process_output with process {}, stream {stream} and from as here", process.0);
         let (stdout, stderr) = self.streams.outputs(rest);
         Ran { process: process.0, end: End::of(self.status.as_ref()), stdout, stderr, next }
-    }
-}
-
-/// Follows a program to its end or the end of the wait; `None` when the call is cancelled.
-pub(crate) async fn follow(
-    held: &mut Held,
-    call: &Call,
-    stdin: Option<String>,
-    watch: Watch,
-) -> Result<Option<Followed>, Refused> {
-    let mut streams = Streams::new(&watch);
-    let until = watch.wait.map(|wait| Instant::now() + wait);
-    let over = async {
-        match until {
-            Some(until) => sleep_until(until).await,
-            None => std::future::pending().await,
-        }
-    };
-    let mut over = pin!(over);
-    let mut feeding = pin!(feed(held, stdin));
-    loop {
-        let event = tokio::select! {
-            biased;
-            () = call.cancelled.cancelled() => return Ok(None),
-            event = held.next() => event?,
-            () = &mut feeding => continue,
-            () = &mut over => return Ok(Some(Followed { streams, status: None })),
-        };
-        match event {
-            HeldEvent::Output(stream, bytes) => {
-                call.written.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-                streams.take(stream, &bytes);
-            }
-            HeldEvent::Dropped(stream, bytes) => *streams.of(stream).0 += bytes,
-            HeldEvent::Exit(status, totals) => {
-                streams.end(&totals);
-                return Ok(Some(Followed { streams, status: Some(status) }));
-            }
-        }
-    }
-}
-
-/// Writes a program's input, and never returns: a program that does not read all of it is none of ours.
-fn feed(held: &mut Held, stdin: Option<String>) -> impl Future<Output = ()> + use<> {
-    let input = held.input();
-    async move {
-        if let (Some(mut input), Some(text)) = (input, stdin) {
-            let mut rest = bytes::Bytes::from(text);
-            let fed = async {
-                while !rest.is_empty() {
-                    input.room().await;
-                    rest = input.write(std::mem::take(&mut rest)).await?;
-                }
-                input.close().await
-            };
-            let _ = fed.await;
-        }
-        std::future::pending().await
     }
 }
 
@@ -481,7 +382,7 @@ async fn wait(call: Call, asked: Wait) -> Result<Ran, Refused> {
     let mut held = call.client.attach(&asked.sandbox, &asked.process.to_string(), &attach).await?;
     let wait = Some(Duration::from_millis(asked.wait_ms.unwrap_or(WAIT_MS)));
     let watch = Watch { from, limit: asked.max_output_bytes.unwrap_or(OUTPUT), wait };
-    match follow(&mut held, &call, None, watch).await? {
+    match follow(&mut held, &call, &mut Feeding::none(), watch).await? {
         None => Err(Refused::cancelled()),
         Some(followed) => Ok(followed.ran(ProcessId(asked.process))),
     }
@@ -520,14 +421,14 @@ async fn cancel(call: Call, asked: Cancel) -> Result<Ran, Refused> {
     let sent = call.client.signal(&asked.sandbox, &asked.process.to_string(), &signal).await;
     let grace = Duration::from_millis(asked.grace_ms.unwrap_or(GRACE_MS));
     let watch = |wait| Watch { from: Positions::default(), limit: OUTPUT, wait: Some(wait) };
-    match follow(&mut held, &call, None, watch(grace)).await? {
+    match follow(&mut held, &call, &mut Feeding::none(), watch(grace)).await? {
         None => return Err(Refused::cancelled()),
         Some(followed) if followed.status.is_some() => return Ok(followed.ran(process)),
         Some(_) => sent?,
     }
     stop(&call.client, &asked.sandbox, process).await?;
     let mut held = call.client.attach(&asked.sandbox, &asked.process.to_string(), &AttachProcess::default()).await?;
-    match follow(&mut held, &call, None, watch(KILLED)).await? {
+    match follow(&mut held, &call, &mut Feeding::none(), watch(KILLED)).await? {
         None => Err(Refused::cancelled()),
         Some(followed) => Ok(followed.ran(process)),
     }

@@ -8,7 +8,8 @@ use hearth_client::{Client, ClientError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::process::{End, OUTPUT, Positions, Watch, follow, stop};
+use super::follow::{Feeding, Watch, follow};
+use super::process::{End, OUTPUT, Positions, stop};
 use crate::output::Output;
 use crate::refused::Refused;
 use crate::schema;
@@ -122,7 +123,8 @@ async fn run(call: Call, mut asked: Run) -> Result<Finished, Refused> {
     };
     let limit = asked.max_output_bytes.unwrap_or(OUTPUT);
     let watch = Watch { from: Positions::default(), limit, wait: None::<Duration> };
-    match follow(&mut held, &call, asked.stdin, watch).await? {
+    let mut feeding = Feeding::new(&mut held, asked.stdin);
+    match follow(&mut held, &call, &mut feeding, watch).await? {
         None => {
             // A fresh sandbox goes with the connection.
             if let Some(id) = &named {

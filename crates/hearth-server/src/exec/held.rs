@@ -17,6 +17,7 @@ use hearth_engine::fleet::{Guest, Leash, Member, NewSandbox, Removal};
 use hearth_engine::protocol::{Attach, OutputTotals, Start, StreamName};
 use serde::de::DeserializeOwned;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tracing::Instrument;
 
 use crate::App;
 use crate::answer::{Refusal, Upgraded, invalid};
@@ -79,7 +80,7 @@ pub(crate) async fn held(
             let guest = member.channel().await?;
             Ok(Conversation { process: guest.start(start).await?, sent: OutputTotals::default(), guest, member })
         };
-        let begun = begun.await;
+        let begun = begun.instrument(entry.span()).await;
         let rest = converse(socket, begun, &entry).await;
         drop(entry);
         until_heard(rest).await;
@@ -101,7 +102,8 @@ pub(crate) fn attached(
             let sent = OutputTotals { stdout: attach.stdout, stderr: attach.stderr, ..OutputTotals::default() };
             Ok(Conversation { process: guest.attach(attach).await?, sent, guest, member })
         };
-        let rest = converse(socket, begun.await, &entry).await;
+        let begun = begun.instrument(entry.span()).await;
+        let rest = converse(socket, begun, &entry).await;
         drop(entry);
         until_heard(rest).await;
     })))
@@ -114,23 +116,25 @@ pub(crate) async fn run(
     Extension(place): Extension<Place>,
     upgrade: Upgrade,
 ) -> Result<Upgraded<RunRequest>, Refusal> {
-    Ok(Upgraded::new(checked(upgrade)?.on_upgrade(async move |mut socket| match make(&app, &mut socket).await {
-        Ok((leash, member, start)) => {
-            entry.made(member.id().as_str());
-            let begun = async {
-                let guest = member.channel().await?;
-                let sent = OutputTotals::default();
-                Ok(Conversation { process: guest.start(start).await?, sent, guest, member: member.clone() })
-            };
-            let begun = begun.await;
-            // The client ends the connection when it has what it wants, its sandbox's console for one.
-            let mut rest = converse(socket, begun, &entry).await;
-            drop(entry);
-            while let Some(Ok(_)) = rest.next().await {}
-            member.begin_removal(Removal::Done);
-            drop((leash, place));
+    Ok(Upgraded::new(checked(upgrade)?.on_upgrade(async move |mut socket| {
+        match make(&app, &mut socket).instrument(entry.span()).await {
+            Ok((leash, member, start)) => {
+                entry.made(member.id().as_str());
+                let begun = async {
+                    let guest = member.channel().await?;
+                    let sent = OutputTotals::default();
+                    Ok(Conversation { process: guest.start(start).await?, sent, guest, member: member.clone() })
+                };
+                let begun = begun.await;
+                // The client ends the connection when it has what it wants, its sandbox's console for one.
+                let mut rest = converse(socket, begun, &entry).await;
+                drop(entry);
+                while let Some(Ok(_)) = rest.next().await {}
+                member.begin_removal(Removal::Done);
+                drop((leash, place));
+            }
+            Err(over) => farewell(&mut socket, over, entry).await,
         }
-        Err(over) => farewell(&mut socket, over, entry).await,
     })))
 }
 

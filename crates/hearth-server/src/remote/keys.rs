@@ -137,8 +137,11 @@ impl Keys {
         }
     }
 
-    /// The name of the key that was shown. All keys are compared, each in the same time, whatever is shown.
+    /// The name of the key that was shown. What cannot be one is compared with none; else all are, each in the same time.
     pub(crate) fn holder(&self, shown: &str) -> Option<String> {
+        if !is_well_formed(shown) {
+            return None;
+        }
         let shown = hex(&Sha256::digest(shown));
         let mut holder = None;
         for key in self.list().ok()? {
@@ -161,6 +164,11 @@ impl Keys {
         }
         Err(KeyError::Name { name: name.to_owned() })
     }
+}
+
+fn is_well_formed(key: &str) -> bool {
+    let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    key.strip_prefix(PREFIX).is_some_and(|random| random.len() == 2 * RANDOM && random.bytes().all(is_digit))
 }
 
 fn host(path: &Path) -> impl FnOnce(io::Error) -> KeyError {
@@ -200,6 +208,18 @@ mod tests {
         keys.remove("a").unwrap();
         assert_eq!(keys.holder(&a), None);
         assert!(keys.holder(&b).is_some());
+    }
+
+    #[test]
+    fn what_has_not_the_form_of_a_key_is_compared_with_none() {
+        let home = tempfile::tempdir().unwrap();
+        let keys = Keys::below(home.path());
+        let right = keys.create("a").unwrap();
+        for (number, shown) in ["x", &right[1..], &right.to_uppercase(), &format!("{right}0")].into_iter().enumerate() {
+            std::fs::write(home.path().join(format!("keys/{number}")), hex(&Sha256::digest(shown))).unwrap();
+            assert_eq!(keys.holder(shown), None, "{shown}");
+        }
+        assert_eq!(keys.holder(&right).as_deref(), Some("a"));
     }
 
     #[test]

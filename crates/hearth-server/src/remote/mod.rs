@@ -3,15 +3,17 @@
 //! What must stay true:
 //!
 //! - *No request gets past the [`Gate`] unasked,* whatever its path: it stands before the router, not in it.
-//! - *A stranger costs little.* Places are counted apart from the socket's, and who has not shown a key in time is hung up on.
+//! - *A stranger costs little.* Who has shown no key has one of a few places, fewer of them for one network, and is hung up on when it shows none in
+//!   time or a wrong one. It takes no place of those who have shown theirs, nor of the socket's.
 //! - *Without TLS nobody listens where others could read along,* unless somebody says that it is meant.
 
 mod gate;
 mod identity;
 mod keys;
+mod strangers;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +24,7 @@ use tokio_rustls::TlsAcceptor;
 
 pub(crate) use gate::{Caller, Gate};
 pub use keys::{KeyError, KeyInfo, Keys};
+pub(crate) use strangers::{Stranger, Strangers};
 
 /// How long a connection has to shake hands and to show a key.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
@@ -173,14 +176,14 @@ impl Remote {
     }
 
     /// Waits for the next connection.
-    pub(crate) async fn accept(&self) -> io::Result<TcpStream> {
-        let (stream, _) = self.listener.accept().await?;
+    pub(crate) async fn accept(&self) -> io::Result<(TcpStream, IpAddr)> {
+        let (stream, address) = self.listener.accept().await?;
         // A client whose host has died is found out: sandboxes may be bound to its connection. Where that cannot be asked for, it is a client still.
         let _ = stream.set_nodelay(true);
         let _ = sockopt::set_socket_keepalive(&stream, true);
         let _ = sockopt::set_tcp_keepidle(&stream, KEEPALIVE);
         let _ = sockopt::set_tcp_keepintvl(&stream, PROBES);
         let _ = sockopt::set_tcp_keepcnt(&stream, MOST_PROBES);
-        Ok(stream)
+        Ok((stream, address.ip()))
     }
 }

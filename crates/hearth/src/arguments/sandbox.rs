@@ -356,6 +356,9 @@ pub(crate) struct DaemonOptions {
     pub(crate) queue_timeout: Seconds,
     #[command(flatten)]
     pub(crate) listen: ListenOptions,
+    /// Send traces to this collector, by OTLP over HTTP [default: OTEL_EXPORTER_OTLP_ENDPOINT, else none]
+    #[arg(long, value_name = "URL")]
+    pub(crate) otlp_endpoint: Option<String>,
     /// Standard input is the lock of starting, standard output tells when it is ready, standard error is the log
     #[arg(long, hide = true)]
     pub(crate) started: bool,

@@ -34,5 +34,6 @@ mod stopping;
 mod support;
 mod templates;
 mod top;
+mod traces;
 mod transfer;
 mod workspace;

@@ -4,12 +4,16 @@
 //! is installed once, below `target`, and anew when that changes.
 
 use std::fs::{self, File};
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use crate::held::Daemon;
 use crate::python::{Python, digest, once, succeed};
 use crate::support::{Home, Running, assert_code, said, text};
 
@@ -124,6 +128,30 @@ fn nothing_but_the_protocol_is_on_standard_output() {
         "{}",
         said(&refused)
     );
+}
+
+#[test]
+fn b51_a_server_that_is_told_to_end_takes_along_what_its_calls_run() {
+    let Some(home) = Daemon::with_images() else { return };
+    home.ok(&["create", "--name", "a"]);
+    let mut command = home.0.command(&["mcp"]);
+    let mut server = Running::start(command.stdin(Stdio::piped()));
+    // The client stays, and says nothing.
+    let mut stdin = server.child.stdin.take().unwrap();
+    let begin = json!({ "jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {
+        "protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": { "name": "test", "version": "1" } } });
+    let started = json!({ "jsonrpc": "2.0", "method": "notifications/initialized" });
+    let call = json!({ "jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": { "name": "exec",
+        "arguments": { "sandbox": "a", "command": "sleep 1005 & sleep 1005" } } });
+    stdin.write_all(format!("{begin}\n{started}\n{call}\n").as_bytes()).unwrap();
+    while !home.ok(&["ps", "a"]).contains("sleep 1005") {}
+    let begun = Instant::now();
+    server.signal(Signal::TERM);
+    assert_code(&server.finish(), 143);
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    drop(stdin);
+    let count = ["exec", "a", "sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -c 'sleep 100[5]' || true"];
+    assert_eq!(home.ok(&count), "0");
 }
 
 /// Writes a client's configuration as somebody who lives in `home`, from the directory `project` of it.

@@ -254,30 +254,40 @@ fn without_tls_it_listens_on_loopback_alone_unless_that_is_meant() {
     there.check("/v1/health", None, &[], REFUSED);
 }
 
+fn connect(there: &Listening, said: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(there.address()).unwrap();
+    stream.set_read_timeout(Some(HANG)).unwrap();
+    stream.write_all(said.as_bytes()).unwrap();
+    stream
+}
+
+/// What is answered until the connection ends.
+fn answer(mut stream: TcpStream) -> String {
+    let mut answer = Vec::new();
+    // One that is hung up on may find it reset.
+    let _ = stream.read_to_end(&mut answer);
+    text(&answer)
+}
+
 #[test]
-fn a_stranger_who_shows_no_key_in_time_is_hung_up_on() {
+fn a_stranger_who_shows_no_key_in_time_is_hung_up_on_and_one_with_a_wrong_key_at_once() {
     let there = Listening::start(Home::empty(), &[]);
     let key = there.key("ci");
-    let connect = |said: &str| {
-        let mut stream = TcpStream::connect(there.address()).unwrap();
-        stream.set_read_timeout(Some(HANG)).unwrap();
-        stream.write_all(said.as_bytes()).unwrap();
-        stream
-    };
     let known = format!("GET /v1/health HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {key}\r\n\r\n");
-    let mut kept = connect(&known);
+    let mut kept = connect(&there, &known);
     let begun = Instant::now();
-    // More than may be served at once: they hold up each other, and nobody at the socket.
-    let crowd: Vec<TcpStream> = (0..600).map(|_| connect("")).collect();
-    assert_code(&there.home.hearth(&["ls"]), 0);
-    let strangers = ["", "GET /v1/health HTTP/1.1\r\nhost: loc", "GET / HTTP/1.1\r\nhost: localhost\r\n\r\n"];
-    for mut stranger in strangers.map(connect) {
-        let mut answer = Vec::new();
-        let _ = stranger.read_to_end(&mut answer);
-        assert!(answer.is_empty() || text(&answer).starts_with("HTTP/1.1 401"), "{}", text(&answer));
+    let wrong = known.replace(&key, &format!("hearth_{}", "0".repeat(64)));
+    for refused in [wrong.as_str(), "GET / HTTP/1.1\r\nhost: localhost\r\n\r\n", "GET / HTTP/1.1\r\nhost: x\r\n\r\n"] {
+        // The second is not even looked at.
+        let said = answer(connect(&there, &format!("{refused}{known}")));
+        assert_eq!(said.matches("HTTP/1.1 ").count(), 1, "{said}");
+        assert!(said.starts_with("HTTP/1.1 40") && said.contains("connection: close\r\n"), "{said}");
+    }
+    assert!(begun.elapsed() < Duration::from_secs(9), "{:?}", begun.elapsed());
+    for silent in ["", "GET /v1/health HTTP/1.1\r\nhost: loc"] {
+        assert_eq!(answer(connect(&there, silent)), "");
     }
     assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
-    drop(crowd);
     // Who has shown one may stay, though it says nothing for as long.
     kept.write_all(known.as_bytes()).unwrap();
     let (mut answers, mut piece) = (String::new(), [0; 4096]);
@@ -286,6 +296,25 @@ fn a_stranger_who_shows_no_key_in_time_is_hung_up_on() {
         assert_ne!(count, 0, "{answers}");
         answers.push_str(&text(&piece[..count]));
     }
+}
+
+#[test]
+fn a_crowd_of_strangers_keeps_out_nobody_who_comes_from_elsewhere() {
+    let there = Listening::start(Home::empty(), &[]);
+    let key = there.key("ci");
+    let begun = Instant::now();
+    let crowd: Vec<TcpStream> = (0..600).map(|_| connect(&there, "")).collect();
+    assert_code(&there.home.hearth(&["ls"]), 0);
+    // To the daemon this is another host.
+    there.check("/v1/health", Some(&key), &["--interface", "127.0.0.2"], (200, None, None));
+    // Those for whom there is no room are not kept waiting for as long as the others.
+    let is_kept = |mut stream: &TcpStream| {
+        stream.set_nonblocking(true).unwrap();
+        matches!(stream.read(&mut [0]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
+    };
+    let kept = crowd.iter().filter(|stream| is_kept(stream)).count();
+    assert!(kept <= 64, "{kept}");
+    assert!(begun.elapsed() < Duration::from_secs(9), "{:?}", begun.elapsed());
 }
 
 #[test]

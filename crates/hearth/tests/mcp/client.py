@@ -251,6 +251,17 @@ async def calls_run_side_by_side(client, box):
     assert codes == {number: number for number in range(8)} and time.monotonic() - begun < 10
 
 
+async def what_is_handed_over_gets_all_of_its_input_and_the_end_of_it(client, box):
+    for stdin in ["little", "ä" * 900_000]:
+        ran = await call(client, "exec", sandbox=box, command="echo up; until [ -e go ]; do sleep 0.1; done; wc -c; echo end", stdin=stdin, wait_ms=0)
+        assert ran["state"] == "running", ran
+        await call(client, "file_write", sandbox=box, path="go", content="")
+        with anyio.fail_after(60):
+            ran = await call(client, "process_wait", sandbox=box, process=ran["process"])
+        assert (ran["exit_code"], ran["stdout"]["text"]) == (0, f"up\n{len(stdin.encode())}\nend\n"), ran
+        await call(client, "file_remove", sandbox=box, path="go")
+
+
 async def find(client, box, text):
     listed = (await call(client, "process_list", sandbox=box))["processes"]
     return next((process for process in listed if text in process["command"] and process["state"] == "running"), None)
@@ -361,6 +372,24 @@ async def the_full_profile_has_the_rest(_, box):
             group.cancel_scope.cancel()
         with anyio.fail_after(30):
             assert (await call(client, "kernel_run", sandbox=box, code="x"))["result"]["text/plain"] == "20"
+        # Code that waits for its turn can be taken back, and what has its turn hears nothing of it.
+        code = "import os, time\nwhile not os.path.exists('/workspace/go'): time.sleep(0.05)\nprint('whole')"
+        async with anyio.create_task_group() as group:
+            ran = {}
+
+            async def first():
+                ran.update(await call(client, "kernel_run", sandbox=box, code="open('/workspace/busy', 'w').close()\n" + code))
+
+            group.start_soon(first)
+            with anyio.fail_after(60):
+                while not any(entry["path"] == "busy" for entry in (await call(client, "file_list", sandbox=box))["entries"]):
+                    pass
+            # Nothing shows who waits for a kernel.
+            with anyio.move_on_after(1):
+                await call(client, "kernel_run", sandbox=box, code="x = 'never'")
+            await call(client, "file_write", sandbox=box, path="go", content="")
+        assert (ran["code"], ran["stdout"]["text"]) == (0, "whole\n"), ran
+        assert (await call(client, "kernel_run", sandbox=box, code="x"))["result"]["text/plain"] == "20"
         await call(client, "kernel_restart", sandbox=box, kernel="python")
         assert (await call(client, "kernel_run", sandbox=box, code="x"))["code"] == 1
 

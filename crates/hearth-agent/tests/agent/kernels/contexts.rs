@@ -77,6 +77,35 @@ async fn code_goes_on_without_its_client_and_the_next_waits_for_it() {
 }
 
 #[tokio::test]
+async fn code_that_is_to_be_given_up_goes_with_its_client_and_nobody_elses_does() {
+    let agent = Agent::start();
+    let channel = agent.connect().await;
+    let with_its_client = || KernelExec { cancel_on_detach: true, ..KernelExec::new(Bash) };
+    run(&channel, Bash, "mkfifo go").await;
+    let first = channel.exec_in_kernel(KernelExec::new(Bash), "echo on; read line < go; x=$line").await.unwrap();
+    first.next().await.unwrap().unwrap();
+    // One that waits for its turn does not begin, and what has its turn does not hear of it.
+    let waiting = channel.exec_in_kernel(with_its_client(), "x=never").await.unwrap();
+    channel.ping().await.unwrap();
+    drop(waiting);
+    channel.ping().await.unwrap();
+    std::fs::write(agent.workspace().join("go"), "told\n").unwrap();
+    assert_eq!(print(&channel, Bash, "echo $x").await, "told\n");
+    // One that runs is interrupted, whether its client lets go of it or is gone.
+    let begun = channel.exec_in_kernel(with_its_client(), "echo on; while :; do sleep 1; done; x=never").await.unwrap();
+    begun.next().await.unwrap().unwrap();
+    drop(begun);
+    assert_eq!(print(&channel, Bash, "echo $x").await, "told\n");
+    let begun = channel.exec_in_kernel(with_its_client(), "echo on; while :; do sleep 1; done; x=never").await.unwrap();
+    begun.next().await.unwrap().unwrap();
+    drop((begun, channel));
+    assert_eq!(print(&agent.connect().await, Bash, "echo $x").await, "told\n");
+    // One that was heard to its end has come to it.
+    let channel = agent.connect().await;
+    assert_eq!(exec(&channel, with_its_client(), "x=heard; echo $x").await.unwrap().out(), "heard\n");
+}
+
+#[tokio::test]
 async fn b03_a_deadline_interrupts_and_then_kills_and_what_was_said_is_kept() {
     let agent = Agent::start();
     let channel = agent.connect().await;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use hearth_engine::fleet::{Fleet, FleetLimits, Happening, QueueLimits};
 use hearth_engine::{Directories, PoolLimits, chain};
-use hearth_server::{App, Audit, Ended, Listeners, Privacy, Remote, RemoteError, RemoteOptions, Socket, serve};
+use hearth_server::{App, Audit, Ended, Listeners, Privacy, Remote, RemoteError, RemoteOptions, Socket, Traces, serve};
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -49,7 +49,15 @@ fn begin(options: &DaemonOptions) -> Result<i32, Failure> {
         .enable_all()
         .build()
         .map_err(Failure::runtime)?;
-    let code = runtime.block_on(hold(options, &directories));
+    let log = Log::open(options.started.then(|| daemon::log(&directories)));
+    let traces = {
+        let _within = runtime.enter();
+        trace(options, &log)?
+    };
+    let code = runtime.block_on(hold(options, &directories, &log));
+    if let Some(traces) = traces {
+        traces.end();
+    }
     runtime.shutdown_timeout(Duration::from_secs(1));
     code
 }
@@ -83,7 +91,15 @@ fn raise_descriptors() {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
 
-async fn hold(options: &DaemonOptions, directories: &Directories) -> Result<i32, Failure> {
+/// Sends traces, if that is asked for.
+fn trace(options: &DaemonOptions, log: &Log) -> Result<Option<Traces>, Failure> {
+    let log = log.clone();
+    let begin = |options| Traces::begin(options, move |line| log.line(line));
+    let begun = home::traces(options.otlp_endpoint.as_deref())?.map(begin).transpose();
+    begun.map_err(|error| Failure::invalid(chain(&error)))
+}
+
+async fn hold(options: &DaemonOptions, directories: &Directories, log: &Log) -> Result<i32, Failure> {
     let mut signals = Signals::new().map_err(Failure::runtime)?;
     let mut limits = FleetLimits::of_host();
     limits.sandboxes = options.max_sandboxes.unwrap_or(limits.sandboxes);
@@ -97,7 +113,6 @@ async fn hold(options: &DaemonOptions, directories: &Directories) -> Result<i32,
     let app = App::new(fleet, env!("CARGO_PKG_VERSION"), Audit::in_directory(&directories.logs()));
     let socket = Socket::bind(&daemon::socket(directories)).map_err(|error| Failure::host(chain(&error)))?;
     let remote = listen(&options.listen, directories).await?;
-    let log = Log::open(options.started.then(|| daemon::log(directories)));
     log.line(&format!("hearth {} listens, process {}", env!("CARGO_PKG_VERSION"), std::process::id()));
     if let Some(remote) = &remote {
         let certificate = remote.fingerprint().map(|print| format!(", certificate {print}")).unwrap_or_default();

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use jsonc_parser::ParseOptions;
-use jsonc_parser::cst::{CstInputValue, CstRootNode};
+use jsonc_parser::cst::{CstInputValue, CstObject, CstObjectProp, CstRootNode};
 use serde_json::{Value, json};
 use toml_edit::{DocumentMut, Item, Table};
 
@@ -11,6 +11,8 @@ use crate::arguments::{McpClient, McpScope};
 
 /// The name under which clients know Hearth.
 const NAME: &str = "hearth";
+/// The variable of Hearth's that its entry has where it is set. Others in it are its owner's.
+pub(super) const HOME: &str = "HEARTH_HOME";
 
 /// What a client starts.
 #[derive(Debug)]
@@ -60,27 +62,19 @@ fn or_with_comments(path: PathBuf) -> PathBuf {
 /// What is wrong with the text.
 pub(super) fn with(client: McpClient, text: &str, server: &Server) -> Result<String, String> {
     let Server { command, arguments, env } = server;
-    let env: serde_json::Map<String, Value> =
-        env.iter().map(|(name, value)| (name.clone(), Value::from(value.as_str()))).collect();
     let mut plain = json!({ "command": command, "args": arguments });
     let (section, entry) = match client {
         McpClient::Codex => return with_toml(text, server),
         McpClient::Opencode => {
             let whole: Vec<&String> = [command].into_iter().chain(arguments).collect();
-            let mut entry = json!({ "type": "local", "command": whole, "enabled": true });
-            if !env.is_empty() {
-                entry["environment"] = env.into();
-            }
-            return with_json(text, "mcp", entry);
+            let entry = json!({ "type": "local", "command": whole, "enabled": true });
+            return with_json(text, "mcp", entry, ("environment", env));
         }
-        McpClient::Cursor => ("mcpServers", &mut plain),
-        McpClient::ClaudeCode => ("mcpServers", typed(&mut plain)),
-        McpClient::Vscode => ("servers", typed(&mut plain)),
+        McpClient::Cursor => ("mcpServers", plain),
+        McpClient::ClaudeCode => ("mcpServers", typed(&mut plain).take()),
+        McpClient::Vscode => ("servers", typed(&mut plain).take()),
     };
-    if !env.is_empty() {
-        entry["env"] = env.into();
-    }
-    with_json(text, section, plain)
+    with_json(text, section, entry, ("env", env))
 }
 
 fn typed(entry: &mut Value) -> &mut Value {
@@ -88,7 +82,8 @@ fn typed(entry: &mut Value) -> &mut Value {
     entry
 }
 
-fn with_json(text: &str, section: &str, entry: Value) -> Result<String, String> {
+/// What else its owner has in Hearth's entry, variables among it, stays.
+fn with_json(text: &str, section: &str, entry: Value, env: (&str, &[(String, String)])) -> Result<String, String> {
     // JSON, with the comments and the commas at the end that some clients take.
     let options = ParseOptions {
         allow_comments: true,
@@ -106,11 +101,32 @@ fn with_json(text: &str, section: &str, entry: Value) -> Result<String, String> 
     let root = CstRootNode::parse(text, &options).map_err(|error| error.to_string())?;
     let object = root.object_value().ok_or("it holds no JSON object")?;
     let servers = object.object_value_or_create(section).ok_or_else(|| format!("its {section:?} is no JSON object"))?;
-    match servers.get(NAME) {
-        Some(there) => there.set_value(input(entry)),
-        None => drop(servers.append(NAME, input(entry))),
+    let there = servers.object_value_or_set(NAME);
+    for (name, value) in entry.as_object().into_iter().flatten() {
+        set(&there, name, value.clone());
     }
+    set_variables(&there, env);
     Ok(root.to_string())
+}
+
+fn set(object: &CstObject, name: &str, value: Value) {
+    match object.get(name) {
+        Some(there) => there.set_value(input(value)),
+        None => drop(object.append(name, input(value))),
+    }
+}
+
+fn set_variables(entry: &CstObject, (field, env): (&str, &[(String, String)])) {
+    if let Some(there) = entry.object_value(field) {
+        there.get(HOME).into_iter().for_each(CstObjectProp::remove);
+        if there.properties().is_empty() {
+            entry.get(field).into_iter().for_each(CstObjectProp::remove);
+        }
+    }
+    if !env.is_empty() {
+        let there = entry.object_value_or_set(field);
+        env.iter().for_each(|(name, value)| set(&there, name, value.as_str().into()));
+    }
 }
 
 fn input(value: Value) -> CstInputValue {
@@ -139,11 +155,12 @@ fn with_toml(text: &str, server: &Server) -> Result<String, String> {
     let values: toml_edit::Array = server.arguments.iter().map(String::as_str).collect();
     entry.insert("command", toml_edit::value(server.command.as_str()));
     entry.insert("args", toml_edit::value(values));
-    entry.remove("env");
-    if !server.env.is_empty() {
-        let mut env = toml_edit::InlineTable::new();
-        server.env.iter().for_each(|(name, value)| drop(env.insert(name, value.as_str().into())));
-        entry.insert("env", toml_edit::value(env));
+    let variables = entry.entry("env").or_insert_with(|| toml_edit::value(toml_edit::InlineTable::new()));
+    let variables = variables.as_table_like_mut().ok_or("its mcp_servers.hearth.env is no table")?;
+    variables.remove(HOME);
+    server.env.iter().for_each(|(name, value)| drop(variables.insert(name, toml_edit::value(value.as_str()))));
+    if variables.is_empty() {
+        entry.remove("env");
     }
     Ok(document.to_string())
 }
@@ -206,6 +223,38 @@ mod tests {
         assert!(after.starts_with("# mine\nmodel = 'x' # why\n\n[mcp_servers.other]\ncommand = \"y\"\n"), "{after}");
         assert!(after.contains("[mcp_servers.hearth]\n") && after.contains("[tui]\n a=1\n"), "{after}");
         assert_eq!(with(McpClient::Codex, &after, &server()).unwrap(), after, "a second time changes nothing");
+    }
+
+    #[test]
+    fn what_its_owner_has_added_to_hearths_own_entry_stays() {
+        let at_home = Server { env: vec![("HEARTH_HOME".into(), "/h".into())], ..server() };
+        for (client, section, field) in [
+            (McpClient::ClaudeCode, "mcpServers", "env"),
+            (McpClient::Cursor, "mcpServers", "env"),
+            (McpClient::Vscode, "servers", "env"),
+            (McpClient::Opencode, "mcp", "environment"),
+        ] {
+            let before = json!({ section: { "hearth": { "command": "old", "timeout": 9, field: { "HEARTH_HOME": "/old", "MINE": "1" } } } });
+            let after = with(client, &before.to_string(), &at_home).unwrap();
+            let value: Value = serde_json::from_str(&after).unwrap();
+            let entry = &value[section]["hearth"];
+            assert_eq!(entry[field], json!({ "HEARTH_HOME": "/h", "MINE": "1" }), "{client:?}");
+            assert!(entry["timeout"] == 9 && entry["command"] != "old", "{client:?}: {after}");
+            assert_eq!(with(client, &after, &at_home).unwrap(), after, "{client:?}: a second time changes nothing");
+            assert_eq!(json_of(client, &after)[section]["hearth"][field], json!({ "MINE": "1" }), "{client:?}");
+            let alone = with(client, "", &at_home).unwrap();
+            assert_eq!(json_of(client, &alone)[section]["hearth"].get(field), None, "{client:?}");
+        }
+        for before in [
+            "[mcp_servers.hearth]\ncommand = \"old\"\nenv = { MINE = \"1\", HEARTH_HOME = \"/old\" } # mine\n",
+            "[mcp_servers.hearth]\ncommand = \"old\"\n\n[mcp_servers.hearth.env]\nHEARTH_HOME = \"/old\"\nMINE = \"1\"\n",
+        ] {
+            let after = with(McpClient::Codex, before, &at_home).unwrap();
+            assert!(after.contains("MINE = \"1\"") && after.contains("HEARTH_HOME = \"/h\""), "{after}");
+            assert_eq!(with(McpClient::Codex, &after, &at_home).unwrap(), after, "a second time changes nothing");
+            let after = with(McpClient::Codex, &after, &server()).unwrap();
+            assert!(after.contains("MINE = \"1\"") && !after.contains("HEARTH_HOME"), "{after}");
+        }
     }
 
     #[test]

@@ -63,8 +63,8 @@ fn server(options: &McpInstallOptions) -> Result<Server, Failure> {
     let (command, env) = match options.scope {
         McpScope::Project => ("hearth".to_owned(), Vec::new()),
         McpScope::User => {
-            let home = env::var_os("HEARTH_HOME").filter(|home| !home.is_empty()).map(PathBuf::from);
-            let home = home.map(|home| text(home).map(|home| ("HEARTH_HOME".to_owned(), home))).transpose()?;
+            let home = env::var_os(config::HOME).filter(|home| !home.is_empty()).map(PathBuf::from);
+            let home = home.map(|home| text(home).map(|home| (config::HOME.to_owned(), home))).transpose()?;
             (text(env::current_exe().map_err(own)?)?, home.into_iter().collect())
         }
     };
