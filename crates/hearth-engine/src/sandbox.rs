@@ -18,6 +18,11 @@ use crate::scratch::Scratch;
 use crate::template::Below;
 use crate::{EngineError, SandboxSpec};
 
+/// What the kernel says on its console, before the reason, when it can no longer go on.
+const KERNEL_PANIC: &str = "Kernel panic - not syncing: ";
+/// How much of that reason is shown, in characters: whoever is root in a guest can write it too.
+const PANIC_REASON: usize = 200;
+
 /// A sandbox. Dropping it ends its machine and removes its directory at once; [`Self::remove`] also waits until all is gone.
 #[derive(Debug)]
 pub struct Sandbox {
@@ -162,7 +167,12 @@ impl Sandbox {
 
     /// Waits until its machine has ended by itself, and tells how.
     pub async fn ended(&self) -> String {
-        describe(&self.machine.exited().await)
+        let exit = self.machine.exited().await;
+        let console = self.console_tail();
+        match console.lines().rev().find_map(|line| Some(line.split_once(KERNEL_PANIC)?.1)) {
+            Some(reason) => format!("its kernel gave up: {}", reason.chars().take(PANIC_REASON).collect::<String>()),
+            None => describe(&exit),
+        }
     }
 
     /// How its QEMU is confined.

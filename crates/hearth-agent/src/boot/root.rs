@@ -38,7 +38,8 @@ pub(super) fn mount_kernel_filesystems() -> Result<(), BootError> {
 pub(super) fn mount_root(options: &BootOptions) -> Result<Option<fs::File>, BootError> {
     attach(&disk(IMAGE_SERIAL)?, LOWER, "erofs", MountFlags::RDONLY, "")?;
     match options.scratch {
-        true => attach(&disk(SCRATCH_SERIAL)?, CHANGES, "ext4", MountFlags::NOATIME, "")?,
+        // Without a journal that can be written the kernel neither writes nor drops what programs have written, and has them wait for ever.
+        true => attach(&disk(SCRATCH_SERIAL)?, CHANGES, "ext4", MountFlags::NOATIME, "errors=panic")?,
         false => attach("changes", CHANGES, "tmpfs", MountFlags::empty(), "mode=0755")?,
     }
     for directory in ["upper", "work"] {

@@ -140,7 +140,7 @@ fn a_guest_that_does_not_end_is_ended_and_its_disk_is_used_again() {
     let freeze = "mkdir /sys/fs/cgroup/still && echo 1 > /sys/fs/cgroup/still/cgroup.procs && echo 1 > /sys/fs/cgroup/still/cgroup.freeze";
     let mut freezing = Running::start(&mut home.0.command(&["exec", "-u", "root", "a", "sh", "-c", freeze]));
     // Until then it answers.
-    while home.0.hearth(&["exec", "a", "true"]).status.success() {}
+    while home.0.hearth(&["ps", "a"]).status.success() {}
     let stopped = home.json(&["stop", "--json", "-t", "1", "a"])["sandboxes"][0].clone();
     assert!(stopped["unclean"].as_str().is_some_and(|why| why.contains("could not be asked to end")), "{stopped}");
     let _ = freezing.child.kill();
