@@ -287,9 +287,9 @@ impl Kernel {
                 return Err(live.give_up(processes).await);
             };
             failed_imports = prepared.failed_imports;
+            live.note_threads(self.plan.language);
         }
         live.told.set(live.settle().await);
-        live.threads.set(live.process.threads());
         live.process.rest_with(Some(live.threads.get()));
         *self.failed_imports.borrow_mut() = failed_imports;
         Ok((live, fresh))
@@ -398,6 +398,15 @@ impl Live {
 
     fn outputs(&self) -> [&Rc<Output>; 2] {
         [&self.process.stdout, &self.process.stderr]
+    }
+
+    /// Notes how many threads its tree has when no code of the user's has run.
+    fn note_threads(&self, language: KernelLanguage) {
+        self.threads.set(match language {
+            // The shell, and the subshell in which it waits for the next text, which it may not have begun yet.
+            KernelLanguage::Bash => 2,
+            _ => self.process.threads(),
+        });
     }
 
     /// Up to where both streams are written at this moment, once it is there to be read.

@@ -82,6 +82,7 @@ impl Spare {
                 None => return Err(live.give_up(processes).await),
             }
         }
+        live.note_threads(plan.language);
         let paths =
             looked_at.into_iter().take(MOST_LOOKED_AT).map(|path| PathBuf::from(OsStr::from_bytes(path.as_bytes())));
         let looked_at = paths.map(|path| (path.clone(), stamp(&path))).collect();
