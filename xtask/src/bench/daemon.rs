@@ -1,6 +1,5 @@
 //! A daemon of the bench's own, in a home that shares its images and templates with the user's.
 
-use std::fs;
 use std::os::unix::fs::symlink;
 use std::process::Stdio;
 
@@ -13,6 +12,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
 use super::host::Host;
+use super::native::resident;
 use super::restore::hearth_program;
 
 /// What it shares: all that costs time to make.
@@ -67,10 +67,8 @@ impl Daemon {
 
     /// Its resident memory in MiB.
     pub(crate) fn resident_mib(&self) -> Result<f64> {
-        let pid = self.process.id().context("it runs")?;
-        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("the kernel tells it")?;
-        Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? / 1024.0)
+        let (bytes, _) = resident(self.process.id().context("it runs")?)?;
+        Ok(bytes as f64 / (1024.0 * 1024.0))
     }
 
     /// Removes what it holds and ends it.

@@ -51,14 +51,19 @@ impl Native {
 
     /// Its resident memory in bytes: now, and the most there ever was.
     pub(crate) fn resident(&self) -> Result<(u64, u64)> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let field = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name)).context("the kernel tells it")?;
-            let kib = line.trim().trim_end_matches(" kB").parse::<u64>()?;
-            anyhow::Ok(kib * 1024)
-        };
-        Ok((field("VmRSS:")?, field("VmHWM:")?))
+        resident(self.child.id())
     }
+}
+
+/// The resident memory of a process in bytes: now, and the most there ever was.
+pub(crate) fn resident(pid: u32) -> Result<(u64, u64)> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).context("the kernel tells it")?;
+        let kib = line.trim().trim_end_matches(" kB").parse::<u64>()?;
+        anyhow::Ok(kib * 1024)
+    };
+    Ok((field("VmRSS:")?, field("VmHWM:")?))
 }
 
 impl Drop for Native {
