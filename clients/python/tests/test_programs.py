@@ -76,6 +76,16 @@ def test_input_of_any_length_comes_through_and_back(box: hearth.Sandbox) -> None
         assert cat.totals is not None and cat.totals.stdout == cat.positions["stdout"] == len(data)
 
 
+def test_one_that_is_let_go_of_has_the_input_that_was_waited_for(box: hearth.Sandbox) -> None:
+    data = b"z" * 3_000_000
+    with box.hold("wc -c", interactive=True) as counted:
+        counted.write(data)
+        counted.close_stdin()
+        counted.drain()
+    with box.process(counted.process).attach(stdout=0) as again:
+        assert text(again) == f"{len(data)}\n"
+
+
 def test_one_thread_writes_while_another_reads(box: hearth.Sandbox) -> None:
     data = b"y" * 3_000_000
     with box.hold(["cat"], interactive=True) as cat:

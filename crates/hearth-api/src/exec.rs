@@ -302,10 +302,12 @@ pub enum FromServer {
         /// Its number in the guest.
         pid: u32,
     },
-    /// So many bytes of input have been taken, from the first on.
+    /// So many bytes of input have been taken, from the first on: they reach the program even if the client goes.
     Taken {
         /// How many.
         bytes: u64,
+        /// Whether the end of the input was taken too.
+        end: bool,
     },
     /// Bytes of an output stream were dropped in the guest, between what came before and what comes next.
     Dropped {

@@ -58,6 +58,8 @@ struct State {
     inbox: Inbox,
     started: Option<Started>,
     input: SendWindow,
+    /// How much input was sent; `None` as long as none was, nor the end of it.
+    sent: Option<u64>,
     over: Option<Over>,
     exit_taken: bool,
 }
@@ -90,6 +92,7 @@ impl Follower {
             started: None,
             // An operation says when it is there to take its input: the lanes may overtake each other.
             input: if kind == Kind::Operation { SendWindow::closed() } else { SendWindow::default() },
+            sent: None,
             over: None,
             exit_taken: false,
         };
@@ -135,7 +138,7 @@ impl Follower {
     /// Takes in a chunk; `true` when nothing more is to come.
     pub(crate) fn chunk(&self, header: &ChunkHeader, payload: &Bytes) -> Result<bool, Violation> {
         let mut state = self.lock();
-        if self.kind == Kind::Unattached {
+        if self.kind == Kind::Unattached || header.detach {
             return Err(Violation::OutOfPlace { id: self.id, what: "a chunk" });
         }
         state.inbox.chunk(header, payload)?;
@@ -223,6 +226,19 @@ impl Follower {
 
     /// Uses up credit for input.
     pub(crate) fn take_input_credit(&self, wanted: u64) -> u64 {
-        self.lock().input.take(wanted)
+        let mut state = self.lock();
+        let taken = state.input.take(wanted);
+        *state.sent.get_or_insert(0) += taken;
+        taken
+    }
+
+    /// Notes that the end of the input is on its way.
+    pub(crate) fn end_input(&self) {
+        self.lock().sent.get_or_insert(0);
+    }
+
+    /// How much input a process was sent, if it was sent any, or the end of it.
+    pub(crate) fn sent_to_process(&self) -> Option<u64> {
+        self.lock().sent.filter(|_| self.kind == Kind::Attached)
     }
 }

@@ -17,6 +17,8 @@ use crate::writer::Message;
 enum Debt {
     Credit(StreamName),
     EndOfInput,
+    /// By the lane of the input, behind it.
+    DetachBehindInput,
     Detach,
 }
 
@@ -34,10 +36,16 @@ impl Owed {
         self.incurred.notify_one();
     }
 
+    /// Stops following, behind byte `at` of a process's input and the end of it.
+    pub(crate) fn detach_behind_input(&self, id: RequestId, at: u64) {
+        self.lock().insert((id, Debt::DetachBehindInput), at);
+        self.incurred.notify_one();
+    }
+
     /// Stops following.
     pub(crate) fn detach(&self, id: RequestId) {
         let mut debts = self.lock();
-        debts.retain(|(other, debt), _| *other != id || *debt == Debt::EndOfInput);
+        debts.retain(|(other, _), _| *other != id);
         debts.insert((id, Debt::Detach), 0);
         drop(debts);
         self.incurred.notify_one();
@@ -66,13 +74,14 @@ fn payment(id: RequestId, debt: Debt, amount: u64) -> Message {
             encode_line(&Request { id, body: RequestBody::Credit { stream, bytes: amount } }, &mut line)
         }
         Debt::Detach => encode_line(&Request { id, body: RequestBody::Detach {} }, &mut line),
-        Debt::EndOfInput => encode_line(&ending(id, amount), &mut line),
+        Debt::EndOfInput => encode_line(&ChunkHeader { end: true, ..input(id, amount) }, &mut line),
+        Debt::DetachBehindInput => encode_line(&ChunkHeader { detach: true, ..input(id, amount) }, &mut line),
     }
     .expect("these lines have a few dozen bytes");
     Message::new(line)
 }
 
-/// The chunk that ends a process's input.
-fn ending(id: RequestId, at: u64) -> ChunkHeader {
-    ChunkHeader { id, stream: StreamName::Stdin, at, end: true, payload: None }
+/// A chunk without bytes.
+fn input(id: RequestId, at: u64) -> ChunkHeader {
+    ChunkHeader { id, stream: StreamName::Stdin, at, end: false, detach: false, payload: None }
 }

@@ -130,7 +130,7 @@ impl Process {
         if follower.is_over() {
             return Ok(());
         }
-        session.control.owed.detach(follower.id);
+        self.following.owe_detach();
         let after = self.request_timeout;
         let confirmed = time::timeout(after, self.following.over()).await;
         confirmed.map_err(|_| ChannelError::TimedOut { after, outcome: Outcome::MayHaveRun })?;
@@ -202,6 +202,14 @@ impl Following {
         }
     }
 
+    /// Detaches, behind the input of a process: on the other lane that would be overtaken.
+    fn owe_detach(&self) {
+        match self.follower.sent_to_process() {
+            None => self.session.control.owed.detach(self.follower.id),
+            Some(at) => self.session.bulk.owed.detach_behind_input(self.follower.id, at),
+        }
+    }
+
     async fn over(&self) {
         loop {
             let changed = self.follower.changed.notified();
@@ -218,7 +226,7 @@ impl Drop for Following {
         if self.follower.abandon() {
             self.session.forget(self.follower.id);
             if self.asked {
-                self.session.control.owed.detach(self.follower.id);
+                self.owe_detach();
             }
         }
     }
@@ -305,6 +313,7 @@ impl Stdin {
             stream: StreamName::Stdin,
             at: self.at,
             end: false,
+            detach: false,
             payload: Some(payload.len() as u64),
         };
         let mut line = Vec::new();
@@ -316,6 +325,7 @@ impl Stdin {
 impl Drop for Stdin {
     fn drop(&mut self) {
         if self.ends_with_drop && self.follower.input_credit().is_some() {
+            self.follower.end_input();
             self.session.bulk.owed.end_of_input(self.follower.id, self.at);
         }
     }

@@ -30,13 +30,20 @@ pub struct Held {
     sink: Option<SplitSink<Socket, Message>>,
     process: ProcessId,
     pid: u32,
-    taken: watch::Sender<u64>,
+    taken: watch::Sender<Input>,
 }
 
 impl fmt::Debug for Held {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Held").field("process", &self.process).field("pid", &self.pid).finish_non_exhaustive()
     }
+}
+
+/// How much input there was, and whether that was all.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Input {
+    bytes: u64,
+    end: bool,
 }
 
 /// What a held program does.
@@ -59,7 +66,7 @@ impl Held {
         let opened = tokio_tungstenite::client_async_with_config(request, stream, Some(config)).await;
         let (socket, _) = opened.map_err(failed)?;
         let (sink, stream) = socket.split();
-        let taken = watch::Sender::new(0);
+        let taken = watch::Sender::new(Input::default());
         Ok(Self { stream, sink: Some(sink), process: ProcessId(0), pid: 0, taken })
     }
 
@@ -111,8 +118,8 @@ impl Held {
                 Ok(FromServer::Dropped { stream, bytes }) => HeldEvent::Dropped(stream, bytes),
                 Ok(FromServer::Exit { status, output }) => HeldEvent::Exit(status, output),
                 Ok(FromServer::Error { error }) => return Err(error.into()),
-                Ok(FromServer::Taken { bytes }) => {
-                    self.taken.send_replace(bytes);
+                Ok(FromServer::Taken { bytes, end }) => {
+                    self.taken.send_replace(Input { bytes, end });
                     continue;
                 }
                 Ok(FromServer::Started { .. } | FromServer::Ready { .. }) => {
@@ -124,7 +131,7 @@ impl Held {
 
     /// Hands out the way to the program, once.
     pub fn input(&mut self) -> Option<HeldInput> {
-        Some(HeldInput { sink: self.sink.take()?, taken: self.taken.subscribe(), sent: 0 })
+        Some(HeldInput { sink: self.sink.take()?, taken: self.taken.subscribe(), sent: Input::default() })
     }
 
     /// The next message: what the server says, or else a piece of output.
@@ -153,8 +160,8 @@ impl Held {
 /// The way to a held program.
 pub struct HeldInput {
     sink: SplitSink<Socket, Message>,
-    taken: watch::Receiver<u64>,
-    sent: u64,
+    taken: watch::Receiver<Input>,
+    sent: Input,
 }
 
 impl fmt::Debug for HeldInput {
@@ -167,9 +174,9 @@ impl HeldInput {
     /// Waits until the daemon would hold another piece of input without holding up signals behind it. Cancel-safe; needs [`Held::next`] to
     /// be called meanwhile.
     pub async fn room(&mut self) {
-        let least = (self.sent + PIECE as u64).saturating_sub(STDIN_WINDOW);
+        let least = (self.sent.bytes + PIECE as u64).saturating_sub(STDIN_WINDOW);
         // Where the other end is gone, the write says so.
-        let _ = self.taken.wait_for(|taken| *taken >= least).await;
+        let _ = self.taken.wait_for(|taken| taken.bytes >= least).await;
     }
 
     /// Sends a piece of input, at most 64 KiB of which there is [`Self::room`] for; returns what is left.
@@ -182,7 +189,7 @@ impl HeldInput {
         message.push(STDIN);
         message.extend_from_slice(&piece);
         self.sink.send(Message::Binary(message.into())).await.map_err(failed)?;
-        self.sent += piece.len() as u64;
+        self.sent.bytes += piece.len() as u64;
         Ok(bytes)
     }
 
@@ -191,13 +198,15 @@ impl HeldInput {
     /// # Errors
     /// As [`Self::write`].
     pub async fn close(&mut self) -> Result<(), ClientError> {
-        self.say(&FromClient::CloseStdin {}).await
+        self.say(&FromClient::CloseStdin {}).await?;
+        self.sent.end = true;
+        Ok(())
     }
 
-    /// Waits until the program's guest has all that was sent; needs [`Held::next`] to be called meanwhile.
+    /// Waits until all that was sent, the end too, reaches the program even if it is let go of; needs [`Held::next`] to be called meanwhile.
     pub async fn taken(&mut self) {
         // Where the other end is gone, there is nothing to wait for.
-        let _ = self.taken.wait_for(|taken| *taken >= self.sent).await;
+        let _ = self.taken.wait_for(|taken| *taken == self.sent).await;
     }
 
     /// Sends the program a signal.

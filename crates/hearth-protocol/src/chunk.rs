@@ -34,6 +34,11 @@ pub struct ChunkHeader {
     /// Whether the stream ends behind this payload.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub end: bool,
+    /// Host to guest: stops following behind this payload, as [`RequestBody::Detach`] does, which may overtake what came before on this lane.
+    ///
+    /// [`RequestBody::Detach`]: crate::RequestBody::Detach
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub detach: bool,
     /// The number of raw bytes that follow the line, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub payload: Option<u64>,

@@ -51,7 +51,8 @@ pub enum RequestBody {
     Start(Start),
     /// Follows a process that is there already. Replies: as for an attached [`RequestBody::Start`].
     Attach(Attach),
-    /// Stops following; the process goes on. The followed request gets [`ReplyBody::Done`] and nothing after it.
+    /// Stops following; the process goes on. The followed request gets [`ReplyBody::Done`] and nothing after it. Chunks of input that are on
+    /// their way go nowhere: a host that sent some detaches by [`ChunkHeader::detach`](crate::ChunkHeader::detach).
     Detach {},
     /// Sends a signal. Reply: [`ReplyBody::Done`].
     Signal {

@@ -144,7 +144,7 @@ pub(super) fn encode(id: RequestId, stream: StreamName, at: u64, bytes: &[u8]) -
 
 /// The line before a payload of `length` bytes.
 pub(super) fn encode_head(id: RequestId, stream: StreamName, at: u64, length: u64) -> Vec<u8> {
-    let header = ChunkHeader { id, stream, at, end: false, payload: Some(length) };
+    let header = ChunkHeader { id, stream, at, end: false, detach: false, payload: Some(length) };
     let mut head = Vec::with_capacity(128);
     encode_line(&header, &mut head).expect("a chunk header is short");
     head

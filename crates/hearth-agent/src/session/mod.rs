@@ -244,6 +244,10 @@ impl Session {
             self.detach(header.id);
             let fault = Fault::never_started(ErrorCode::InvalidField, message);
             self.reply(Some(header.id), ReplyBody::Error(fault)).await;
+        } else if header.detach
+            && let Some(body) = self.detach(header.id)
+        {
+            self.reply(Some(header.id), body).await;
         }
     }
 

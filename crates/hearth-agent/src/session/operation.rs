@@ -167,7 +167,8 @@ impl Outlet {
     /// Says that a stream has ended before its operation. One that ends with its operation needs no such word.
     pub(crate) async fn end(&self, stream: StreamName) {
         if let Sink::Lane { id, bulk, .. } = &self.sink {
-            let header = ChunkHeader { id: *id, stream, at: self.advance(stream, 0), end: true, payload: None };
+            let header =
+                ChunkHeader { id: *id, stream, at: self.advance(stream, 0), end: true, detach: false, payload: None };
             let mut chunk = Vec::new();
             encode_line(&header, &mut chunk).expect("a chunk header is short");
             let _ = bulk.send(Outgoing::Bytes(chunk)).await;

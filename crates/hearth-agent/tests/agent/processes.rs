@@ -52,6 +52,22 @@ async fn read_to_end(channel: &Channel, process: ProcessId, limit: u64) -> Vec<u
 }
 
 #[tokio::test]
+async fn input_arrives_whole_though_its_writer_lets_go_at_once() {
+    let agent = Agent::start();
+    let channel = agent.connect().await;
+    let input = Bytes::from(vec![b'x'; limits::WINDOW as usize]);
+    for _ in 0..20 {
+        let process = channel.start(Start { stdin: true, ..shell("wc -c") }).await.unwrap();
+        let mut stdin = process.stdin().unwrap();
+        stdin.write(input.clone()).await.unwrap();
+        stdin.close();
+        let id = process.id();
+        drop(process);
+        assert_eq!(read_to_end(&channel, id, 100).await, format!("{}\n", input.len()).into_bytes());
+    }
+}
+
+#[tokio::test]
 async fn b06_a_long_exec_delays_no_other_request() {
     let agent = Agent::start();
     let channel = agent.connect().await;

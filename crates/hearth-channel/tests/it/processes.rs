@@ -266,6 +266,26 @@ async fn dropping_a_process_detaches_and_what_was_on_its_way_is_dropped() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_detach_comes_behind_the_input_by_its_lane() {
+    let (channel, mut peer, process, id) = started().await;
+    let mut stdin = process.stdin().unwrap();
+    stdin.write(Bytes::from_static(b"all of it")).await.unwrap();
+    stdin.close();
+    drop(process);
+    let mut chunks = Vec::new();
+    for _ in 0..3 {
+        let (header, payload) = peer.bulk.chunk().await;
+        assert_eq!((header.id, header.stream), (id, StreamName::Stdin));
+        chunks.push((header.at, header.end, header.detach, payload));
+    }
+    let nothing = Bytes::new;
+    let sent = Bytes::from_static(b"all of it");
+    assert_eq!(chunks, [(0, false, false, sent), (9, true, false, nothing()), (9, false, true, nothing())]);
+    peer.reply(id, ReplyBody::Done {}).await;
+    check_alive(&channel, &mut peer).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn output_of_forgotten_processes_without_end_ends_the_channel() {
     let (channel, mut peer, process, id) = started().await;
     drop(process);

@@ -8,7 +8,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use hearth_client::api::Capture;
 use hearth_client::api::protocol::{ExitStatus, OutputTotals, StreamName};
-use hearth_client::{Client, Held, HeldEvent, HeldInput};
+use hearth_client::{Held, HeldEvent, HeldInput};
 use tokio::time::{Instant, sleep_until};
 
 use super::process::Positions;
@@ -142,7 +142,7 @@ impl Feeding {
         Self(held.input().zip(stdin).map(feed))
     }
 
-    /// Whether the guest has all of it.
+    /// Whether all of it is on its way to the guest.
     fn is_over(&self) -> bool {
         self.0.is_none()
     }
@@ -158,13 +158,11 @@ impl Feeding {
 }
 
 /// Gives a program that nobody waits for any more the rest of its input, and the end of it.
-pub(super) async fn feed_to_the_end(mut held: Held, mut feeding: Feeding, client: Client, sandbox: String) {
+pub(super) async fn feed_to_the_end(mut held: Held, mut feeding: Feeding) {
     while !feeding.is_over() {
         tokio::select! {
             () = feeding.go_on() => {}
             event = held.next() => if matches!(event, Err(_) | Ok(HeldEvent::Exit(..))) { return },
         }
     }
-    // Whether the end of it was heard, only an answer tells. One that has ended needs it no more.
-    let _ = client.close_input(&sandbox, &held.process().0.to_string()).await;
 }

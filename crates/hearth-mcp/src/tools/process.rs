@@ -330,7 +330,7 @@ async fn exec(call: Call, asked: Exec) -> Result<Ran, Refused> {
         }
         Some(followed) => {
             if followed.status.is_none() && place.is_some() {
-                let rest = feed_to_the_end(held, feeding, call.client.clone(), asked.sandbox);
+                let rest = feed_to_the_end(held, feeding);
                 call.calls.spawn(async move {
                     let _ = tokio::time::timeout(HANDED_OVER, rest).await;
                     drop(place);

@@ -310,7 +310,14 @@ fn the_agents_hello_has_its_bytes() {
 
 #[test]
 fn a_chunk_has_its_bytes() {
-    let header = ChunkHeader { id: RequestId(9), stream: StreamName::Stdout, at: 4096, end: false, payload: Some(5) };
+    let header = ChunkHeader {
+        id: RequestId(9),
+        stream: StreamName::Stdout,
+        at: 4096,
+        end: false,
+        detach: false,
+        payload: Some(5),
+    };
     let end = ChunkHeader { stream: StreamName::Stdin, at: 4101, end: true, payload: None, ..header.clone() };
     let wire = [line(&header).as_bytes(), b"a\n\xff\0b", line(&end).as_bytes()].concat();
     let golden = [CHUNK.as_bytes(), b"\na\n\xff\0b{\"id\":9,\"stream\":\"stdin\",\"at\":4101,\"end\":true}\n"].concat();

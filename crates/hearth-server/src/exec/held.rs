@@ -219,7 +219,7 @@ async fn converse(socket: WebSocket, begun: Result<Conversation, Over>, entry: &
     let mut input = Input { stream, sender: Some(sender), window: Arc::new(Semaphore::new(STDIN_WINDOW as usize)) };
     let over = match begun {
         Ok(Conversation { process, sent, guest, member }) => {
-            let taken = watch::Sender::new(0);
+            let taken = watch::Sender::new(FromServer::Taken { bytes: 0, end: false });
             let over = tokio::select! {
                 over = send_output(&process, sent, &mut sink, taken.subscribe()) => over,
                 Err(over) = input.receive(&process) => Err(over),
@@ -257,15 +257,15 @@ async fn send_output(
     process: &Process,
     mut sent: OutputTotals,
     sink: &mut Sink,
-    mut taken: watch::Receiver<u64>,
+    mut taken: watch::Receiver<FromServer>,
 ) -> Result<(), Over> {
     sink.send(text(&FromServer::Started { process: process.id(), pid: process.pid() })).await?;
     loop {
         let event = tokio::select! {
             event = process.next_event() => event?,
             Ok(()) = taken.changed() => {
-                let bytes = *taken.borrow_and_update();
-                sink.send(text(&FromServer::Taken { bytes })).await?;
+                let taken = text(&taken.borrow_and_update());
+                sink.send(taken).await?;
                 continue;
             }
         };
@@ -356,16 +356,22 @@ impl Input {
 
 /// Gives the program its input. Never returns: at the end of it, or when the program takes no more, the program goes on. A client that goes
 /// ends no input: another may have more.
-async fn feed(stdin: Option<Stdin>, mut pieces: mpsc::Receiver<Piece>, taken: &watch::Sender<u64>) -> Infallible {
+async fn feed(
+    stdin: Option<Stdin>,
+    mut pieces: mpsc::Receiver<Piece>,
+    taken: &watch::Sender<FromServer>,
+) -> Infallible {
     if let Some(mut stdin) = stdin.map(Stdin::without_end) {
         while let Some((bytes, place)) = pieces.recv().await {
             if stdin.write(bytes).await.is_err() {
                 break;
             }
             drop(place);
-            taken.send_replace(stdin.position());
+            taken.send_replace(FromServer::Taken { bytes: stdin.position(), end: false });
         }
+        let bytes = stdin.position();
         stdin.end();
+        taken.send_replace(FromServer::Taken { bytes, end: true });
     }
     // What still comes is for nobody: it must not hold up the signals behind it.
     while pieces.recv().await.is_some() {}

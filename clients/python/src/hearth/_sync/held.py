@@ -37,6 +37,8 @@ class Held:
         self._pieces: deque[Output | Dropped] = deque()
         self._sent = 0
         self._taken = 0
+        #: Whether all of the input was sent, and has been taken.
+        self._closed = self._taken_end = False
         self._failure: HearthError | None = None
         #: Its id, once it runs.
         self.process: int = 0
@@ -107,6 +109,13 @@ class Held:
         """Says that this was all of its input."""
         with self._sending:
             self._send(json.dumps({"type": "close_stdin"}))
+            self._closed = True
+
+    def drain(self) -> None:
+        """Waits until all input that it was given, and its end, reaches it even when it is let go of."""
+        self._receive(
+            lambda: (self._taken, self._taken_end) == (self._sent, self._closed) or self.status is not None
+        )
 
     def resize(self, columns: int, rows: int) -> None:
         """Gives its terminal another size."""
@@ -161,7 +170,7 @@ class Held:
         elif kind == "started":
             self.process, self.pid = read(int, said.get("process")), read(int, said.get("pid"))
         elif kind == "taken":
-            self._taken = read(int, said.get("bytes"))
+            self._taken, self._taken_end = read(int, said.get("bytes")), read(bool, said.get("end"))
         elif kind == "dropped":
             self._pieces.append(read(Dropped, said))
         elif kind == "exit":
