@@ -15,7 +15,7 @@ use crate::guest::{describe, printable};
 use crate::identity::{self, SandboxId};
 use crate::initramfs::{self, Contents};
 use crate::scratch::{Scratch, disks};
-use crate::template::Template;
+use crate::template::{Below, Template};
 use crate::{Engine, EngineError, Given, SandboxSpec, chain, dialects};
 
 /// How long a booting guest's console may be silent. A guest that cannot run at all spins before its kernel's first line (its
@@ -167,6 +167,22 @@ impl Engine {
         }
         let (_, last) = failed.pop().expect("there is always a way to try, and each that fails leaves its error");
         Err(last)
+    }
+
+    /// Boots a guest that is to be a sandbox's, and returns what it lies on as well.
+    pub(crate) async fn boot_sandbox(
+        &self,
+        boot: Boot<'_>,
+        phases: &mut Phases,
+    ) -> Result<(Booted, Below), EngineError> {
+        let booted = self.boot(boot, phases).await?;
+        match self.blank(boot.spec, boot.base, booted.way).await {
+            Ok(below) => Ok((booted, below)),
+            Err(error) => {
+                booted.machine.kill().await;
+                Err(error)
+            }
+        }
     }
 
     /// The machine that runs a guest: the same for one that boots and one that was saved.

@@ -14,6 +14,7 @@ use tracing::{Span, info_span};
 use crate::create::Place;
 use crate::sandbox::Sandbox;
 use crate::scratch::{self, Scratch};
+use crate::template::Template;
 use crate::{EngineError, SavedFault};
 
 /// What was taken.
@@ -80,10 +81,15 @@ async fn go_on(channel: &Channel, qmp: &Qmp) -> Result<(), EngineError> {
 
 impl Sandbox {
     /// Takes one moment of it, and its disk into the directory `disk_to`. It goes on afterwards, whatever happens.
-    pub(crate) async fn capture(&self, place: &mut Place, disk_to: &Path) -> Result<Moment, EngineError> {
+    pub(crate) async fn capture(
+        &self,
+        below: &Template,
+        place: &mut Place,
+        disk_to: &Path,
+    ) -> Result<Moment, EngineError> {
         let failed = |source| EngineError::Capture { source };
         // All that needs no standstill comes before it.
-        let prepared = self.machine().prepare_capture().await.map_err(failed)?;
+        let prepared = self.machine().prepare_capture(&below.saved.ram).await.map_err(failed)?;
         let disk = match place.scratch.as_mut().map(|scratch| self.prepare_disk(scratch)) {
             None => Ok(Disk::None),
             Some(preparing) => preparing.await,

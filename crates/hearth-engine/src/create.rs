@@ -110,7 +110,7 @@ pub enum StartFrom {
     /// A guest that was booted before.
     #[default]
     Template,
-    /// Its kernel. Such a sandbox cannot be forked, paused or saved.
+    /// Its kernel. Of such a sandbox all memory is saved, not just what it has changed.
     Boot,
     /// A sandbox that was saved under this name, whose image and sizes the specification has (see [`Engine::spec_of_snapshot`]).
     Snapshot(SandboxName),
@@ -220,8 +220,8 @@ impl Engine {
         let place = self.place_to_boot(id, spec, self.lifetime)?;
         phases.note(Phase::Prepared);
         let boot = Boot { spec, base: &base, place: &place, renewal: Renewal::Anew };
-        let booted = self.boot(boot, &mut phases).await?;
-        Ok(Sandbox::new(spec, place, booted, None, base, phases))
+        let (booted, below) = self.boot_sandbox(boot, &mut phases).await?;
+        Ok(Sandbox::new(spec, place, booted, below, base, phases))
     }
 
     /// Lets a saved guest go on in a sandbox of its own. What it was to have comes back with the error.
@@ -236,7 +236,7 @@ impl Engine {
         match self.restore(spec, &base, &place, &origin, &mut phases).await {
             Ok((machine, channel)) => {
                 let booted = Booted { machine, channel, way: origin.template.way, failed: Vec::new() };
-                Ok(Sandbox::new(spec, place, booted, Some(origin.template.into()), base, phases))
+                Ok(Sandbox::new(spec, place, booted, origin.template.into(), base, phases))
             }
             Err(error) => Err((place, error)),
         }

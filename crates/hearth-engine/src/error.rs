@@ -190,11 +190,6 @@ pub enum EngineError {
         /// What has changed.
         reason: String,
     },
-    /// The sandbox was booted, so what it has changed since is not known.
-    #[error(
-        "the sandbox was booted, or stopped and started, not restored from a template: it cannot be forked, paused or saved"
-    )]
-    NotRestored,
     /// The sandbox has no disk, so that nothing of it outlasts its machine.
     #[error("the sandbox has no disk: what its guest has written is in memory, and goes with its machine")]
     NoDisk,
@@ -293,11 +288,7 @@ impl EngineError {
     fn kind_of_itself(&self) -> Kind {
         match self {
             Self::Invalid(_) | Self::DiskSize { .. } | Self::HomeTooLong { .. } | Self::Copies { .. } => Kind::Invalid,
-            Self::NotRestored
-            | Self::NoDisk
-            | Self::Given { .. }
-            | Self::Outdated { .. }
-            | Self::SnapshotExists { .. } => Kind::Invalid,
+            Self::NoDisk | Self::Given { .. } | Self::Outdated { .. } | Self::SnapshotExists { .. } => Kind::Invalid,
             Self::NoSnapshot { .. } | Self::NoTemplate { .. } => Kind::Missing,
             Self::TemplateNeeded { .. } => Kind::Invalid,
             Self::Image(error) => kind_of_image(error),
@@ -331,7 +322,6 @@ impl EngineError {
             Self::NoDisk => {
                 "hearth pause keeps its memory; one that is created with --disk can be stopped and started".to_owned()
             }
-            Self::NotRestored => "hearth stop keeps its files, if it has a disk".to_owned(),
             Self::NoTemplate { .. } => "hearth template list shows the templates there are".to_owned(),
             Self::TemplateNeeded { .. } => "remove what needs it first".to_owned(),
             Self::NoSnapshot { .. } => "hearth snapshot ls shows the snapshots there are".to_owned(),

@@ -37,7 +37,7 @@ impl Engine {
     /// Makes copies of a running sandbox: all that was asked for, or none. The source goes on in any case.
     ///
     /// # Errors
-    /// [`EngineError::Copies`], [`EngineError::NotRestored`], [`EngineError::Outdated`] and those of [`Engine::create`] before the source is
+    /// [`EngineError::Copies`], [`EngineError::Outdated`] and those of [`Engine::create`] before the source is
     /// stopped; [`EngineError::Capture`].
     pub async fn fork(&self, source: &Sandbox, fork: ForkSpec) -> Result<Forked, EngineError> {
         if !(1..=MAX_COPIES).contains(&fork.copies) {
@@ -53,13 +53,13 @@ impl Engine {
         source: &Sandbox,
         fork: ForkSpec,
     ) -> Result<Forked, EngineError> {
-        let template = self.template_below(source.restored_from()?).await?;
+        let template = self.template_below(source.lies_on()?).await?;
         let bases = (0..fork.copies).map(|_| self.base_of(&source.spec, &template.record));
         let bases = bases.collect::<Result<Vec<_>, _>>()?;
         self.check_room_for(&source.spec, fork.copies)?;
         let directories =
             ids.into_iter().map(|id| self.make_directory(id, self.lifetime)).collect::<Result<Vec<_>, _>>()?;
-        let moment = source.capture(&mut *source.place.lock().await, directories[0].path()).await?;
+        let moment = source.capture(&template, &mut *source.place.lock().await, directories[0].path()).await?;
         let begun = Instant::now();
         let renew = if fork.secrets { Renewal::WithSecrets } else { Renewal::Anew };
         let mut places = Vec::new();

@@ -80,7 +80,7 @@ impl Engine {
     /// Puts a running sandbox on disk and ends its machine. When that fails, it runs on.
     ///
     /// # Errors
-    /// [`EngineError::NotRestored`], [`EngineError::Outdated`], [`EngineError::Capture`], [`EngineError::Saved`].
+    /// [`EngineError::Outdated`], [`EngineError::Capture`], [`EngineError::Saved`].
     pub async fn pause(&self, sandbox: Sandbox) -> Result<Paused, Refused<Sandbox>> {
         self.pause_noting(sandbox, Box::new(|_| Ok(()))).await
     }
@@ -106,11 +106,11 @@ impl Engine {
         sandbox: &Sandbox,
         note: Noting<PauseRecord>,
     ) -> Result<(Below, PauseRecord), EngineError> {
-        let template = self.template_below(sandbox.restored_from()?).await?;
+        let template = self.template_below(sandbox.lies_on()?).await?;
         self.check_disk()?;
         let place = sandbox.place.lock().await;
         let failed = |source| EngineError::Capture { source };
-        let prepared = sandbox.machine().prepare_capture().await.map_err(failed)?;
+        let prepared = sandbox.machine().prepare_capture(&template.saved.ram).await.map_err(failed)?;
         let still = match Stillness::of(sandbox).await {
             Ok(still) => still,
             Err(error) => {

@@ -36,7 +36,7 @@ pub struct Sandbox {
     /// Kept for the image's sake; none for one that was taken over and whose image is gone.
     base: Option<Base>,
     pub(crate) spec: SandboxSpec,
-    /// What it was restored from; none for one that was booted.
+    /// What its memory lies on; not known of one that an earlier version has booted.
     below: Option<Below>,
     way: Way,
     disk_below: usize,
@@ -49,7 +49,7 @@ impl Sandbox {
         spec: &SandboxSpec,
         place: Place,
         booted: Booted,
-        below: Option<Below>,
+        below: Below,
         base: Base,
         phases: Phases,
     ) -> Self {
@@ -58,7 +58,7 @@ impl Sandbox {
         // A name may come to mean another image.
         let spec = SandboxSpec { image: base.image.digest.as_str().to_owned(), ..spec.clone() }.without_secrets();
         let disk_below = place.scratch.as_ref().map_or(0, Scratch::below);
-        let (channel, place, base) = (Arc::new(channel), Mutex::new(place), Some(base));
+        let (channel, place, below, base) = (Arc::new(channel), Mutex::new(place), Some(below), Some(base));
         Self { dialects: None, channel, machine, place, id, base, spec, below, way, disk_below, failed, phases }
     }
 
@@ -117,12 +117,13 @@ impl Sandbox {
         &self.channel
     }
 
-    /// What it was restored from.
+    /// What its memory lies on: the template that it was restored from, or blank memory.
     ///
     /// # Errors
-    /// [`EngineError::NotRestored`].
-    pub(crate) fn restored_from(&self) -> Result<&Below, EngineError> {
-        self.below.as_ref().ok_or(EngineError::NotRestored)
+    /// [`EngineError::Outdated`].
+    pub(crate) fn lies_on(&self) -> Result<&Below, EngineError> {
+        let reason = || "it was booted by an earlier version of Hearth".to_owned();
+        self.below.as_ref().ok_or_else(|| EngineError::Outdated { reason: reason() })
     }
 
     /// The QEMU that runs it, as far as it is known.

@@ -136,11 +136,11 @@ impl Engine {
             Err(error) => return Err(Refused { sandbox: stopped, error }),
         };
         let boot = Boot { spec: &spec, base: &base, place: &stopped.place, renewal: Renewal::Again };
-        let booted = match self.boot(boot, &mut phases).await {
+        let (booted, below) = match self.boot_sandbox(boot, &mut phases).await {
             Ok(booted) => booted,
             Err(error) => return Err(Refused { sandbox: stopped, error }),
         };
-        let sandbox = Sandbox::new(&spec, stopped.place, booted, None, base, phases);
+        let sandbox = Sandbox::new(&spec, stopped.place, booted, below, base, phases);
         match note(&sandbox) {
             Ok(()) => Ok(sandbox),
             Err(source) => {

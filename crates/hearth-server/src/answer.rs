@@ -203,7 +203,7 @@ impl From<&EngineError> for Refusal {
             (EngineError::SnapshotExists { .. }, _) => OwnCode::NameTaken,
             (EngineError::TemplateNeeded { .. }, _) => OwnCode::WrongState,
             (EngineError::OverBudget(_), _) => OwnCode::LimitReached,
-            (EngineError::NotRestored | EngineError::NoDisk | EngineError::Outdated { .. }, _) => OwnCode::WrongState,
+            (EngineError::NoDisk | EngineError::Outdated { .. }, _) => OwnCode::WrongState,
             (_, ErrorKind::Invalid) => OwnCode::InvalidValue,
             (_, ErrorKind::Missing) => OwnCode::Missing,
             (_, ErrorKind::Resources) => OwnCode::Resources,

@@ -88,7 +88,7 @@ impl Shared {
             idle: *entry.idle.borrow(),
             spec: entry.spec.clone().without_secrets(),
             digest: sandbox.spec.image.clone(),
-            template: sandbox.restored_from().ok().map(|below| below.id.clone()),
+            template: sandbox.lies_on().ok().map(|below| below.id.clone()),
             way: sandbox.way(),
             disk_below: sandbox.disk_below(),
             state: Kept::Running,

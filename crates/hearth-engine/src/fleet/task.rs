@@ -127,9 +127,9 @@ impl Task {
         self.member.entry.lasts() && self.member.shared.store.is_some() && self.life.state() != State::Creating
     }
 
-    /// Whether it was restored: what a guest has changed since it was booted is not known.
+    /// Whether it is known what its memory lies on.
     fn can_be_paused(&self) -> bool {
-        self.running().is_some_and(|sandbox| sandbox.restored_from().is_ok())
+        self.running().is_some_and(|sandbox| sandbox.lies_on().is_ok())
     }
 
     fn running(&self) -> Option<&Arc<Sandbox>> {
@@ -461,7 +461,7 @@ impl Task {
             match (&self.body, state) {
                 (Some(Body::Running(sandbox)), State::Running) => {
                     status.channel = Some(sandbox.share_channel());
-                    status.can_be_paused = sandbox.restored_from().is_ok();
+                    status.can_be_paused = sandbox.lies_on().is_ok();
                     status.about.get_or_insert_with(|| Arc::new(about(sandbox)));
                 }
                 (_, State::Capturing) => {}

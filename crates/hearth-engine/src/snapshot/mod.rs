@@ -41,10 +41,10 @@ impl Engine {
     /// Saves a running sandbox under a name. It goes on.
     ///
     /// # Errors
-    /// [`EngineError::SnapshotExists`], [`EngineError::NotRestored`] and [`EngineError::Outdated`] before it is stopped;
+    /// [`EngineError::SnapshotExists`], [`EngineError::Outdated`] before it is stopped;
     /// [`EngineError::Capture`], [`EngineError::Saved`]; then there is no such snapshot.
     pub async fn snapshot(&self, source: &Sandbox, name: &SandboxName) -> Result<Taken, EngineError> {
-        let template = self.template_below(source.restored_from()?).await?;
+        let template = self.template_below(source.lies_on()?).await?;
         let saved = |source| EngineError::Saved { source };
         let directory = self.directories.snapshots();
         if store::exists(&directory, name) {
@@ -52,7 +52,7 @@ impl Engine {
         }
         self.check_disk()?;
         let unfinished = store::begin(&directory).map_err(saved)?;
-        let moment = source.capture(&mut *source.place.lock().await, unfinished.path()).await?;
+        let moment = source.capture(&template, &mut *source.place.lock().await, unfinished.path()).await?;
         let kept = Kept { name: name.clone(), template: template.record.clone(), spec: source.spec.clone() };
         let record = apart(move || store::finish(&directory, unfinished, kept, &moment.saved, moment.scratch.as_ref()));
         let record = record.instrument(info_span!("write")).await.map_err(saved)?;

@@ -27,7 +27,7 @@ pub(crate) struct Lasting {
     pub(crate) spec: SandboxSpec,
     /// The digest of its image.
     pub(crate) digest: String,
-    /// What it was restored from; none for one that was booted.
+    /// What its memory lies on; not known of one that an earlier version has booted.
     pub(crate) template: Option<TemplateId>,
     pub(crate) way: Way,
     /// The overlays of its disk that its own QEMU cannot write to.

@@ -45,6 +45,11 @@ impl TemplateKey {
         Ok(Self(digits(hash)))
     }
 
+    /// The key of the blank memory that such machines lie on which were booted: no template has it.
+    pub(crate) fn of_blank(&self) -> Self {
+        Self(digits(Sha256::new().chain_update("hearth blank memory").chain_update(&self.0)))
+    }
+
     /// The digits.
     pub(crate) fn as_str(&self) -> &str {
         &self.0

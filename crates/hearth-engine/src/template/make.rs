@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use hearth_channel::Channel;
 use hearth_protocol::{Command, Delivery, Start};
-use hearth_vmm::Lifetime;
+use hearth_vmm::{Lifetime, SavedMachine, SealedRam};
 use tracing::{Instrument, info_span};
 
 use super::store::{self, About, Made};
-use super::{Template, TemplateId, TemplateKey, Templates};
+use super::{Below, Template, TemplateId, TemplateKey, Templates};
 use crate::accelerator::Way;
 use crate::boot::{Boot, Booted, Phases, Renewal};
 use crate::create::Base;
@@ -105,6 +105,28 @@ impl Engine {
         let template = self.templates.keep(made, spec, base).await?;
         self.tidy_templates().await;
         Ok((template, failed))
+    }
+}
+
+impl Engine {
+    /// What a sandbox that was booted lies on: a template of zeros, so that what is saved of it is all that it has. None is ever restored from
+    /// it alone.
+    pub(crate) async fn blank(&self, spec: &SandboxSpec, base: &Base, way: Way) -> Result<Below, EngineError> {
+        let key = self.template_key(spec, base, way)?.of_blank();
+        let there = store::list(&self.templates.directory).into_iter().find(|record| record.id.has_key(&key));
+        let id = match there {
+            Some(record) => record.id,
+            None => {
+                let path = || self.templates.directory.clone();
+                let ram = SealedRam::blank(spec.memory);
+                let ram = ram.map_err(|source| SavedFault::Memory { path: path(), source: source.into() });
+                let ram = ram.map_err(|source| EngineError::Template { source })?;
+                let saved = SavedMachine { ram: Arc::new(ram), devices: Arc::default(), delta: None };
+                self.templates.keep(Made { key, way, saved, scratch: None }, spec, base).await?.record.id
+            }
+        };
+        // Those who lie on one share it.
+        Ok(self.template_with(&id).await?.into())
     }
 }
 

@@ -66,9 +66,10 @@ async fn own_machine(pc: bool, landlock: bool, directory: PathBuf, kernel: PathB
 /// restored, saved, and restored once more.
 async fn saved_twice(spec: MachineSpec, machine: Machine) -> Result<Machine, MachineError> {
     let template = machine.into_template().await?;
+    let ram = template.ram.clone();
     let restored = Machine::restore(spec.clone(), template).await?;
     restored.suspend().await?;
-    let saved = restored.capture(restored.prepare_capture().await?).await?;
+    let saved = restored.capture(restored.prepare_capture(&ram).await?).await?;
     restored.kill().await;
     Machine::restore(spec, saved).await
 }

@@ -81,9 +81,6 @@ pub enum MachineError {
         /// The spec's memory in MiB.
         spec: u32,
     },
-    /// The machine was booted, not restored: what it has changed since is not known.
-    #[error("the machine was not started from a template")]
-    NotFromTemplate,
     /// The machine was restored: its memory is a template's already.
     #[error("the machine was started from a template and cannot become one")]
     AlreadyRestored,

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::{Machine, MachineError, Ram};
 use crate::command_line::layer_node;
-use crate::saved::{Delta, MAX_DEVICE_STATE, Mapping, PAGE, Run, SavedMachine, SealedRam};
+use crate::saved::{Delta, MAX_DEVICE_STATE, Mapping, PAGE, Run, SavedMachine, SealedRam, resident};
 
 impl Machine {
     /// Stops the guest's processors; what its disks were about to write is written first.
@@ -32,12 +32,24 @@ impl Machine {
     }
 
     /// Gives QEMU the file for what [`Self::capture`] takes: what can be done before the guest stands still need not be done while it does.
+    /// What was changed of a restored machine's memory is taken; of one that was booted, what is not zero, for it to be put on `blank`.
     ///
     /// # Errors
-    /// [`MachineError::NotFromTemplate`] for a machine that was booted, whose memory is its own; [`MachineError::Control`].
-    pub async fn prepare_capture(&self) -> Result<PreparedCapture, MachineError> {
-        let Ram::Restored(ram) = &self.ram else { return Err(MachineError::NotFromTemplate) };
-        Ok(PreparedCapture { ram: ram.clone(), devices: self.prepare_devices().await? })
+    /// [`MachineError::SavedSize`] where `blank` is of another size, [`MachineError::Control`].
+    pub async fn prepare_capture(&self, blank: &Arc<SealedRam>) -> Result<PreparedCapture, MachineError> {
+        let memory = match &self.ram {
+            Ram::Restored(ram) => Captured::Changes(ram.clone()),
+            Ram::Booted(file) => {
+                let failed = |source| MachineError::System { doing: "duplicate a descriptor", source };
+                let own = File::from(file.try_clone().map_err(failed)?);
+                let size = own.metadata().map_err(failed)?.len();
+                if size != blank.size() {
+                    return Err(MachineError::SavedSize { saved: blank.size() >> 20, spec: (size >> 20) as u32 });
+                }
+                Captured::All { own, blank: blank.clone() }
+            }
+        };
+        Ok(PreparedCapture { memory, devices: self.prepare_devices().await? })
     }
 
     /// Takes the state of a suspended machine, which may go on afterwards.
@@ -45,10 +57,11 @@ impl Machine {
     /// # Errors
     /// [`MachineError::Control`], [`MachineError::GuestMemory`].
     pub async fn capture(&self, prepared: PreparedCapture) -> Result<SavedMachine, MachineError> {
-        let PreparedCapture { ram, devices } = prepared;
+        let PreparedCapture { memory, devices } = prepared;
         // What costs time on either side is done on both at once: pages are read while QEMU writes its devices' state.
-        let (devices, delta) = tokio::join!(self.save_devices(devices), read_delta(self.pid, ram.clone()));
-        Ok(SavedMachine { ram, devices: devices?.into(), delta: Some(Arc::new(delta?)) })
+        let (devices, delta) = tokio::join!(self.save_devices(devices), memory.read(self.pid));
+        let (ram, delta) = delta?;
+        Ok(SavedMachine { ram, devices: devices?.into(), delta: Some(Arc::new(delta)) })
     }
 
     /// Takes back what was prepared for a capture that is not to be.
@@ -57,13 +70,15 @@ impl Machine {
         let _ = self.take_back(&prepared.devices).await;
     }
 
-    /// How many bytes of its memory a restored machine has changed by now; 0 for one that was booted.
+    /// How many bytes of its memory a restored machine has changed by now, or a booted one has touched.
     ///
     /// # Errors
     /// When the machine has ended.
     pub fn changed_bytes(&self) -> std::io::Result<u64> {
-        let Ram::Restored(ram) = &self.ram else { return Ok(0) };
-        Ok(Mapping::find(self.pid, ram)?.changed()?.iter().map(|run| run.pages * PAGE).sum())
+        match &self.ram {
+            Ram::Restored(ram) => Ok(Mapping::find(self.pid, ram)?.changed()?.iter().map(|run| run.pages * PAGE).sum()),
+            Ram::Booted(file) => resident(file),
+        }
     }
 
     /// Makes a booted machine a template: takes its state, ends it, and seals its memory.
@@ -167,8 +182,33 @@ impl Machine {
 /// What a machine was given to be captured.
 #[derive(Debug)]
 pub struct PreparedCapture {
-    ram: Arc<SealedRam>,
+    memory: Captured,
     devices: DevicesFile,
+}
+
+/// What is taken of a machine's memory, and what it lies on.
+#[derive(Debug)]
+enum Captured {
+    Changes(Arc<SealedRam>),
+    All { own: File, blank: Arc<SealedRam> },
+}
+
+impl Captured {
+    async fn read(self, pid: u32) -> Result<(Arc<SealedRam>, Delta), MachineError> {
+        let read = move || match self {
+            Self::Changes(ram) => {
+                let mapping = Mapping::find(pid, &ram)?;
+                let runs: Vec<Run> = mapping.changed()?;
+                let mut content = Vec::new();
+                mapping.read(&runs, &mut content)?;
+                Ok((ram, Delta::new(runs, content)))
+            }
+            Self::All { own, blank } => Ok((blank, Delta::of_memory(&own)?)),
+        };
+        let read = tokio::task::spawn_blocking(read).await;
+        read.unwrap_or_else(|error| Err(std::io::Error::other(error)))
+            .map_err(|source| MachineError::GuestMemory { source })
+    }
 }
 
 /// An overlay that a machine has open and does not use yet.
@@ -185,17 +225,4 @@ struct DevicesFile {
     file: File,
     /// What QEMU calls it.
     set: u64,
-}
-
-async fn read_delta(pid: u32, ram: Arc<SealedRam>) -> Result<Delta, MachineError> {
-    let read = move || {
-        let mapping = Mapping::find(pid, &ram)?;
-        let runs: Vec<Run> = mapping.changed()?;
-        let mut content = Vec::new();
-        mapping.read(&runs, &mut content)?;
-        Ok(Delta::new(runs, content))
-    };
-    let read = tokio::task::spawn_blocking(read).await;
-    read.unwrap_or_else(|error| Err(std::io::Error::other(error)))
-        .map_err(|source| MachineError::GuestMemory { source })
 }

@@ -3,9 +3,10 @@
 //! A file of pages, be they a guest's changes or a template's whole memory: the magic bytes, the number of runs, each run as two little-endian 64-bit numbers (first page, pages), then the pages
 //! themselves in the same order. Its digest is kept by whoever keeps the file.
 
+use std::fs::File;
 use std::io::{self, Read, Write};
 
-use super::{PAGE, RamError, SealedRam};
+use super::{PAGE, RamError, SealedRam, ram};
 use crate::MemoryMib;
 
 const MAGIC: &[u8; 8] = b"HRTHPGS1";
@@ -61,6 +62,20 @@ impl Delta {
         Self { runs, content }
     }
 
+    /// Takes all pages of a file of memory that are not zero.
+    pub(crate) fn of_memory(file: &File) -> io::Result<Self> {
+        let mut runs = Vec::new();
+        let mut content = Vec::with_capacity(ram::resident(file)? as usize);
+        ram::for_each_piece(file, PIECE, |at, bytes| {
+            for (page, bytes) in pages_not_zero(at, bytes) {
+                Run::add(&mut runs, page);
+                content.extend_from_slice(bytes);
+            }
+            Ok(())
+        })?;
+        Ok(Self::new(runs, content))
+    }
+
     /// Its runs, in order.
     pub fn runs(&self) -> &[Run] {
         &self.runs
@@ -99,6 +114,11 @@ impl Delta {
     }
 }
 
+/// Those pages of a piece of memory at a place that are not zero, with their numbers.
+fn pages_not_zero(at: u64, bytes: &[u8]) -> impl Iterator<Item = (u64, &[u8])> {
+    (at / PAGE..).zip(bytes.chunks(PAGE as usize)).filter(|(_, page)| page.iter().any(|byte| *byte != 0))
+}
+
 impl SealedRam {
     /// Writes it as what it has of its own: all pages that are not zero.
     ///
@@ -107,11 +127,7 @@ impl SealedRam {
     pub fn write_to(&self, out: &mut impl Write) -> io::Result<()> {
         let mut runs = Vec::new();
         self.for_each_piece(PIECE, |at, bytes| {
-            for (page, content) in (at / PAGE..).zip(bytes.chunks(PAGE as usize)) {
-                if content.iter().any(|byte| *byte != 0) {
-                    Run::add(&mut runs, page);
-                }
-            }
+            pages_not_zero(at, bytes).for_each(|(page, _)| Run::add(&mut runs, page));
             Ok(())
         })?;
         write_head(&runs, out)?;

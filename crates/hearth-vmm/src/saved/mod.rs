@@ -2,7 +2,8 @@
 //!
 //! All four are the same three things: the memory of a booted guest that nobody can change any more ([`SealedRam`]), the state of the
 //! devices ([`SavedMachine::devices`]), and, for a guest that has run since, the pages that it has changed ([`Delta`]). A restored machine maps
-//! the sealed memory privately, so its changed pages are exactly the anonymous ones of that mapping.
+//! the sealed memory privately, so its changed pages are exactly the anonymous ones of that mapping. A booted machine has memory of its own: what
+//! is saved of it lies on memory of zeros ([`SealedRam::blank`]), and is all that is not zero.
 
 mod delta;
 mod pages;
@@ -12,8 +13,8 @@ use std::sync::Arc;
 
 pub use delta::{Delta, DeltaError, Run};
 pub(crate) use pages::Mapping;
-pub(crate) use ram::guest_memory;
 pub use ram::{RamError, SealedRam};
+pub(crate) use ram::{guest_memory, resident};
 
 /// The size of a page of guest memory in bytes: x86's small one.
 pub const PAGE: u64 = 4096;
@@ -23,7 +24,7 @@ pub const MAX_DEVICE_STATE: u64 = 64 << 20;
 /// A machine as it was at one moment.
 #[derive(Clone, Debug)]
 pub struct SavedMachine {
-    /// The memory that it was restored from, or booted with.
+    /// The memory that it was restored from; for one that was booted memory of zeros, or, as a template, its own.
     pub ram: Arc<SealedRam>,
     /// The state of its devices, as QEMU wrote it.
     pub devices: Arc<[u8]>,

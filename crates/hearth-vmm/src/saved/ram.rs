@@ -5,7 +5,9 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 
-use rustix::fs::{MemfdFlags, SealFlags, SeekFrom, fcntl_add_seals, fcntl_get_seals, ftruncate, memfd_create, seek};
+use rustix::fs::{
+    MemfdFlags, SealFlags, SeekFrom, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_create, seek,
+};
 use rustix::io::Errno;
 
 use crate::MemoryMib;
@@ -70,6 +72,14 @@ impl UnsealedRam {
 }
 
 impl SealedRam {
+    /// Makes memory of zeros, for what is saved of guests that were booted to lie on.
+    ///
+    /// # Errors
+    /// [`RamError`].
+    pub fn blank(memory: MemoryMib) -> Result<Self, RamError> {
+        Self::unsealed(memory)?.seal()
+    }
+
     /// Makes memory of zeros, to be filled from a durable copy.
     ///
     /// # Errors
@@ -105,7 +115,7 @@ impl SealedRam {
 
     /// How much of the host's memory it takes, in bytes: what the guest has ever touched.
     pub fn resident(&self) -> u64 {
-        self.file.metadata().map_or(0, |metadata| metadata.blocks() * 512)
+        resident(&self.file).unwrap_or(0)
     }
 
     /// Reads at a place.
@@ -117,30 +127,9 @@ impl SealedRam {
     pub(super) fn for_each_piece(
         &self,
         piece: usize,
-        mut each: impl FnMut(u64, &[u8]) -> io::Result<()>,
+        each: impl FnMut(u64, &[u8]) -> io::Result<()>,
     ) -> io::Result<()> {
-        let mut buffer = vec![0; piece];
-        let mut at = 0;
-        while let Some((begin, end)) = self.data_after(at)? {
-            at = begin;
-            while at < end {
-                let length = usize::try_from(end - at).map_or(piece, |left| left.min(piece));
-                self.read(at, &mut buffer[..length])?;
-                each(at, &buffer[..length])?;
-                at += length as u64;
-            }
-        }
-        Ok(())
-    }
-
-    /// The next stretch of data from `at` on.
-    fn data_after(&self, at: u64) -> io::Result<Option<(u64, u64)>> {
-        let begin = match seek(&self.file, SeekFrom::Data(at)) {
-            Ok(begin) => begin,
-            Err(Errno::NXIO) => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
-        Ok(Some((begin, seek(&self.file, SeekFrom::Hole(begin))?)))
+        for_each_piece(&self.file, piece, each)
     }
 
     /// Whether both are one file.
@@ -159,6 +148,41 @@ impl AsFd for SealedRam {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
+}
+
+/// How much of the host's memory a file of memory takes, in bytes.
+pub(crate) fn resident(file: impl AsFd) -> io::Result<u64> {
+    Ok(fstat(file)?.st_blocks as u64 * 512)
+}
+
+/// Calls `each` with every piece of a file that is not a hole, in order, at most `piece` bytes at a time.
+pub(super) fn for_each_piece(
+    file: &File,
+    piece: usize,
+    mut each: impl FnMut(u64, &[u8]) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut buffer = vec![0; piece];
+    let mut at = 0;
+    while let Some((begin, end)) = data_after(file, at)? {
+        at = begin;
+        while at < end {
+            let length = usize::try_from(end - at).map_or(piece, |left| left.min(piece));
+            file.read_exact_at(&mut buffer[..length], at)?;
+            each(at, &buffer[..length])?;
+            at += length as u64;
+        }
+    }
+    Ok(())
+}
+
+/// The next stretch of data from `at` on.
+fn data_after(file: &File, at: u64) -> io::Result<Option<(u64, u64)>> {
+    let begin = match seek(file, SeekFrom::Data(at)) {
+        Ok(begin) => begin,
+        Err(Errno::NXIO) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    Ok(Some((begin, seek(file, SeekFrom::Hole(begin))?)))
 }
 
 /// A file without a name. Pages are taken as the guest first uses them.

@@ -4,8 +4,11 @@
 //! made here, of the host's static busybox.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use hearth_vmm::{Confinement, Machine, MachineError, MachineKind, MachineSpec, MemoryMib, PortName, SavedMachine};
+use hearth_vmm::{
+    Confinement, Machine, MachineError, MachineKind, MachineSpec, MemoryMib, PortName, SavedMachine, SealedRam,
+};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 
@@ -132,7 +135,17 @@ async fn check_restore(linux: &Linux, kind: MachineKind, confinement: Confinemen
     let machine = Machine::start(spec(&home)).await.unwrap();
     console_says(&machine, "LISTENING").await;
     check_answer(&machine, 1).await;
-    assert!(matches!(machine.prepare_capture().await, Err(MachineError::NotFromTemplate)));
+    // Of a machine that was booted all is saved, to lie on nothing.
+    let other = Arc::new(SealedRam::blank(MemoryMib::new(777).unwrap()).unwrap());
+    assert!(matches!(machine.prepare_capture(&other).await, Err(MachineError::SavedSize { .. })));
+    let blank = Arc::new(SealedRam::blank(linux.spec(&home, kind, ECHO).memory).unwrap());
+    machine.suspend().await.unwrap();
+    let moment = machine.capture(machine.prepare_capture(&blank).await.unwrap()).await.unwrap();
+    machine.proceed().await.unwrap();
+    let booted = Home::new();
+    let copy = Machine::restore(spec(&booted), moment).await.unwrap();
+    check_answer(&copy, 2).await;
+    copy.kill().await;
     let template = machine.into_template().await.unwrap();
     assert!(home.leftovers().is_empty() && template.delta.is_none(), "{:?}", home.leftovers());
     let (one, other) = (Home::new(), Home::new());
@@ -142,13 +155,13 @@ async fn check_restore(linux: &Linux, kind: MachineKind, confinement: Confinemen
     let changed = first.changed_bytes().unwrap();
     assert!(changed > 0 && changed < template.ram.size(), "{changed}");
     first.suspend().await.unwrap();
-    let moment = first.capture(first.prepare_capture().await.unwrap()).await.unwrap();
+    let moment = first.capture(first.prepare_capture(&blank).await.unwrap()).await.unwrap();
     first.proceed().await.unwrap();
     let second = Machine::restore(spec(&other), moment).await.unwrap();
     check_answer(&second, 4).await;
     check_answer(&first, 4).await;
     second.suspend().await.unwrap();
-    let again = second.capture(second.prepare_capture().await.unwrap()).await.unwrap();
+    let again = second.capture(second.prepare_capture(&blank).await.unwrap()).await.unwrap();
     second.kill().await;
     first.kill().await;
     let third = Machine::restore(spec(&one), again).await.unwrap();

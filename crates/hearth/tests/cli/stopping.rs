@@ -75,7 +75,18 @@ fn what_was_written_before_a_stop_is_there_after_a_start() {
     assert!(kernel.contains("EXT4-fs") && !kernel.contains("recovery"), "its disk was left clean: {kernel}");
     assert_eq!(home.ok(&["exec", "b", "sh", "-c", "[ -e \"$HEARTH_SECRETS/TOKEN\" ] || echo none"]), "none");
     refused(&home, &["start", "b"], &["it is running"]);
-    refused(&home, &["fork", "b"], &["booted"]);
+    // It was booted, and is forked, saved and paused like any other.
+    home.ok(&["exec", "b", "sh", "-c", "echo memory > /dev/shm/note"]);
+    home.ok(&["fork", "b", "--name", "copy"]);
+    home.ok(&["snapshot", "create", "b", "point"]);
+    home.ok(&["pause", "b"]);
+    home.end(Signal::KILL);
+    home.ok(&["create", "--snapshot", "point", "--name", "later"]);
+    for one in ["b", "copy", "later"] {
+        assert_eq!(home.ok(&["exec", one, "sh", "-c", "cat /dev/shm/note note"]), "memory\nsecond");
+    }
+    home.ok(&["rm", "copy", "later"]);
+    home.ok(&["snapshot", "rm", "point"]);
     home.ok(&["stop", "b"]);
     let mut command = home.0.command(&["start", "b", "--secret", "TOKEN"]);
     assert_code(&Running::start(command.env("TOKEN", "another")).finish(), 0);

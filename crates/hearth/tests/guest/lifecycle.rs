@@ -132,17 +132,45 @@ async fn a_disk_is_whole_in_source_and_copies_while_it_is_written_to() {
 }
 
 #[tokio::test]
-async fn a_booted_sandbox_refuses_what_needs_a_template_and_works_on() {
-    let spec = SandboxSpec { start: StartFrom::Boot, ..SandboxSpec::default() };
-    let Some(guest) = Guest::boot_with(spec).await else { return };
+async fn a_booted_sandbox_is_forked_saved_and_paused_too() {
+    let disk = Some(DiskMib::new(64).unwrap());
+    let Some(guest) = Guest::boot_with(SandboxSpec { start: StartFrom::Boot, disk, ..SandboxSpec::default() }).await
+    else {
+        return;
+    };
     let fork = |copies| ForkSpec { copies, secrets: false };
-    let error = guest.engine().fork(guest.sandbox(), fork(1)).await.unwrap_err();
-    assert!(matches!(error, EngineError::NotRestored), "{error}");
     for copies in [0, 101] {
         let error = guest.engine().fork(guest.sandbox(), fork(copies)).await.unwrap_err();
         assert!(matches!(error, EngineError::Copies { .. }), "{error}");
     }
-    assert_eq!(guest.say("echo works").await, "works");
+    guest.say("echo memory > /dev/shm/file; echo disk > /workspace/file").await;
+    let read = "cat /dev/shm/file /workspace/file";
+    let counter = guest.channel().start(Start::new(Command::Shell(COUNTER.into()))).await.unwrap().id();
+    let forked = guest.engine().fork(guest.sandbox(), fork(2)).await.unwrap();
+    for copy in forked.copies {
+        let copy = guest.beside(copy);
+        check_counter(&copy, counter, 5).await;
+        assert_eq!(copy.say(read).await, "memory\ndisk");
+        // A copy's own copy lies on the same.
+        let again = guest.engine().fork(copy.sandbox(), fork(1)).await.unwrap().copies.remove(0);
+        let again = guest.beside(again);
+        assert_eq!(again.say(read).await, "memory\ndisk");
+        again.remove().await;
+        copy.remove().await;
+    }
+    let name = SandboxName::new("booted").unwrap();
+    guest.engine().snapshot(guest.sandbox(), &name).await.unwrap();
+    let started = guest.engine().create(&guest.engine().spec_of_snapshot(&name).unwrap()).await.unwrap();
+    let started = guest.beside(started);
+    assert_eq!(started.say(read).await, "memory\ndisk");
+    started.remove().await;
+    guest.engine().remove_snapshot(&name).unwrap();
+    let mut guest = guest;
+    for _ in 0..2 {
+        guest = guest.through_a_pause(|_| {}).await;
+        assert_eq!(guest.say(read).await, "memory\ndisk");
+        check_counter(&guest, counter, 5).await;
+    }
     guest.remove().await;
 }
 
