@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use hearth_channel::{Channel, ConnectOptions, Endpoint, Endpoints};
 use hearth_protocol::{BULK_PORT, CONTROL_PORT};
+use hearth_vmm::jail::groups_of;
 use hearth_vmm::{Accelerator, Confinement, Exit, Lifetime, Machine, MachineSpec, PortName, SavedMachine, Stall};
 use tracing::Span;
 
@@ -243,9 +244,9 @@ impl Engine {
         let (directory, way) = (&place.directory, origin.template.way);
         let machine = self.machine_spec(spec, base, directory.path(), place.scratch.as_ref(), way)?;
         let machine = MachineSpec { lifetime: directory.lifetime(), ..machine };
+        directory.note_groups(&groups_of(directory.path()));
         let machine = Machine::restore(machine, origin.saved.clone()).await;
         let machine = machine.map_err(|source| EngineError::Machine { source })?;
-        directory.note_groups(machine.cgroups());
         phases.note(Phase::Started);
         // Its console has nothing to say, so only the time bounds the wait.
         let channel = tokio::time::timeout(TCG_SILENCE, answer(&machine, way.accelerator)).await;
@@ -300,8 +301,8 @@ async fn boot_once(
     phases: &mut Phases,
 ) -> Result<(Machine, Channel), EngineError> {
     let (accelerator, directory) = (machine.accelerator, &boot.place.directory);
+    directory.note_groups(&groups_of(directory.path()));
     let machine = Machine::start(machine).await.map_err(|source| EngineError::Machine { source })?;
-    directory.note_groups(machine.cgroups());
     phases.note(Phase::Started);
     let channel = match reach(&machine, accelerator).await {
         Ok(channel) => channel,

@@ -113,7 +113,8 @@ impl SandboxDirectory {
         noted.lines().map(PathBuf::from).collect()
     }
 
-    /// Notes the control groups of the machine, for whoever cleans up after a killed owner. Without the note an empty group is left.
+    /// Notes the control groups that the machine may get, before it is started, for whoever cleans up after a killed owner. Without the note an
+    /// empty group is left.
     pub(crate) fn note_groups(&self, groups: &[PathBuf]) {
         let lines: String = groups.iter().map(|group| format!("{}\n", group.display())).collect();
         let _ = fs::write(self.path.join(GROUPS), lines);

@@ -16,9 +16,22 @@ impl CgroupLimits {
     /// Limits for the machine in a directory, in a group below this process's own; none where there are no control groups.
     pub(crate) fn below_own(directory: &Path, memory_bytes: u64) -> Option<Self> {
         let memberships = fs::read_to_string("/proc/self/cgroup").ok()?;
-        let name = format!("{PREFIX}{:016x}", directory_hash(directory));
-        Some(Self { name, memberships, memory_bytes, tasks: MAX_TASKS })
+        Some(Self { name: group_name(directory), memberships, memory_bytes, tasks: MAX_TASKS })
     }
+}
+
+/// The control groups that a machine of this process in a directory may get, for whoever cleans up after a process that is killed before it
+/// has heard which they are.
+pub fn groups_of(directory: &Path) -> Vec<PathBuf> {
+    let memberships = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let name = group_name(directory);
+    let parents = ["", "memory", "pids"].into_iter().filter_map(|controller| own_group(&memberships, controller));
+    parents.map(|parent| parent.join(&name)).collect()
+}
+
+/// The name of the group of the machine in a directory.
+fn group_name(directory: &Path) -> String {
+    format!("{PREFIX}{:016x}", directory_hash(directory))
 }
 
 /// Moves this process into new groups and returns their directories, or says why that cannot be.

@@ -37,6 +37,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{PTracer, Signal, set_parent_process_death_signal, set_ptracer};
 
 use crate::sys;
+pub use cgroup::groups_of;
 pub(crate) use identity::dedicated_user;
 use plan::JailFailure as Failure;
 pub(crate) use plan::{CgroupLimits, FromLauncher, Plan, Prepared, Step};

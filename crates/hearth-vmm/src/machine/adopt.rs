@@ -28,7 +28,7 @@ pub struct Adoption {
     pub directory: PathBuf,
     /// Its ports.
     pub ports: Vec<PortName>,
-    /// The control groups that were made for it (see [`Machine::cgroups`]).
+    /// The control groups that were made for it, or may have been (see [`groups_of`](crate::jail::groups_of)).
     pub cgroups: Vec<PathBuf>,
 }
 
@@ -52,7 +52,7 @@ impl Machine {
         let killer = child.killer().map_err(failed)?;
         let (console, task) = Console::follow(console, CONSOLE_TAIL);
         let followed = Followed { stream: console.clone(), task };
-        let ended = supervise(child, None, Some(followed), cgroups.clone());
+        let ended = supervise(child, None, Some(followed), cgroups);
         Ok(Self {
             pid,
             jail: held.jail,
@@ -61,7 +61,6 @@ impl Machine {
             console,
             sockets,
             clients: Mutex::default(),
-            cgroups,
             ram,
             killer,
             ended,

@@ -12,7 +12,7 @@ mod save;
 mod start;
 
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -50,7 +50,6 @@ pub struct Machine {
     sockets: Sockets,
     /// The owner's ends of the ports that were connected before QEMU was there, until they are taken.
     clients: Mutex<Vec<(PortName, UnixStream)>>,
-    cgroups: Vec<PathBuf>,
     ram: Ram,
     killer: Killer,
     ended: watch::Receiver<Option<Exit>>,
@@ -133,12 +132,6 @@ impl Machine {
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         let at = clients.iter().position(|(known, _)| known == name)?;
         Some(clients.swap_remove(at).1)
-    }
-
-    /// Returns the control groups that were made for QEMU. They go with it, unless the owner is killed at the same moment: then
-    /// whoever cleans up after the owner removes them, once they are empty.
-    pub fn cgroups(&self) -> &[PathBuf] {
-        &self.cgroups
     }
 
     /// Measures what the machine costs the host.

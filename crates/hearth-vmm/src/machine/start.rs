@@ -249,8 +249,7 @@ async fn hold(
         }
         Err(error) => (Err(error), None),
     };
-    let cgroups = prepared.cgroups;
-    let mut ended = supervise(child, Some(stderr), followed, cgroups.clone());
+    let mut ended = supervise(child, Some(stderr), followed, prepared.cgroups);
     let jail = JailReport { level, missing: prepared.gaps, uid: user.unwrap_or(geteuid().as_raw()) };
     let going = async {
         let (console, qmp) = (console?, set_going(&sockets).await?);
@@ -279,7 +278,6 @@ async fn hold(
         console,
         sockets,
         clients: Mutex::new(clients.ports),
-        cgroups,
         ram,
         killer,
         ended,
