@@ -205,8 +205,8 @@ impl HeldInput {
 
     /// Waits until all that was sent, the end too, reaches the program even if it is let go of; needs [`Held::next`] to be called meanwhile.
     pub async fn taken(&mut self) {
-        // Where the other end is gone, there is nothing to wait for.
-        let _ = self.taken.wait_for(|taken| *taken == self.sent).await;
+        // Where the other end is gone, or takes no more, there is nothing to wait for.
+        let _ = self.taken.wait_for(|taken| taken.end || *taken == self.sent).await;
     }
 
     /// Sends the program a signal.

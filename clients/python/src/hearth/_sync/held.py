@@ -113,8 +113,11 @@ class Held:
 
     def drain(self) -> None:
         """Waits until all input that it was given, and its end, reaches it even when it is let go of."""
+        # One that takes no more has an end of its own.
         self._receive(
-            lambda: (self._taken, self._taken_end) == (self._sent, self._closed) or self.status is not None
+            lambda: (
+                self._taken_end or (self._taken == self._sent and not self._closed) or self.status is not None
+            )
         )
 
     def resize(self, columns: int, rows: int) -> None:
