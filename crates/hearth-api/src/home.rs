@@ -67,7 +67,7 @@ pub struct TemplateList {
     pub templates: Vec<TemplateInfo>,
 }
 
-/// A guest that was booted once, for others to be restored from.
+/// A guest that was booted once, for others to be restored from; one of a few KiB is the blank memory that booted sandboxes lie on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TemplateInfo {
     /// Its name.

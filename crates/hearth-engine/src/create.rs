@@ -217,7 +217,9 @@ impl Engine {
         base: Base,
         mut phases: Phases,
     ) -> Result<Sandbox, EngineError> {
-        let place = self.place_to_boot(id, spec, self.lifetime)?;
+        let Place { directory, scratch } = self.place_to_boot(id, spec, self.lifetime)?;
+        // What is copied by a link is nothing that its own QEMU could write to.
+        let place = Place { scratch: scratch.map(Scratch::made_writable).transpose()?, directory };
         phases.note(Phase::Prepared);
         let boot = Boot { spec, base: &base, place: &place, renewal: Renewal::Anew };
         let (booted, below) = self.boot_sandbox(boot, &mut phases).await?;

@@ -94,6 +94,7 @@ pub(super) async fn apart<T: Send + 'static>(
 fn files(record: &SnapshotRecord, template: &TemplateRecord) -> Vec<(String, FileRecord)> {
     let layer = |number: usize| format!("{}.{number}", crate::scratch::BASE);
     let mut files = vec![("devices".to_owned(), record.devices.clone()), ("memory".to_owned(), record.memory.clone())];
+    files.extend(record.base.iter().map(|base| (crate::scratch::BASE.to_owned(), base.clone())));
     files.extend((1..).map(layer).zip(record.overlays.iter().cloned()));
     let of_template = |name: &str| format!("{TEMPLATE}{name}");
     files.push((of_template("devices"), template.devices.clone()));
@@ -245,7 +246,8 @@ fn check_records(record: &SnapshotRecord, template: &TemplateRecord) -> Result<(
     let is_one = record.template == template.id
         && (&record.image, record.cpus, record.memory_mib, record.disk_mib)
             == (&template.image, template.cpus, template.memory_mib, template.disk_mib);
-    if !is_one || template.disk.is_some() != template.disk_mib.is_some() {
+    let bases = template.disk.iter().chain(&record.base);
+    if !is_one || bases.clone().count() != usize::from(template.disk_mib.is_some()) {
         return Err("it and its template are of different machines");
     }
     SandboxName::new(record.name.as_str()).map_err(|_| "its name can be none")?;
@@ -261,7 +263,7 @@ fn check_records(record: &SnapshotRecord, template: &TemplateRecord) -> Result<(
         && template.memory.bytes <= pages
         && (disk > 0 || record.overlays.is_empty())
         && record.overlays.iter().all(|overlay| overlay.bytes <= layer)
-        && template.disk.iter().all(|base| base.bytes <= disk);
+        && bases.clone().all(|base| base.bytes <= disk);
     if fits { Ok(()) } else { Err("a file of it is larger than such a machine's can be") }
 }
 

@@ -65,6 +65,7 @@ impl Kept {
             disk_mib: None,
             devices,
             memory,
+            base: None,
             overlays: Vec::new(),
         };
         Self { home, record, template }
@@ -180,7 +181,7 @@ fn what_is_cut_off_goes_on_or_is_something_else_is_refused_and_adds_nothing() {
 #[test]
 fn records_that_cannot_be_are_refused_before_a_file_is_read() {
     type Change = fn(&mut Kept);
-    let changes: [(&str, Change); 10] = [
+    let changes: [(&str, Change); 11] = [
         ("another version", |kept| kept.record.format = 2),
         ("a template of another version", |kept| kept.template.format = 7),
         ("a template of another name", |kept| {
@@ -194,12 +195,13 @@ fn records_that_cannot_be_are_refused_before_a_file_is_read() {
         ("so many processors", |kept| (kept.record.cpus, kept.template.cpus) = (1000, 1000)),
         ("devices without end", |kept| kept.record.devices.bytes = 1 << 50),
         ("changes without end", |kept| kept.record.memory.bytes = 1 << 50),
+        ("a disk of a machine without one", |kept| kept.record.base = Some(kept.record.memory.clone())),
         ("layers without a disk", |kept| kept.record.overlays = vec![kept.record.memory.clone()]),
     ];
     for (what, change) in changes {
         let mut kept = Kept::new();
         change(&mut kept);
-        fs::write(kept.own().join("scratch.1"), "").unwrap();
+        fs::write(kept.own().join("disk"), "").unwrap();
         fs::write(kept.own().join("disk.1"), "").unwrap();
         let file = kept.file();
         let error = kept.import(&file).err().unwrap_or_else(|| panic!("{what} is taken"));

@@ -43,15 +43,18 @@ pub struct SnapshotRecord {
     pub devices: FileRecord,
     /// What of the template's memory was changed.
     pub memory: FileRecord,
-    /// What was written to the disk, a file for each layer above the template's.
+    /// The disk below its layers, where that is not the template's: of a sandbox that was booted, or started again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<FileRecord>,
+    /// What was written to the disk, a file for each layer above that.
     pub overlays: Vec<FileRecord>,
 }
 
 impl SnapshotRecord {
     /// What it takes on disk, without its template, in bytes.
     pub fn bytes(&self) -> u64 {
-        let overlays: u64 = self.overlays.iter().map(|overlay| overlay.bytes).sum();
-        self.devices.bytes + self.memory.bytes + overlays
+        let disk: u64 = self.base.iter().chain(&self.overlays).map(|layer| layer.bytes).sum();
+        self.devices.bytes + self.memory.bytes + disk
     }
 }
 
@@ -84,6 +87,8 @@ pub(super) fn finish(
 ) -> Result<SnapshotRecord, SavedFault> {
     let delta = machine.delta.clone().unwrap_or_default();
     let (devices, memory) = saved::write_changes(unfinished.path(), machine, &delta)?;
+    let own_base = scratch.filter(|_| kept.template.disk.is_none());
+    let base = own_base.map(|scratch| saved::sum_up_disk(&scratch.base())).transpose()?;
     let overlays = scratch.map_or(0, Scratch::overlays);
     let overlays = (1..=overlays).filter_map(|number| Some(saved::sum_up_disk(&scratch?.overlay(number))));
     let record = SnapshotRecord {
@@ -97,6 +102,7 @@ pub(super) fn finish(
         disk_mib: kept.spec.disk.map(DiskMib::mib),
         devices,
         memory,
+        base,
         overlays: overlays.collect::<Result<_, _>>()?,
     };
     publish(directory, unfinished, &record, &kept.name)?;
@@ -135,6 +141,9 @@ pub(super) fn remove(directory: &Path, name: &SandboxName) -> Result<(), SavedFa
 /// Loads and checks all that a sandbox is started from; the disk's layers are only checked.
 pub(super) fn load(own: &Path, record: &SnapshotRecord, memory: u64) -> Result<(Arc<[u8]>, Delta), SavedFault> {
     let scratch = Scratch::saved(own, record.overlays.len());
+    if let Some(base) = &record.base {
+        saved::check_disk(&scratch.base(), base)?;
+    }
     for (number, overlay) in (1..).zip(&record.overlays) {
         saved::check_disk(&scratch.overlay(number), overlay)?;
     }

@@ -114,19 +114,23 @@ impl Engine {
     pub(crate) async fn blank(&self, spec: &SandboxSpec, base: &Base, way: Way) -> Result<Below, EngineError> {
         let key = self.template_key(spec, base, way)?.of_blank();
         let there = store::list(&self.templates.directory).into_iter().find(|record| record.id.has_key(&key));
-        let id = match there {
-            Some(record) => record.id,
-            None => {
-                let path = || self.templates.directory.clone();
-                let ram = SealedRam::blank(spec.memory);
-                let ram = ram.map_err(|source| SavedFault::Memory { path: path(), source: source.into() });
-                let ram = ram.map_err(|source| EngineError::Template { source })?;
-                let saved = SavedMachine { ram: Arc::new(ram), devices: Arc::default(), delta: None };
-                self.templates.keep(Made { key, way, saved, scratch: None }, spec, base).await?.record.id
-            }
-        };
         // Those who lie on one share it.
-        Ok(self.template_with(&id).await?.into())
+        if let Some(record) = there
+            && let Ok(template) = self.template_with(&record.id).await
+        {
+            return Ok(template.into());
+        }
+        // One that is damaged or stale goes, and is made again.
+        if let Ok(Some(template)) = self.templates.load(&key, way, self.pinned_templates()).await {
+            return Ok(Arc::new(template).into());
+        }
+        let path = || self.templates.directory.clone();
+        let ram = SealedRam::blank(spec.memory);
+        let ram = ram.map_err(|source| SavedFault::Memory { path: path(), source: source.into() });
+        let ram = ram.map_err(|source| EngineError::Template { source })?;
+        let saved = SavedMachine { ram: Arc::new(ram), devices: Arc::default(), delta: None };
+        let made = self.templates.keep(Made { key, way, saved, scratch: None }, spec, base).await?;
+        Ok(Arc::new(made).into())
     }
 }
 

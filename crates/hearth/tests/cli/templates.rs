@@ -45,6 +45,23 @@ fn a_damaged_template_is_made_again_and_never_started() {
         kill_process(daemon, Signal::TERM).unwrap();
         wait_until_gone(daemon);
     }
+    // So is the blank memory that booted ones lie on.
+    let boot = || assert_code(&home.hearth(&["run", "--boot", "--", "true"]), 0);
+    boot();
+    let blank = list(&home).into_iter().find(|template| template["bytes"].as_u64() < Some(64 * 1024)).unwrap();
+    let memory = home.path().join("templates").join(blank["id"].as_str().unwrap()).join("memory");
+    let whole = fs::read(&memory).unwrap();
+    fs::write(&memory, b"damaged").unwrap();
+    if let Some(daemon) = home.daemon() {
+        kill_process(daemon, Signal::TERM).unwrap();
+        wait_until_gone(daemon);
+    }
+    boot();
+    assert_eq!(fs::read(&memory).unwrap(), whole);
+    if let Some(daemon) = home.daemon() {
+        kill_process(daemon, Signal::TERM).unwrap();
+        wait_until_gone(daemon);
+    }
     // What a killed maker has left goes when nobody makes anything.
     let unfinished = home.path().join("templates").join(".unfinished-x");
     fs::create_dir(&unfinished).unwrap();

@@ -164,7 +164,15 @@ async fn a_booted_sandbox_is_forked_saved_and_paused_too() {
     let started = guest.beside(started);
     assert_eq!(started.say(read).await, "memory\ndisk");
     started.remove().await;
+    // Its file has the disk that no template has, and goes to another home.
+    let file = guest.home().join("booted.hearth");
+    guest.engine().export_snapshot(&name, &file).await.unwrap();
     guest.engine().remove_snapshot(&name).unwrap();
+    let Some(other) = Guest::engine_alone() else { return };
+    other.engine().import_snapshot(std::fs::File::open(&file).unwrap(), &name).await.unwrap();
+    let there = guest.beside(other.engine().create(&other.engine().spec_of_snapshot(&name).unwrap()).await.unwrap());
+    assert_eq!(there.say(read).await, "memory\ndisk");
+    there.remove().await;
     let mut guest = guest;
     for _ in 0..2 {
         guest = guest.through_a_pause(|_| {}).await;
