@@ -67,6 +67,13 @@ impl Process {
         hang_up.into_iter().chain([Signal::Term, Signal::Cont]).for_each(|signal| self.tree.signal(signal));
     }
 
+    /// As [`Self::ask_to_end`], what of a terminal's programs waits for input all the same: the signal came too early for it.
+    pub(super) fn ask_again_to_end(&self) {
+        if self.terminal.is_some() {
+            self.tree.signal_the_waiting(Signal::Hup);
+        }
+    }
+
     /// Sends a signal.
     ///
     /// # Errors

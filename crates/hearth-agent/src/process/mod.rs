@@ -61,6 +61,10 @@ const KILL_PATIENCE: Duration = Duration::from_secs(5);
 /// How long processes may take to stand still before a save: one in an uninterruptible wait of the kernel does not.
 const FREEZE: Duration = Duration::from_secs(2);
 
+/// After how long a program that was asked to end, and still waits for input, is asked again; then after twice that, and so on. bash, for
+/// one, notes a signal that comes between its prompt and its wait for a key, and then waits for the key.
+const FIRST_DOUBT: Duration = Duration::from_millis(50);
+
 /// All processes of an agent.
 pub(crate) struct Processes {
     defaults: Defaults,
@@ -318,9 +322,13 @@ impl Processes {
             let all_end = async {
                 let running = self.running();
                 running.iter().for_each(|process| process.ask_to_end());
-                for process in &running {
-                    self.wait_until_empty(&process.tree, grace).await;
-                }
+                let ask_again = ask_again(|| running.iter().for_each(|process| process.ask_again_to_end()));
+                let each_ends = async {
+                    for process in &running {
+                        self.wait_until_empty(&process.tree, grace).await;
+                    }
+                };
+                tokio::select! { () = each_ends => {} () = ask_again => {} }
             };
             // Those that are left are killed.
             let _ = tokio::time::timeout(grace, all_end).await;
@@ -384,7 +392,11 @@ impl Processes {
         process.tree.signal(signal);
         // What is stopped must run to see the signal.
         process.tree.signal(Signal::Cont);
-        if self.wait_until_empty(&process.tree, grace).await {
+        let empty = tokio::select! {
+            empty = self.wait_until_empty(&process.tree, grace) => empty,
+            () = ask_again(|| process.tree.signal_the_waiting(signal)) => false,
+        };
+        if empty {
             return Stopped::InTime;
         }
         process.tree.signal(Signal::Kill);
@@ -430,6 +442,16 @@ impl Processes {
             count -= 1;
             memory -= bytes;
         }
+    }
+}
+
+/// Asks again, ever less often, for as long as it is polled.
+async fn ask_again(mut ask: impl FnMut()) {
+    let mut pause = FIRST_DOUBT;
+    loop {
+        tokio::time::sleep(pause).await;
+        ask();
+        pause *= 2;
     }
 }
 

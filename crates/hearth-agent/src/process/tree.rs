@@ -323,6 +323,11 @@ impl Tree {
         }
     }
 
+    /// Sends a signal to those members that wait for input.
+    pub(crate) fn signal_the_waiting(&self, signal: Signal) {
+        self.members().into_iter().filter(|&pid| waits_for_input(pid)).for_each(|pid| signal_process(pid, signal));
+    }
+
     /// Whether its memory is limited, or anything else of it.
     pub(crate) fn is_limited(&self) -> bool {
         self.group().is_some_and(|group| group.limited)

@@ -389,6 +389,7 @@ async fn an_agent_that_ends_leaves_no_process_socket_or_group() {
 
 #[tokio::test]
 async fn at_the_agents_end_programs_have_their_grace_and_what_outlives_it_is_killed() {
+    const GRACE: Duration = Duration::from_secs(4);
     let agent = Agent::start();
     let channel = agent.connect().await;
     let notes = agent.workspace();
@@ -407,18 +408,14 @@ async fn at_the_agents_end_programs_have_their_grace_and_what_outlives_it_is_kil
         started.push(process);
     }
     let begun = Instant::now();
-    channel.shutdown(Duration::from_secs(2)).await.unwrap();
+    channel.shutdown(GRACE).await.unwrap();
     for process in &started[..2] {
-        while !matches!(process.next_event().await.unwrap(), Some(Event::Exit { .. })) {}
+        let status = finish(process).await.status.unwrap();
+        assert_ne!(status.signal, Some(9), "it heeds what it is asked, in time: {status:?}");
     }
-    assert!(begun.elapsed() < Duration::from_secs(2), "those that heed it end at once");
     assert_eq!(std::fs::read_to_string(notes.join("note")).unwrap(), "heeded\n");
     let refused = channel.start(shell("true")).await.unwrap_err();
     assert_eq!(fault(&refused), (ErrorCode::Busy, Retry::NeverStarted));
     while matches!(started[2].next_event().await, Ok(Some(_))) {}
-    assert!(
-        begun.elapsed() >= Duration::from_secs(2) && begun.elapsed() < Duration::from_secs(10),
-        "{:?}",
-        begun.elapsed()
-    );
+    assert!(begun.elapsed() >= GRACE && begun.elapsed() < GRACE + HANG, "{:?}", begun.elapsed());
 }

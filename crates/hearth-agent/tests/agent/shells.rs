@@ -329,6 +329,18 @@ async fn closing_a_shell_ends_all_that_it_started() {
     assert!(begun.elapsed() < Duration::from_secs(10));
 }
 
+/// bash is one, for a moment: between its prompt and its wait for a key it only notes a signal.
+#[tokio::test]
+async fn a_program_that_still_waits_for_input_is_asked_to_end_again() {
+    let agent = Agent::start();
+    let channel = agent.connect().await;
+    let heeds_the_second = "trap 'trap \"exit 7\" HUP' HUP; printf '$ '; while :; do read -r line; done";
+    let command = Some(Command::Argv(["sh", "-c", heeds_the_second].map(Into::into).to_vec()));
+    let shell = open(&channel, OpenShell { command, ..plain_shell("main") }).await;
+    let status = channel.close_shell(shell, HANG).await.unwrap();
+    assert_eq!(status.code, Some(7), "{status:?}");
+}
+
 #[tokio::test]
 async fn a_shell_without_a_command_is_the_users_own() {
     let agent = Agent::start();
