@@ -11,7 +11,7 @@ use hearth_protocol::{Command, ErrorCode, Finished, StreamName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use crate::support::{Agent, HANG, is_alive, run};
+use crate::support::{Agent, HANG, SOON, is_alive, run};
 
 fn service(script: &str) -> ServiceStart {
     ServiceStart::new("web", Command::Shell(script.into()))
@@ -80,7 +80,7 @@ async fn b40_an_exit_before_it_is_ready_is_seen_at_once_whatever_the_readiness()
     ] {
         let begun = Instant::now();
         let info = channel.start_service(ready_when("exit 7", readiness.clone())).await.unwrap();
-        assert!(begun.elapsed() < Duration::from_secs(1), "{readiness:?}: {:?}", begun.elapsed());
+        assert!(begun.elapsed() < SOON, "{readiness:?}: {:?}", begun.elapsed());
         assert_eq!(
             state(&info),
             (ServiceState::Failed, Some(ServiceReason::ProcessExitedBeforeReady)),
@@ -112,7 +112,7 @@ async fn b40_a_stop_is_a_term_that_is_seen_at_once() {
         assert_eq!(state(&info), (ServiceState::Running, None));
         let begun = Instant::now();
         let info = channel.stop_service("web", None).await.unwrap();
-        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
         assert_eq!(state(&info), (ServiceState::Stopped, Some(ServiceReason::Sigterm)));
         assert!(!is_alive(info.pid));
         assert_eq!(channel.stop_service("web", None).await.unwrap(), info, "once more changes nothing");

@@ -13,6 +13,8 @@ use hearth_protocol::{
 
 /// A bound on everything that a test waits for: reached only by a hang.
 pub(crate) const HANG: Duration = Duration::from_secs(60);
+/// Longer than what has nothing to wait for takes on the busiest machine, and shorter than what it must not wait for.
+pub(crate) const SOON: Duration = Duration::from_secs(20);
 
 /// A running agent. It, and all it has started, ends with this.
 pub(crate) struct Agent {

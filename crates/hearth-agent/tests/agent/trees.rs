@@ -2,14 +2,14 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use hearth_protocol::ErrorCode;
 use hearth_protocol::files::{Chmod, Enough, FileKind, List, Mkdir, Remove, Search, Symlink, Transfer, Watch};
 
 use crate::files::code;
-use crate::support::{Agent, run};
+use crate::support::{Agent, SOON, run};
 
 fn everything(path: &str) -> List {
     List { recursive: true, ..List::new(path) }
@@ -45,12 +45,10 @@ async fn a_tree_is_listed_whole_or_in_pages() {
 async fn b06_a_list_is_answered_while_a_process_runs() {
     let agent = Agent::start();
     let channel = agent.connect().await;
-    let sleeping = channel.start(crate::support::shell("sleep 2")).await.unwrap();
-    channel.list_files(List::new("")).await.unwrap();
+    let sleeping = channel.start(crate::support::shell("sleep 300")).await.unwrap();
     let begun = Instant::now();
     channel.list_files(List::new("")).await.unwrap();
-    assert!(begun.elapsed() < Duration::from_millis(50), "{:?}", begun.elapsed());
-    drop(sleeping);
+    assert!(begun.elapsed() < SOON && crate::support::is_alive(sleeping.pid()), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]
@@ -110,7 +108,7 @@ async fn b32_a_sparse_file_of_100_gb_is_listed_at_once_with_what_it_takes() {
     fs::File::create(agent.workspace().join("d/sparse")).unwrap().set_len(100_000_000_000).unwrap();
     let begun = Instant::now();
     let listed = channel.list_files(List::new("d")).await.unwrap().entries;
-    assert!(begun.elapsed() < Duration::from_secs(1));
+    assert!(begun.elapsed() < SOON);
     assert_eq!(listed[0].size, 100_000_000_000);
     assert!(listed[0].allocated < 1 << 20, "{}", listed[0].allocated);
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::client::{Client, Served, WAYS, Way, unix};
-use crate::support::is_alive;
+use crate::support::{SOON, is_alive};
 
 /// Code in a process of its own.
 fn script(op_id: &str, text: &str) -> Value {
@@ -267,7 +267,7 @@ fn b45_code_whose_client_does_not_read_gives_its_turn_to_others_at_its_end_and_i
         let mut other = served.connect(Way::Unix);
         let outcome = other.ask(&json!({"action": "exec", "op_id": 2, "language": "raw", "code": "echo hi"}));
         assert_eq!((outcome.stdout.as_str(), outcome.code()), ("hi\n", 0));
-        assert!(begun.elapsed() < Duration::from_secs(4), "{way:?} {ended}: {:?}", begun.elapsed());
+        assert!(begun.elapsed() < SOON, "{way:?} {ended}: {:?}", begun.elapsed());
         // Whoever reads in the end is told all of it.
         let outcome = stuck.outcome(&json!(1));
         assert_eq!(outcome.stdout.len(), 900_000, "{way:?} {ended}");

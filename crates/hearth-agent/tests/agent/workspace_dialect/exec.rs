@@ -1,11 +1,11 @@
 //! Execs: the faults of the first agent, which this one must not have.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::json;
 
 use super::Rpc;
-use crate::support::is_alive;
+use crate::support::{SOON, is_alive};
 
 fn lines(reply: &serde_json::Value) -> Vec<String> {
     reply["stdout"].as_str().unwrap().lines().map(str::to_owned).collect()
@@ -17,7 +17,7 @@ fn b3_a_timeout_keeps_what_was_written_and_ends_the_whole_tree() {
     let command = "echo partial; echo half >&2; (sleep 77 & echo $!; wait) & echo $!; sleep 77";
     let begun = Instant::now();
     let reply = rpc.ask(&json!({"command": command, "timeout_seconds": 1}));
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
     let lines = lines(&reply);
     assert_eq!((lines[0].as_str(), lines.len()), ("partial", 3), "{reply}");
     for pid in &lines[1..] {
@@ -43,7 +43,7 @@ fn b7_a_background_child_that_holds_the_pipe_holds_nobody() {
     let rpc = Rpc::start();
     let begun = Instant::now();
     let reply = rpc.exec("sleep 30 & echo $!");
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
     assert!(is_alive(lines(&reply)[0].parse().unwrap()));
 }
 

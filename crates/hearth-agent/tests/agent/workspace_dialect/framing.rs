@@ -1,7 +1,6 @@
 //! Connections: what comes before, behind and instead of a request.
 
 use std::thread;
-use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -75,17 +74,15 @@ fn b5_clients_that_vanish_harm_nothing() {
 #[test]
 fn b6_many_clients_are_served_at_once() {
     let rpc = Rpc::start();
-    let begun = Instant::now();
+    let slow = format!("while [ ! -e {} ]; do sleep 0.1; done; echo slow", rpc.place("go").display());
     thread::scope(|scope| {
-        let slow: Vec<_> = (0..20).map(|_| scope.spawn(|| rpc.exec("sleep 2; echo slow"))).collect();
+        let slow: Vec<_> = (0..20).map(|_| scope.spawn(|| rpc.exec(&slow))).collect();
         let mut silent = rpc.connect();
         silent.send(b"{\"command\":");
-        let before = Instant::now();
-        assert_eq!(rpc.ask(&json!({"action": "write_workspace_file", "path": "a", "text": "x"}))["size_bytes"], 1);
-        assert!(before.elapsed() < Duration::from_secs(1), "{:?}", before.elapsed());
+        // What the slow ones wait for comes while they wait, each in its own connection.
+        assert_eq!(rpc.ask(&json!({"action": "write_workspace_file", "path": "go", "text": "x"}))["size_bytes"], 1);
         for reply in slow {
             assert_eq!(reply.join().unwrap()["stdout"], "slow\n");
         }
     });
-    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
 }

@@ -1,10 +1,11 @@
 //! Shells: the faults of the first agent, which this one must not have.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
 use super::Rpc;
+use crate::support::{HANG, SOON};
 
 fn open(rpc: &Rpc, more: Value) {
     // A terminal that cannot do much: bash then writes nothing but what it is asked to.
@@ -44,7 +45,7 @@ fn b14_int_and_term_reach_the_job_in_the_foreground() {
         // Bash forgets the rest of the line after an INT.
         write(&rpc, "echo code-$?");
         shows(&rpc, &format!("\ncode-{code}"));
-        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
     }
     signal(&rpc, "KILL");
     rpc.wait_for_shell(&json!({"shell_id": "s", "state": "stopped"}));
@@ -62,7 +63,7 @@ fn b15_a_write_to_a_job_that_does_not_read_is_answered_and_holds_nobody() {
         let written = scope.spawn(|| write(&rpc, &text));
         let before = Instant::now();
         assert_eq!(rpc.exec("echo on")["stdout"], "on\n");
-        assert!(before.elapsed() < Duration::from_secs(5), "{:?}", before.elapsed());
+        assert!(before.elapsed() < SOON, "{:?}", before.elapsed());
         let reply = written.join().unwrap();
         let accepted = reply["input_length"].as_u64().unwrap();
         assert!(accepted < 150_000, "{accepted}");
@@ -111,7 +112,7 @@ fn b16_what_is_no_longer_kept_is_a_jump_and_never_a_shift() {
     write(&rpc, "stty -onlcr; echo begin-here; seq -f 'é%09.0f' 300000; echo end-of-it; touch done");
     let begun = Instant::now();
     while !rpc.place("done").exists() {
-        assert!(begun.elapsed() < crate::support::HANG);
+        assert!(begun.elapsed() < HANG);
         std::thread::yield_now();
     }
     let line = |number: u64| format!("é{number:09}\n");
@@ -177,7 +178,7 @@ fn a_shell_outlives_its_clients_and_ends_with_a_close() {
     let begun = Instant::now();
     let closed = rpc.ask(&json!({"action": "close_shell", "shell_id": "s"}));
     assert_eq!((&closed["closed"], &closed["state"]), (&json!(true), &json!("stopped")), "{closed}");
-    assert!(begun.elapsed() < Duration::from_secs(9), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
     for pid in [pid("\npid-"), pid("\nshell-")] {
         assert!(!crate::support::is_alive(pid), "{pid}");
     }
