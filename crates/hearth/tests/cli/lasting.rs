@@ -10,7 +10,8 @@ use serde_json::Value;
 use crate::held::Daemon;
 use crate::support::{HANG, Running, assert_code, said, text};
 
-const COUNTER: &str = "i=0; while :; do i=$((i + 1)); echo $i > count; sleep 0.05; done";
+/// What reads the file finds a whole number.
+const COUNTER: &str = "i=0; while :; do i=$((i + 1)); echo $i > next; mv next count; sleep 0.05; done";
 
 #[test]
 fn a_paused_sandbox_goes_on_where_it_was_and_the_next_request_wakes_it() {
