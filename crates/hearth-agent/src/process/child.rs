@@ -67,8 +67,8 @@ impl Process {
         hang_up.into_iter().chain([Signal::Term, Signal::Cont]).for_each(|signal| self.tree.signal(signal));
     }
 
-    /// As [`Self::ask_to_end`], what of a terminal's programs waits for input all the same: the signal came too early for it.
-    pub(super) fn ask_again_to_end(&self) {
+    /// Hangs up for what of its terminal's programs waits for input all the same: the signal came too early for it.
+    pub(super) fn hang_up_again(&self) {
         if self.terminal.is_some() {
             self.tree.signal_the_waiting(Signal::Hup);
         }

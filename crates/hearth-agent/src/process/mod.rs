@@ -22,7 +22,7 @@ mod users;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
-use std::ops::Bound;
+use std::ops::{Bound, Deref};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -61,8 +61,9 @@ const KILL_PATIENCE: Duration = Duration::from_secs(5);
 /// How long processes may take to stand still before a save: one in an uninterruptible wait of the kernel does not.
 const FREEZE: Duration = Duration::from_secs(2);
 
-/// After how long a program that was asked to end, and still waits for input, is asked again; then after twice that, and so on. bash, for
-/// one, notes a signal that comes between its prompt and its wait for a key, and then waits for the key.
+/// After how long a terminal hangs up again for what waits for input there; then after twice that, and so on. bash notes a signal that comes
+/// between its prompt and its wait for a key, and then waits for the key. Other signals are sent once: a server that has heeded a TERM waits
+/// for its clients to leave, and may take a second one for haste.
 const FIRST_DOUBT: Duration = Duration::from_millis(50);
 
 /// All processes of an agent.
@@ -322,13 +323,12 @@ impl Processes {
             let all_end = async {
                 let running = self.running();
                 running.iter().for_each(|process| process.ask_to_end());
-                let ask_again = ask_again(|| running.iter().for_each(|process| process.ask_again_to_end()));
                 let each_ends = async {
                     for process in &running {
                         self.wait_until_empty(&process.tree, grace).await;
                     }
                 };
-                tokio::select! { () = each_ends => {} () = ask_again => {} }
+                tokio::select! { () = each_ends => {} () = hang_up_again(&running) => {} }
             };
             // Those that are left are killed.
             let _ = tokio::time::timeout(grace, all_end).await;
@@ -392,11 +392,12 @@ impl Processes {
         process.tree.signal(signal);
         // What is stopped must run to see the signal.
         process.tree.signal(Signal::Cont);
-        let empty = tokio::select! {
+        let stopped = [process];
+        let in_time = tokio::select! {
             empty = self.wait_until_empty(&process.tree, grace) => empty,
-            () = ask_again(|| process.tree.signal_the_waiting(signal)) => false,
+            () = hang_up_again(&stopped), if signal == Signal::Hup => false,
         };
-        if empty {
+        if in_time {
             return Stopped::InTime;
         }
         process.tree.signal(Signal::Kill);
@@ -445,12 +446,12 @@ impl Processes {
     }
 }
 
-/// Asks again, ever less often, for as long as it is polled.
-async fn ask_again(mut ask: impl FnMut()) {
+/// Has the terminals of `processes` hang up again, ever less often, for as long as it is polled.
+async fn hang_up_again(processes: &[impl Deref<Target = Process>]) {
     let mut pause = FIRST_DOUBT;
     loop {
         tokio::time::sleep(pause).await;
-        ask();
+        processes.iter().for_each(|process| process.hang_up_again());
         pause *= 2;
     }
 }
