@@ -64,6 +64,7 @@ impl SendWindow {
 /// The receiver's side: what the sender may still send, and what to grant it as bytes are consumed.
 #[derive(Debug, Clone)]
 pub struct ReceiveWindow {
+    size: u64,
     outstanding: u64,
     consumed: u64,
 }
@@ -75,9 +76,19 @@ impl Default for ReceiveWindow {
 }
 
 impl ReceiveWindow {
-    /// A window of `size` bytes, at least [`limits::WINDOW`], which the sender is told of.
+    /// A window of `size` bytes, at least [`limits::WINDOW`], which the sender knows or is told of.
     pub fn new(size: u64) -> Self {
-        Self { outstanding: size, consumed: 0 }
+        Self { size, outstanding: size, consumed: 0 }
+    }
+
+    /// A window in which nothing may come.
+    pub fn closed() -> Self {
+        Self::new(0)
+    }
+
+    /// The bytes that may be on their way, or here and not consumed.
+    pub fn size(&self) -> u64 {
+        self.size
     }
 
     /// Counts bytes that have arrived.
@@ -94,10 +105,11 @@ impl ReceiveWindow {
         }
     }
 
-    /// Counts bytes that were handed on, and returns the credit to grant, if it is worth a message yet: half of [`limits::WINDOW`].
+    /// Counts bytes that were handed on, and returns the credit to grant, if it is worth a message yet: half of [`limits::WINDOW`], or a
+    /// sixth of a larger one.
     pub fn consume(&mut self, bytes: u64) -> Option<u64> {
         self.consumed += bytes;
-        if self.consumed < limits::WINDOW / 2 {
+        if self.consumed < (limits::WINDOW / 2).max(self.size / 6) {
             return None;
         }
         let grant = std::mem::take(&mut self.consumed);

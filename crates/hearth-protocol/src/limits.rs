@@ -11,8 +11,9 @@ pub const CHUNK: usize = 64 * 1024;
 pub const WINDOW: u64 = 512 * 1024;
 /// The payload of one chunk of an upload, in bytes: nobody waits for a part of it, and each chunk costs a guest without KVM tens of microseconds.
 pub const UPLOAD_CHUNK: usize = 256 * 1024;
-/// The credit that an upload begins with, in bytes: enough that its sender need not wait while the agent's worker has the processor.
-pub const UPLOAD_WINDOW: u64 = 1024 * 1024;
+/// The credit that an upload begins with, in bytes, when its session has no other as large: more than a virtio-serial port and the socket before it
+/// hold. Else QEMU, without KVM, hands out what a grant brings at one go, and keeps the guest's processor from its lock meanwhile.
+pub const UPLOAD_WINDOW: u64 = 6 * 1024 * 1024;
 /// The most credit a sender may ever hold, in bytes; a grant beyond it is a protocol violation.
 pub const CREDIT: u64 = 64 * 1024 * 1024;
 /// The most arguments, or environment variables, of one command.

@@ -48,10 +48,10 @@ const BULK_QUEUE: usize = 4;
 const ACTIVE: usize = 4096;
 /// What is read from the control lane at a time, in bytes.
 const READ: usize = 64 * 1024;
-/// What is read from the bulk lane at a time, in bytes, and the memory that is taken for it: a whole chunk of an upload, or several smaller ones.
-const READ_BULK: usize = 256 * 1024;
-/// The least room there is for what is read from the bulk lane, in bytes: a port hands out a page at a time.
-const LEAST_READ: usize = 4096;
+/// What is read from the bulk lane at a time between two chunks, in bytes: a page, which is what a port hands out.
+const READ_HEAD: usize = 4096;
+/// The memory that is taken for what the bulk lane brings, in bytes: a whole chunk of an upload, or several smaller ones.
+const READ_BULK: usize = READ_HEAD + limits::UPLOAD_CHUNK;
 
 /// A lane as it is read.
 pub(crate) type Reader = Box<dyn AsyncRead + Unpin>;
@@ -217,7 +217,14 @@ impl Session {
         let mut decoder = ChunkDecoder::default();
         loop {
             match decoder.decode(&mut buffer) {
-                Ok(Some((header, payload))) => self.take_chunk(&header, payload).await,
+                Ok(Some((header, payload))) => {
+                    let is_large = payload.len() >= limits::CHUNK;
+                    self.take_chunk(&header, payload).await;
+                    if is_large {
+                        // A lane that has more at once, always, must not keep what it brought from being worked on.
+                        tokio::task::yield_now().await;
+                    }
+                }
                 Ok(None) => {
                     let missing = decoder.missing(&buffer);
                     if let Err(error) = read_some(&mut reader, &mut buffer, missing).await {
@@ -266,6 +273,12 @@ impl Session {
             input.close();
         }
         Ok(())
+    }
+
+    /// The credit that an upload begins with: many at once must not hold as much as one may.
+    fn upload_window(&self) -> u64 {
+        let has_large = |request: &Active| request.stdin.borrow().size() >= limits::UPLOAD_WINDOW;
+        if self.active.borrow().values().any(has_large) { limits::WINDOW } else { limits::UPLOAD_WINDOW }
     }
 
     async fn handle_line(self: &Rc<Self>, line: &[u8]) {
@@ -414,11 +427,16 @@ impl Session {
             let message = format!("{ACTIVE} requests of this session have not ended");
             return Err(Fault::never_started(ErrorCode::Busy, message));
         }
+        let stdin = Rc::new(RefCell::new(ReceiveWindow::closed()));
         let (input, intake) = Input::taken_in({
-            let control = self.control.clone();
-            move || grant(control, id, limits::UPLOAD_WINDOW)
+            let (session, stdin) = (Rc::downgrade(self), Rc::clone(&stdin));
+            move || {
+                let Some(session) = session.upgrade() else { return };
+                let size = session.upload_window();
+                *stdin.borrow_mut() = ReceiveWindow::new(size);
+                grant(session.control.clone(), id, size);
+            }
         });
-        let stdin = Rc::new(RefCell::new(ReceiveWindow::new(limits::UPLOAD_WINDOW)));
         let credits = Rc::<Credits>::default();
         let streams = Streams::new(id, intake, Rc::clone(&credits), self.bulk.clone());
         let output = streams.totals();
@@ -519,11 +537,12 @@ async fn write_chunk(lane: &mut Writer, mut head: Vec<u8>, payload: Bytes) -> io
 
 /// Reads the bulk lane once; at the end there is nothing to read. `missing` bytes belong to the chunk that has begun.
 async fn read_some(reader: &mut Reader, buffer: &mut BytesMut, missing: usize) -> io::Result<()> {
-    // More room is other memory, to which what is here of a chunk is copied: at its beginning, or not at all.
-    if buffer.capacity() - buffer.len() < missing.max(LEAST_READ) {
-        buffer.reserve(READ_BULK.max(missing));
+    // More room is other memory, to which what is here is copied. So no more is read than the rest of a chunk, or what the next begins with.
+    let most = if missing == 0 { READ_HEAD } else { missing };
+    if buffer.capacity() - buffer.len() < most {
+        buffer.reserve(READ_BULK.max(most));
     }
-    match reader.read_buf(&mut buffer.limit(READ_BULK)).await? {
+    match reader.read_buf(&mut buffer.limit(most)).await? {
         0 => Err(io::ErrorKind::UnexpectedEof.into()),
         _ => Ok(()),
     }

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use hearth_channel::Endpoint;
-use hearth_protocol::{Epoch, Lane};
+use hearth_protocol::{Epoch, Lane, limits};
 
 use crate::support::{Agent, read_line, run};
 
@@ -161,6 +161,25 @@ async fn input_beyond_its_credit_is_refused() {
         .unwrap();
     bulk.write_all(&payload).unwrap();
     assert!(read_line(&mut control).contains("more than it was granted"));
+}
+
+#[tokio::test]
+async fn one_upload_of_a_session_at_a_time_has_a_large_window() {
+    let agent = Agent::start();
+    let mut control = agent.raw(epoch(9), Lane::Control);
+    let mut bulk = agent.raw(epoch(9), Lane::Bulk);
+    let begin = |control: &mut UnixStream, id: u64, window: u64| {
+        let write = format!("{{\"id\":{id},\"type\":\"file\",\"op\":\"write\",\"path\":\"file{id}\"}}\n");
+        control.write_all(write.as_bytes()).unwrap();
+        let credit = read_line(control);
+        assert!(credit.contains(&format!("\"bytes\":{window}}}")), "{credit}");
+    };
+    begin(&mut control, 1, limits::UPLOAD_WINDOW);
+    begin(&mut control, 2, limits::WINDOW);
+    begin(&mut control, 3, limits::WINDOW);
+    bulk.write_all(b"{\"id\":1,\"stream\":\"stdin\",\"at\":0,\"end\":true}\n").unwrap();
+    assert!(read_line(&mut control).contains("\"finished\""));
+    begin(&mut control, 4, limits::UPLOAD_WINDOW);
 }
 
 #[tokio::test]

@@ -202,8 +202,9 @@ proptest! {
     }
 
     #[test]
-    fn a_stream_that_is_read_never_stalls(reads in prop::collection::vec(1..limits::WINDOW, 1..50)) {
-        let (mut sender, mut receiver) = (SendWindow::default(), ReceiveWindow::default());
+    fn a_stream_that_is_read_never_stalls(size in limits::WINDOW..=limits::CREDIT, reads in prop::collection::vec(1..limits::WINDOW, 1..50)) {
+        let (mut sender, mut receiver) = (SendWindow::closed(), ReceiveWindow::new(size));
+        sender.grant(size).expect("within the limit");
         let mut unread = 0;
         for read in reads.into_iter().cycle().take(500) {
             unread += sender.take(u64::MAX);

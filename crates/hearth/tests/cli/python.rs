@@ -136,7 +136,9 @@ fn the_python_client_does_on_real_machines_what_it_says() {
     let (Some(home), Some(python)) = (Home::with_images(), Python::with_client()) else { return };
     // Templates of its own, for it removes some.
     fs::remove_file(home.path().join("templates")).unwrap();
-    let tested = Running::start(python.command(&home).args(["-m", "pytest", "-q", "--durations", "5"])).finish();
+    // One that stands still says where.
+    let pytest = ["-m", "pytest", "-q", "--durations", "5", "-o", "faulthandler_timeout=100"];
+    let tested = Running::start(python.command(&home).args(pytest)).finish();
     assert_code(&tested, 0);
     home.assert_nothing_left();
 }

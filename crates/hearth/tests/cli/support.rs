@@ -194,7 +194,8 @@ impl Running {
                 let about = |file| fs::read_to_string(format!("/proc/{}/{file}", pid.as_raw_nonzero())).ok();
                 let (status, waits) = (about("status"), about("wchan"));
                 let _ = kill_process(pid, Signal::KILL);
-                panic!("hearth did not end; it waits in {waits:?}, {status:?}");
+                let output = finished.recv_timeout(Duration::from_secs(5)).map(|output| said(&output.unwrap()));
+                panic!("it did not end; it waits in {waits:?}, {status:?}, and said {output:?}");
             }
         }
     }
