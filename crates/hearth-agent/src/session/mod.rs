@@ -267,7 +267,7 @@ impl Session {
                     grant(control, id, bytes);
                 }
             };
-            input.write(Piece { bytes: payload, taken: Box::new(grant) });
+            input.write(Piece { bytes: of_its_own(payload), taken: Box::new(grant) });
         }
         if header.end {
             input.close();
@@ -333,11 +333,11 @@ impl Session {
                 self.operate(request.id, |agent, streams| crate::kernel::run(agent, kernel, streams))
             }
             RequestBody::File(file) => {
-                self.operate(request.id, |agent, streams| crate::files::run(agent, file, streams))
+                self.upload(request.id, |agent, streams| crate::files::run(agent, file, streams))
             }
             RequestBody::Dial(dial) => self.operate(request.id, |_, streams| crate::dial::run(dial, streams)),
             RequestBody::Archive(archive) => {
-                self.operate(request.id, |agent, streams| crate::archives::run(agent, archive, streams))
+                self.upload(request.id, |agent, streams| crate::archives::run(agent, archive, streams))
             }
             RequestBody::History(history) => {
                 self.operate(request.id, |agent, streams| crate::history::run(agent, history, streams))
@@ -421,6 +421,31 @@ impl Session {
     where
         F: Future<Output = Result<Finished, Fault>> + 'static,
     {
+        self.operate_within(id, |_| limits::WINDOW, begin)
+    }
+
+    /// As [`Self::operate`], one whose input may be a file or an archive, which nobody but a worker takes.
+    fn upload<F>(
+        self: &Rc<Self>,
+        id: RequestId,
+        begin: impl FnOnce(Rc<Agent>, Streams) -> F,
+    ) -> Result<Option<ReplyBody>, Fault>
+    where
+        F: Future<Output = Result<Finished, Fault>> + 'static,
+    {
+        self.operate_within(id, Self::upload_window, begin)
+    }
+
+    /// Runs an operation whose sender may begin with the credit that `window` tells once its input is wanted.
+    fn operate_within<F>(
+        self: &Rc<Self>,
+        id: RequestId,
+        window: fn(&Self) -> u64,
+        begin: impl FnOnce(Rc<Agent>, Streams) -> F,
+    ) -> Result<Option<ReplyBody>, Fault>
+    where
+        F: Future<Output = Result<Finished, Fault>> + 'static,
+    {
         self.refuse_duplicate(id)?;
         self.refuse_without_bulk()?;
         if self.active.borrow().len() >= ACTIVE {
@@ -432,7 +457,7 @@ impl Session {
             let (session, stdin) = (Rc::downgrade(self), Rc::clone(&stdin));
             move || {
                 let Some(session) = session.upgrade() else { return };
-                let size = session.upload_window();
+                let size = window(&session);
                 *stdin.borrow_mut() = ReceiveWindow::new(size);
                 grant(session.control.clone(), id, size);
             }
@@ -546,6 +571,12 @@ async fn read_some(reader: &mut Reader, buffer: &mut BytesMut, missing: usize) -
         0 => Err(io::ErrorKind::UnexpectedEof.into()),
         _ => Ok(()),
     }
+}
+
+/// A small payload in memory of its own: as a part of what it was read into, it would keep all of that for as long as nobody takes it, and the
+/// sender's credit would bound nothing.
+fn of_its_own(payload: Bytes) -> Bytes {
+    if payload.len() < limits::CHUNK { Bytes::copy_from_slice(&payload) } else { payload }
 }
 
 /// Why a lane cannot be read on.

@@ -31,7 +31,7 @@ const PIECES: usize = 8;
 /// How long the agent's thread leaves the only processor to a worker that was given all there is, or [`ROUND`] bytes. Else it would read the
 /// lane as its bytes come in, a few pages at a time, and wake up for each.
 const TURN: Duration = Duration::from_millis(5);
-/// What a worker has its turn for at the latest, in bytes: half of what a virtio-serial port holds meanwhile.
+/// What a worker has its turn for at the latest, in bytes: half of what the smallest virtio-serial port holds meanwhile, that of a `pc`.
 const ROUND: usize = 256 * 1024;
 /// What a worker gathers before it hands it on, in bytes.
 const PIECE: usize = 4 * OUTPUT_PIECE;

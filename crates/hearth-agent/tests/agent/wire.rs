@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use hearth_channel::Endpoint;
 use hearth_protocol::{Epoch, Lane, limits};
 
-use crate::support::{Agent, read_line, run};
+use crate::support::{Agent, read_line, run, status_kib};
 
 fn epoch(number: u8) -> Epoch {
     Epoch::from_random([number; 16])
@@ -180,6 +180,37 @@ async fn one_upload_of_a_session_at_a_time_has_a_large_window() {
     bulk.write_all(b"{\"id\":1,\"stream\":\"stdin\",\"at\":0,\"end\":true}\n").unwrap();
     assert!(read_line(&mut control).contains("\"finished\""));
     begin(&mut control, 4, limits::UPLOAD_WINDOW);
+}
+
+#[tokio::test]
+async fn a_byte_that_nobody_reads_keeps_no_more_than_itself() {
+    // More than a pipe holds, so that nothing behind it is taken.
+    const PAYLOAD: usize = 300 * 1024;
+    const CHUNKS: u64 = 256;
+    let agent = Agent::start();
+    let mut control = agent.raw(epoch(10), Lane::Control);
+    let mut bulk = agent.raw(epoch(10), Lane::Bulk);
+    let start = r#"{"id":1,"type":"start","command":{"argv":["sleep","300"]},"stdin":true,"attach":"lossless"}"#;
+    control.write_all(format!("{start}\n").as_bytes()).unwrap();
+    assert!(read_line(&mut control).contains("started"));
+    let before = status_kib(agent.pid(), "VmRSS:");
+    let full = vec![0; PAYLOAD];
+    let mut input = |id: u64, at: u64, payload: &[u8]| {
+        let header = format!("{{\"id\":{id},\"stream\":\"stdin\",\"at\":{at},\"payload\":{}}}\n", payload.len());
+        bulk.write_all(header.as_bytes()).unwrap();
+        bulk.write_all(payload).unwrap();
+    };
+    // A byte after each large chunk, which is for a request that is over.
+    input(1, 0, &full);
+    for chunk in 0..CHUNKS {
+        input(99, 0, &full);
+        input(1, PAYLOAD as u64 + chunk, b"x");
+    }
+    // More than its credit: the answer comes once all the rest was read.
+    input(1, PAYLOAD as u64 + CHUNKS, &full);
+    assert!(read_line(&mut control).contains("more than it was granted"));
+    let kept = status_kib(agent.pid(), "VmRSS:").saturating_sub(before);
+    assert!(kept < 16 * 1024, "{CHUNKS} bytes keep {kept} KiB");
 }
 
 #[tokio::test]
