@@ -14,6 +14,7 @@
 //! for by its own session alone.
 
 mod follow;
+mod lane;
 pub(crate) mod operation;
 pub(crate) mod port;
 pub(crate) mod serial;
@@ -25,19 +26,21 @@ use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use hearth_protocol::{
-    AgentHello, Attach, ChunkDecoder, ChunkHeader, ErrorCode, Fault, Finished, FrameError, HelloAnswer, HelloScanner,
-    HostHello, Lane, LineDecoder, Outcome, ReceiveWindow, Reply, ReplyBody, Request, RequestBody, RequestId, Start,
-    StreamName, encode_line, limits, negotiate, parse_request,
+    AgentHello, Attach, ChunkDecoder, ChunkHeader, ErrorCode, Fault, Finished, HelloAnswer, HelloScanner, HostHello,
+    Lane, Outcome, ReceiveWindow, Reply, ReplyBody, Request, RequestBody, RequestId, Start, StreamName, encode_line,
+    limits, negotiate, parse_request,
 };
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use crate::agent::Agent;
 use crate::process::{Input, Piece, Process};
 use follow::{Credits, Follower};
+pub(crate) use lane::{LaneError, Lines, Outgoing, Reader, Writer};
+use lane::{of_its_own, read_some, write_lane};
 use operation::Streams;
 
 /// Replies that may wait for the control lane.
@@ -46,28 +49,6 @@ const CONTROL_QUEUE: usize = 64;
 const BULK_QUEUE: usize = 4;
 /// The requests of one session that may be under way.
 const ACTIVE: usize = 4096;
-/// What is read from the control lane at a time, in bytes.
-const READ: usize = 64 * 1024;
-/// What is read from the bulk lane at a time between two chunks, in bytes: a page, which is what a port hands out.
-const READ_HEAD: usize = 4096;
-/// The memory that is taken for what the bulk lane brings, in bytes: a whole chunk of an upload, or several smaller ones.
-const READ_BULK: usize = READ_HEAD + limits::UPLOAD_CHUNK;
-
-/// A lane as it is read.
-pub(crate) type Reader = Box<dyn AsyncRead + Unpin>;
-/// A lane as it is written.
-pub(crate) type Writer = Box<dyn AsyncWrite + Unpin>;
-
-/// What waits for a lane's writer.
-pub(crate) enum Outgoing {
-    /// Whole messages.
-    Bytes(Vec<u8>),
-    /// One message, its payload apart: where the lane takes both at once, nothing is copied to join them.
-    Chunk(Vec<u8>, Bytes),
-    /// A wish to know when all before it is written.
-    Flush(oneshot::Sender<()>),
-}
-
 /// Why a session ended.
 #[derive(Debug)]
 pub(crate) enum End {
@@ -533,95 +514,4 @@ pub(crate) async fn send_reply(control: &mpsc::Sender<Outgoing>, id: Option<Requ
         encode_line(&Reply { id, body: ReplyBody::Error(fault) }, &mut line).expect("a short reply fits");
     }
     let _ = control.send(Outgoing::Bytes(line)).await;
-}
-
-async fn write_lane(mut lane: Writer, mut queue: mpsc::Receiver<Outgoing>) {
-    while let Some(message) = queue.recv().await {
-        let written = match message {
-            Outgoing::Bytes(bytes) => lane.write_all(&bytes).await,
-            Outgoing::Chunk(head, payload) => write_chunk(&mut lane, head, payload).await,
-            Outgoing::Flush(done) => {
-                let _ = done.send(());
-                Ok(())
-            }
-        };
-        if written.is_err() {
-            return;
-        }
-    }
-}
-
-/// Writes a message in as few writes as the lane allows: at a port each is a message of its own, however short.
-async fn write_chunk(lane: &mut Writer, mut head: Vec<u8>, payload: Bytes) -> io::Result<()> {
-    if lane.is_write_vectored() {
-        return lane.write_all_buf(&mut Buf::chain(head.as_slice(), payload)).await;
-    }
-    head.extend_from_slice(&payload);
-    lane.write_all(&head).await
-}
-
-/// Reads the bulk lane once; at the end there is nothing to read. `missing` bytes belong to the chunk that has begun.
-async fn read_some(reader: &mut Reader, buffer: &mut BytesMut, missing: usize) -> io::Result<()> {
-    // More room is other memory, to which what is here is copied. So no more is read than the rest of a chunk, or what the next begins with.
-    let most = if missing == 0 { READ_HEAD } else { missing };
-    if buffer.capacity() - buffer.len() < most {
-        buffer.reserve(READ_BULK.max(most));
-    }
-    match reader.read_buf(&mut buffer.limit(most)).await? {
-        0 => Err(io::ErrorKind::UnexpectedEof.into()),
-        _ => Ok(()),
-    }
-}
-
-/// A small payload in memory of its own: as a part of what it was read into, it would keep all of that for as long as nobody takes it, and the
-/// sender's credit would bound nothing.
-fn of_its_own(payload: Bytes) -> Bytes {
-    if payload.len() < limits::CHUNK { Bytes::copy_from_slice(&payload) } else { payload }
-}
-
-/// Why a lane cannot be read on.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum LaneError {
-    #[error("the lane broke")]
-    Io(#[from] io::Error),
-    #[error(transparent)]
-    Frame(#[from] FrameError),
-}
-
-/// The control lane as lines.
-pub(crate) struct Lines {
-    reader: Reader,
-    buffer: BytesMut,
-    decoder: LineDecoder,
-}
-
-impl Lines {
-    /// Reads lines from `reader`.
-    pub(crate) fn new(reader: Reader) -> Self {
-        Self { reader, buffer: BytesMut::new(), decoder: LineDecoder::default() }
-    }
-
-    /// The next line; `None` at the end. Cancel-safe.
-    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, LaneError> {
-        loop {
-            if let Some(line) = self.decoder.decode(&mut self.buffer)? {
-                return Ok(Some(line));
-            }
-            self.buffer.reserve(4096);
-            if self.reader.read_buf(&mut (&mut self.buffer).limit(READ)).await? == 0 {
-                return Ok(None);
-            }
-        }
-    }
-
-    /// Forgets what is buffered, for a port whose host has changed.
-    pub(crate) fn reset(&mut self) {
-        self.buffer.clear();
-        self.decoder = LineDecoder::default();
-    }
-
-    /// Gives the connection and what was read ahead of it to another use.
-    pub(crate) fn into_parts(self) -> (Reader, BytesMut) {
-        (self.reader, self.buffer)
-    }
 }
