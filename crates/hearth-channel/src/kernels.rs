@@ -116,7 +116,7 @@ impl Channel {
         }
     }
 
-    /// Interrupts the code that runs in a kernel, if any does.
+    /// Interrupts the code that runs in a kernel, if any does. Code that goes on all the same is ended by a restart.
     ///
     /// # Errors
     /// As [`Self::request`]; [`hearth_protocol::ErrorCode::UnknownName`].

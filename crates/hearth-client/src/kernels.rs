@@ -87,7 +87,7 @@ impl Client {
         Ok(KernelRun { download, received: BytesMut::new(), searched: 0 })
     }
 
-    /// Interrupts the code that runs in a kernel, if any does.
+    /// Interrupts the code that runs in a kernel, if any does. Code that goes on all the same is ended by a restart.
     ///
     /// # Errors
     /// Any [`ClientError`].

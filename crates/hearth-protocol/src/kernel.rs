@@ -55,7 +55,7 @@ pub enum KernelRequest {
     Exec(KernelExec),
     /// Lists the kernels. Result: [`KernelResult::Kernels`].
     List {},
-    /// Interrupts the code that runs, if any does. Result: [`KernelResult::Done`].
+    /// Interrupts the code that runs, if any does; whether it heeds that is not waited for. Result: [`KernelResult::Done`].
     Interrupt(KernelName),
     /// Ends the interpreter and all that it has started, and starts a fresh one. Result: [`KernelResult::Kernel`].
     Restart(KernelName),

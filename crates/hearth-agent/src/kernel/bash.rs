@@ -62,6 +62,8 @@ struct Memory {
     builtin: Option<Vec<u8>>,
     /// Whether any code so far may make such a function.
     may_shadow: bool,
+    /// Whether any code so far may make a function `eval`.
+    may_shadow_eval: bool,
     /// Whether any code so far names the variable that turns POSIX mode on: it may be read-only.
     names_posix: bool,
     /// The traps that are out while the plumbing runs, by name.
@@ -225,6 +227,7 @@ impl Bash {
                 let _ = rustix::fs::ftruncate(&self.state, 0);
                 self.memory.may_exit |= code.contains("trap") || code.contains("exit");
                 self.memory.may_shadow |= code.contains("builtin");
+                self.memory.may_shadow_eval |= code.contains("eval");
                 self.memory.names_posix |= code.contains("POSIXLY_CORRECT");
                 self.current.written_before = self.memory.may_exit || self.memory.may_shadow;
                 self.code_text(code, env)
@@ -246,14 +249,15 @@ impl Bash {
         text.extend_from_slice(&on_one_line(&self.exit_trap()));
         text.extend_from_slice(b" EXIT; ");
         let (restoring, code) = (self.restoring(), code.as_bytes());
-        let Memory { aliases, builtin, .. } = &self.memory;
+        let Memory { aliases, builtin, may_shadow_eval, .. } = &self.memory;
         let mut eval = b"\\builtin eval ".as_slice();
-        let inner = if builtin.is_some() {
+        let inner = if builtin.is_some() && !may_shadow_eval {
             // From here on it is the user's.
             text.extend_from_slice(&restoring);
             eval = b"\\eval ";
             code.to_vec()
-        } else if restoring.is_empty() || self.memory.would_show_an_eval() {
+        } else if restoring.is_empty() || builtin.is_some() || self.memory.would_show_an_eval() {
+            // With functions `builtin` and `eval` no word is left for code to be taken in by behind what puts them back.
             if *aliases {
                 text.extend_from_slice(b"\\builtin shopt -s expand_aliases; ");
             }

@@ -17,7 +17,7 @@ use super::input::Input;
 use super::output::Output;
 use super::spawn;
 use super::tree::{self, Tree};
-use crate::secrets::{Automaton, Hidden, redact_command};
+use crate::secrets::{Automaton, Hidden, redact_command, redact_tag};
 use crate::sys::{self, Reaped};
 
 /// How long the rest of a terminal's output may take once its process has exited.
@@ -33,6 +33,8 @@ pub(crate) struct Process {
     pub(super) command: RefCell<Command>,
     pub(super) hidden: Hidden,
     pub(super) tag: Option<Tag>,
+    /// The tag as others are shown it.
+    pub(super) shown_tag: RefCell<Option<Tag>>,
     pub(super) tree: Tree,
     pub(crate) stdout: Rc<Output>,
     pub(crate) stderr: Rc<Output>,
@@ -215,6 +217,7 @@ impl Process {
     /// Hides other values from now on.
     pub(super) fn hide(&self, values: Option<Rc<Automaton>>) {
         self.command.replace_with(|command| redact_command(values.as_ref(), command));
+        self.shown_tag.replace_with(|tag| tag.as_ref().map(|tag| redact_tag(values.as_ref(), tag)));
         self.stdout.hide(values.clone());
         self.stderr.hide(values);
     }
@@ -278,7 +281,7 @@ impl Process {
         ProcessInfo {
             process: self.id,
             pid: self.pid,
-            tag: self.tag.clone(),
+            tag: self.shown_tag.borrow().clone(),
             command: self.command.borrow().shortened(limits::LISTED_COMMAND),
             state,
             waiting: self.is_waiting(),

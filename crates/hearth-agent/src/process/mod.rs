@@ -32,7 +32,7 @@ use hearth_protocol::{
 };
 use tokio::sync::Notify;
 
-use crate::secrets::{Automaton, Change, Secrets, redact_command, redact_fault};
+use crate::secrets::{Automaton, Change, Secrets, redact_command, redact_fault, redact_tag};
 use crate::sys;
 use child::Pipes;
 pub(crate) use child::Process;
@@ -185,6 +185,7 @@ impl Processes {
             command: RefCell::new(redact_command(values.as_ref(), &start.command)),
             hidden,
             tag: start.tag.clone(),
+            shown_tag: RefCell::new(start.tag.as_ref().map(|tag| redact_tag(values.as_ref(), tag))),
             tree,
             stdout,
             stderr,

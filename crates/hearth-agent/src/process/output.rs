@@ -7,6 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::{Rc, Weak};
+use std::time::{Duration, Instant};
 
 use hearth_protocol::Budget;
 use rustix::io::Errno;
@@ -26,6 +27,8 @@ const FEED: usize = 4096;
 
 /// What is read of one stream before others have their turn, in bytes.
 const TURN: usize = 512 * 1024;
+/// For how long that is done where each byte is looked at, for a screen or for values to hide: it takes many times as long as reading it.
+const LOOKED_AT_TURN: Duration = Duration::from_millis(1);
 
 thread_local! {
     /// One buffer for all streams: what is read is in a ring, or held by a redactor, before anything else runs.
@@ -235,7 +238,7 @@ impl Output {
 
     /// Empties `pipe` into the ring until its end.
     pub(crate) async fn pump(self: Rc<Self>, pipe: Rc<AsyncFd<OwnedFd>>) {
-        let mut turn = 0;
+        let (mut turn, mut begun) = (0, Instant::now());
         *self.pipe.borrow_mut() = Rc::downgrade(&pipe);
         loop {
             let Ok(mut ready) = pipe.readable().await else { break };
@@ -247,12 +250,16 @@ impl Output {
                 Ok(Err(_)) | Err(_) => {}
             }
             // A process that writes as fast as it is read must not keep everybody else from their turn.
-            if turn >= TURN {
-                turn = 0;
+            if turn >= TURN || self.is_looked_at() && begun.elapsed() >= LOOKED_AT_TURN {
                 tokio::task::yield_now().await;
+                (turn, begun) = (0, Instant::now());
             }
         }
         self.close();
+    }
+
+    fn is_looked_at(&self) -> bool {
+        self.tap.borrow().is_some() || self.redactor.borrow().is_some()
     }
 
     /// Reads once; 0 is the end. A terminal whose last user has left says EIO instead.
@@ -420,5 +427,38 @@ impl Drop for Cursor {
         // The weak reference dies with `position`, which is dropped after this: replace it first, so that the pump sees it gone.
         self.position = Rc::default();
         self.output.room.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use crate::sys;
+
+    #[tokio::test]
+    async fn others_have_their_turn_sooner_where_each_byte_is_looked_at() {
+        let (read, write) = rustix::pipe::pipe().unwrap();
+        let held = rustix::pipe::fcntl_setpipe_size(&read, 2 * TURN).unwrap();
+        rustix::io::ioctl_fionbio(&read, true).unwrap();
+        std::fs::File::from(write).write_all(&vec![b'x'; held]).unwrap();
+        let hidden = Automaton::new([b"secret".as_slice()]).map(Rc::new);
+        let output = Output::new(Budget::default(), Memory::new(usize::MAX), hidden);
+        output.set_tap(|_| std::thread::sleep(LOOKED_AT_TURN));
+        let tasks = tokio::task::LocalSet::new();
+        tasks.spawn_local(Rc::clone(&output).pump(Rc::new(sys::watch(read).unwrap())));
+        let others = async {
+            let (mut before, mut most) = (0, 0);
+            while output.is_open() {
+                most = most.max(output.total() - before);
+                before = output.total();
+                tokio::task::yield_now().await;
+            }
+            (before, most)
+        };
+        let (taken, most) = tasks.run_until(others).await;
+        assert_eq!(taken, held as u64);
+        assert!(most <= SCRATCH_SIZE as u64, "{most} in one turn");
     }
 }

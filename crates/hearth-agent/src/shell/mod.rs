@@ -23,6 +23,7 @@ use tokio::time::timeout;
 
 use crate::agent::Agent;
 use crate::process::{Process, Processes, Source, read_output, write_input};
+use crate::secrets::redact_text;
 use crate::session::operation::{Outlet, Streams};
 use terminal::Terminal;
 
@@ -55,7 +56,8 @@ pub(crate) async fn run(agent: Rc<Agent>, request: ShellRequest, streams: Stream
             ShellResult::Read(read_output(&shell.process.stdout, range, read.wait_ms, &streams.output).await?)
         }
         ShellRequest::ReadPlain(read) => {
-            ShellResult::Plain(shells.get(&read.name)?.read_plain(&read, &streams.output).await)
+            let shell = shells.get(&read.name)?;
+            ShellResult::Plain(shell.read_plain(&agent.processes, &read, &streams.output).await)
         }
         ShellRequest::WaitIdle(wait) => ShellResult::Idle(shells.get(&wait.name)?.wait_idle(&wait).await),
         ShellRequest::Signal(signal) => {
@@ -148,7 +150,7 @@ impl Shell {
         Ok(())
     }
 
-    async fn read_plain(&self, read: &ReadPlain, outlet: &Outlet) -> PlainRead {
+    async fn read_plain(&self, processes: &Processes, read: &ReadPlain, outlet: &Outlet) -> PlainRead {
         let changed = async {
             loop {
                 let changed = self.process.stdout.changed.notified();
@@ -170,7 +172,10 @@ impl Shell {
             alternate: lines.alternate,
             ended: self.has_ended() && !lines.more,
         };
-        outlet.send(StreamName::Data, lines.text.into()).await;
+        // A value that was written in pieces, with colours or movements between them, is whole on the screen only.
+        let values = processes.hidden_in(&self.process);
+        let text = values.and_then(|values| redact_text(&values, &lines.text)).unwrap_or(lines.text);
+        outlet.send(StreamName::Data, text.into()).await;
         plain
     }
 

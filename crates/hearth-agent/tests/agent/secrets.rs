@@ -8,7 +8,7 @@ use bytes::Bytes;
 use hearth_channel::{Channel, ChannelError, Event, Process};
 use hearth_protocol::secrets::{Secret, SecretValue};
 use hearth_protocol::{
-    Attach, Command, Delivery, ErrorCode, Outcome as Retry, PtySize, Renew, Signal, SignalScope, Start,
+    Attach, Command, Delivery, ErrorCode, Outcome as Retry, PtySize, Renew, Signal, SignalScope, Start, Tag,
 };
 
 use crate::support::{Agent, HANG, finish, run, shell};
@@ -132,8 +132,11 @@ async fn b43_no_value_is_in_a_list_or_an_error() {
     let channel = agent.connect().await;
     channel.set_secrets(vec![secret("TOKEN", VALUE), secret("QUOTED", "a\"b\\c\né")]).await.unwrap();
     run(&channel, &format!(": {VALUE}")).await;
-    channel.start(Start::new(Command::Argv(vec!["true".into(), VALUE.into(), "-x".into()]))).await.unwrap();
+    let argv = Command::Argv(vec!["true".into(), VALUE.into(), "-x".into()]);
+    let tag = Some(Tag::new(format!("{VALUE} tag")).unwrap());
+    channel.start(Start { tag, ..Start::new(argv) }).await.unwrap();
     let listed = format!("{:?}", channel.list().await.unwrap());
+    assert!(listed.contains("[REDACTED] tag"), "{listed}");
     assert!(!listed.contains(VALUE) && listed.contains(": [REDACTED]") && listed.contains("-x"), "{listed}");
 
     let program = |name: &str| Start::new(Command::Argv(vec![name.into()]));

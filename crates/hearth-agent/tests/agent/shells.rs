@@ -376,6 +376,18 @@ async fn b43_what_is_hidden_is_hidden_on_the_screen_too() {
 }
 
 #[tokio::test]
+async fn b43_a_value_that_was_written_in_colours_is_hidden_in_the_text_of_the_screen() {
+    let agent = Agent::start();
+    let channel = agent.connect().await;
+    let redact = vec!["hunter2-is-secret".into()];
+    let shell = open(&channel, OpenShell { redact, ..plain_shell("main") }).await;
+    type_line(&channel, &shell, r"stty -echo; printf 'a hunter2\033[31m-is\033[m-secret\033[K b\n'; echo over").await;
+    until_shown(&channel, &shell, "over").await;
+    let text = screen(&channel, &shell).await;
+    assert!(text.contains("\na [REDACTED] b\n"), "{text}");
+}
+
+#[tokio::test]
 async fn a_login_shell_waits_at_its_prompt_unless_a_job_of_its_runs() {
     let agent = Agent::start();
     let channel = agent.connect().await;

@@ -54,7 +54,7 @@ class AsyncKernels:
         return AsyncKernelRun(await self._transport.download("POST", path, body=body))
 
     async def interrupt(self, name: str) -> None:
-        """Interrupts the code that runs, if any does."""
+        """Interrupts the code that runs, if any does. Code that goes on all the same is ended by `restart`."""
         await self._transport.fetch("POST", f"{self._path}/{segment(name)}/interrupt")
 
     async def restart(self, name: str) -> KernelInfo:

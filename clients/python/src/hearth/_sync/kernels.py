@@ -54,7 +54,7 @@ class Kernels:
         return KernelRun(self._transport.download("POST", path, body=body))
 
     def interrupt(self, name: str) -> None:
-        """Interrupts the code that runs, if any does."""
+        """Interrupts the code that runs, if any does. Code that goes on all the same is ended by `restart`."""
         self._transport.fetch("POST", f"{self._path}/{segment(name)}/interrupt")
 
     def restart(self, name: str) -> KernelInfo:

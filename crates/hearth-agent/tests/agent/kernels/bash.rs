@@ -264,6 +264,21 @@ async fn b20_a_function_builtin_aliases_and_read_only_names_change_nothing_in_ba
 }
 
 #[tokio::test]
+async fn code_runs_beside_functions_called_builtin_and_eval_and_they_stay() {
+    if !is_here(Bash) {
+        return;
+    }
+    let agent = Agent::start();
+    let channel = agent.connect().await;
+    run(&channel, Bash, "builtin() { echo b \"$@\"; }; eval() { echo e \"$@\"; }; x=1").await;
+    let next = run(&channel, Bash, "echo $x\nbuiltin 2; eval 3; x=4; false").await;
+    assert_eq!((next.out().as_str(), next.code()), ("1\nb 2\ne 3\n", 1), "{next:?}");
+    assert_eq!(print(&channel, Bash, "echo $? $x; builtin 2; eval 3").await, "1 4\nb 2\ne 3\n");
+    assert_eq!(run(&channel, Bash, "echo a; )").await.code(), 2);
+    assert_eq!(print(&channel, Bash, "unset -f builtin eval; eval 'echo $x'").await, "4\n");
+}
+
+#[tokio::test]
 async fn a_bash_that_can_run_nothing_more_ends_at_once_and_says_so() {
     if !is_here(Bash) {
         return;
