@@ -2,12 +2,13 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use hearth_protocol::files::{Create, FileEntry, FileKind};
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT, Uid};
 use rustix::io::Errno;
 
+use crate::attributes;
 use crate::entry::{describe, entry, kind, tidy};
 use crate::error::{FileError, Reason};
 use crate::fresh::Fresh;
@@ -75,8 +76,8 @@ pub struct Replacement {
 
 impl Replacement {
     /// Begins to replace, or to make, the file at `path`, or the one that a symbolic link there leads to. Missing directories are made,
-    /// unless the file must be there. What is replaced keeps mode and owner; what is new has `mode`, 0644 by default, and belongs to
-    /// the root's owner.
+    /// unless the file must be there. What is replaced keeps mode, owner and `user.*` attributes; what is new has `mode`, 0644 by default, and
+    /// belongs to the root's owner.
     ///
     /// # Errors
     /// [`FileError`]: outside, something else than a regular file is there, or what is there is not as `create` says.
@@ -84,10 +85,14 @@ impl Replacement {
         let (directory, name) = root.follow("write", path, create != Create::Existing)?;
         let old = look("write", path, (&directory, &name), create)?;
         let fail = |error: Errno| FileError::new("write", path, error);
+        let holder = old.as_ref().and_then(|_| attributes::holder(&directory, &name));
         let fresh = Fresh::new(directory).map_err(fail)?;
         let shown = tidy(root.relative("write", path)?);
         let replacement = Self { fresh, name, path: path.to_vec(), shown, create };
         replacement.dress(root, old.as_ref(), mode).map_err(fail)?;
+        if let Some(holder) = holder {
+            attributes::copy(holder.as_fd(), replacement.fresh.file.as_fd()).map_err(fail)?;
+        }
         Ok(replacement)
     }
 
@@ -219,6 +224,21 @@ mod tests {
         }
         assert_eq!(fs::read(directory.path().join("kept")).unwrap(), b"old");
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_is_replaced_keeps_the_attributes_that_users_give() {
+        let (directory, root) = root();
+        let file = directory.path().join("file");
+        fs::write(&file, "old").unwrap();
+        let set = rustix::fs::setxattr(&file, c"user.hearth", b"given", rustix::fs::XattrFlags::empty());
+        if set.is_err() {
+            return eprintln!("skipped: the file system has no attributes of users: {set:?}");
+        }
+        write(&root, "file", "new", Create::Any).unwrap();
+        let mut value = [0; 16];
+        let length = rustix::fs::getxattr(&file, c"user.hearth", &mut value[..]).unwrap();
+        assert_eq!((&value[..length], fs::read(&file).unwrap()), (b"given".as_slice(), b"new".to_vec()));
     }
 
     #[test]

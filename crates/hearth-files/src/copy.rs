@@ -1,6 +1,5 @@
 //! Copying files and trees: made aside, and put in their place when they are whole.
 
-mod attributes;
 pub(crate) mod data;
 
 use std::collections::HashMap;
@@ -14,6 +13,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use crate::attributes;
 use crate::change::into_itself;
 use crate::content::open_again;
 use crate::entry::kind;

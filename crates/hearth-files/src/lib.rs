@@ -12,6 +12,7 @@
 
 mod append;
 pub mod archive;
+mod attributes;
 mod change;
 mod content;
 mod copy;

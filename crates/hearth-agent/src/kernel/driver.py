@@ -270,6 +270,8 @@ def serve(requests, answers, path):
                 continue
             try:
                 form = as_text(form)
+                if not isinstance(form, str) and "json" not in media:
+                    continue
                 encoded = encode(form)
             except Exception:
                 continue

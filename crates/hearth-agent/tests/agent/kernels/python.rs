@@ -192,7 +192,7 @@ async fn a_value_comes_back_in_all_its_forms_and_none_without_a_bound() {
     }
     let agent = Agent::start();
     let channel = agent.connect().await;
-    let code = "class Rich:\n  def __repr__(self): return 'rich'\n  def _repr_html_(self): return '<b>rich</b>'\n  def _repr_png_(self): return b'\\x89PNG'\n  def _repr_svg_(self): return '<svg/>'\n  def _repr_json_(self): return {'a': [1, None]}\n  def _repr_latex_(self): raise ValueError\nRich()";
+    let code = "class Rich:\n  def __repr__(self): return 'rich'\n  def _repr_html_(self): return '<b>rich</b>'\n  def _repr_png_(self): return b'\\x89PNG'\n  def _repr_svg_(self): return '<svg/>'\n  def _repr_json_(self): return {'a': [1, None]}\n  def _repr_latex_(self): raise ValueError\n  def _repr_markdown_(self): return 5\nRich()";
     let done = run(&channel, Python, code).await;
     let [KernelEvent::Result(value)] = &done.events[..] else { panic!("{done:?}") };
     let forms: Vec<_> = value.data.iter().map(|(media, form)| format!("{media}={form}")).collect();

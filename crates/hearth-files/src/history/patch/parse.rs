@@ -84,16 +84,22 @@ pub(super) fn parse(
     strip: u32,
     base: &[u8],
 ) -> Result<Vec<FilePatch>, PatchError> {
-    let lines = Lines { from: BufReader::with_capacity(1 << 16, input), ahead: VecDeque::new(), number: 0 };
+    let lines = Lines { from: BufReader::with_capacity(1 << 16, input), ahead: VecDeque::new(), number: 0, end: b"\n" };
     let mut parser = Parser { lines, plan, strip, base, room: TEXTS };
     let mut files = Vec::new();
     let mut has_text = false;
     while let Some(line) = parser.lines.peek(0)? {
         has_text |= !line.trim_ascii().is_empty();
         let (is_git, is_lost) = (line.starts_with(b"diff --git "), ranges(line).is_some());
+        // No name that stands bare ends so: the patch has been where lines end in two characters, with all that is in it.
+        let is_from_dos = line.ends_with(b"\r");
+        let is_plain = !is_git && parser.lines.is_plain()?;
+        if is_git || is_plain {
+            parser.lines.end = if is_from_dos { b"\r\n" } else { b"\n" };
+        }
         let file = if is_git {
             Some(parser.git()?)
-        } else if parser.lines.is_plain()? {
+        } else if is_plain {
             Some(parser.plain()?)
         } else if is_lost {
             return Err(parser.malformed("a hunk stands here without the name of its file"));
@@ -117,6 +123,8 @@ struct Lines<R> {
     ahead: VecDeque<Vec<u8>>,
     /// How many were taken.
     number: u64,
+    /// What ends each.
+    end: &'static [u8],
 }
 
 impl<R: Read> Lines<R> {
@@ -133,8 +141,11 @@ impl<R: Read> Lines<R> {
             }
             self.ahead.push_back(line);
         }
-        let line = &self.ahead[index];
-        Ok(Some(line.strip_suffix(b"\n").unwrap_or(line)))
+        Ok(Some(self.content(&self.ahead[index])))
+    }
+
+    fn content<'a>(&self, line: &'a [u8]) -> &'a [u8] {
+        line.strip_suffix(self.end).or(line.strip_suffix(b"\n")).unwrap_or(line)
     }
 
     fn starts(&mut self, index: usize, with: &[u8]) -> Result<bool, PatchError> {
@@ -151,9 +162,7 @@ impl<R: Read> Lines<R> {
         let line = self.ahead.pop_front();
         self.number += u64::from(line.is_some());
         Ok(line.map(|mut line| {
-            if line.last() == Some(&b'\n') {
-                line.pop();
-            }
+            line.truncate(self.content(&line).len());
             line
         }))
     }

@@ -54,6 +54,26 @@ fn gits(before: impl Fn(&Path), after: impl Fn(&Path), options: &[&str]) -> Opti
 }
 
 #[test]
+fn b37_a_patch_that_has_been_where_lines_end_in_two_characters_applies() {
+    let texts = [
+        "diff --git a/a b/a\n--- a/a\n+++ b/a\n@@ -1,2 +1,2 @@\n one\n-two\n+2\n\\ No newline at end of file\n",
+        "--- a/a\t2026-01-01 00:00:00\n+++ b/a\t2026-01-01 00:00:01\n@@ -1,2 +1,2 @@\n one\n-two\n+2\n\\ No newline at end of file\n",
+    ];
+    for text in texts {
+        let room = Room::new();
+        room.write("a", "one\ntwo\n");
+        room.patch(text.replace('\n', "\r\n"), FORWARD).unwrap();
+        assert_eq!(room.read("a"), "one\n2");
+    }
+    // The file alone has such lines.
+    let room = Room::new();
+    room.write("a", "one\r\ntwo\r\n");
+    let text = "diff --git a/a b/a\n--- a/a\n+++ b/a\n@@ -1,2 +1,2 @@\n one\r\n-two\r\n+2\r\n";
+    room.patch(text, FORWARD).unwrap();
+    assert_eq!(room.read("a"), "one\r\n2\r\n");
+}
+
+#[test]
 fn b36_a_diff_on_a_fresh_baseline_makes_the_same_tree_and_back() {
     let (room, fresh) = (Room::new(), Room::new());
     for root in [room.path(), fresh.path()] {
