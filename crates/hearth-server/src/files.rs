@@ -7,9 +7,9 @@ use std::task::{Context, Poll};
 use axum::Json;
 use axum::body::{Body as Bytestream, BodyDataStream};
 use axum::extract::{Path, Request, State};
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
+use futures_util::StreamExt;
 use futures_util::stream::unfold;
-use futures_util::{FutureExt, StreamExt};
 use hearth_api::files::{Count, EditFile, Edited, ExportTree, FileList, Found, ImportTree, ReadFile, WriteFile};
 use hearth_engine::channel::{ArchivePiece, ChannelError, Exporting, Operation, Sent};
 use hearth_engine::fleet::Guest;
@@ -17,7 +17,7 @@ use hearth_engine::protocol::archive::{Export, Import, Imported};
 use hearth_engine::protocol::files::{
     Chmod, FileEntry, FileResult, List, Mkdir, Place, Read, Remove, Search, Symlink, Transfer, Write,
 };
-use hearth_engine::protocol::{ErrorCode, Fault, Finished, limits};
+use hearth_engine::protocol::{ErrorCode, Fault, Finished};
 use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::App;
@@ -153,7 +153,7 @@ async fn upload(operation: &Operation, request: Request) -> Result<(), Refusal> 
     // The first write waits for the guest, and must come even for an empty file.
     let mut sent = upload.write(Bytes::new()).await;
     while sent.is_ok() {
-        match gathered(&mut body).await {
+        match body.next().await {
             Some(piece) => sent = upload.write(piece.map_err(|_| invalid("the body broke off"))?).await,
             None => {
                 upload.finish();
@@ -166,22 +166,6 @@ async fn upload(operation: &Operation, request: Request) -> Result<(), Refusal> 
         Err(ChannelError::StdinClosed) | Ok(()) => Ok(()),
         Err(error) => Err(error.into()),
     }
-}
-
-/// What has come of a body, from something up to about a chunk of an upload: a guest without KVM pays for each that it is sent.
-async fn gathered(body: &mut BodyDataStream) -> Option<Result<Bytes, axum::Error>> {
-    let mut all = match body.next().await? {
-        Ok(first) => BytesMut::from(first),
-        Err(error) => return Some(Err(error)),
-    };
-    while all.len() < limits::UPLOAD_CHUNK {
-        match body.next().now_or_never().flatten() {
-            Some(Ok(piece)) => all.extend_from_slice(&piece),
-            Some(Err(error)) => return Some(Err(error)),
-            None => break,
-        }
-    }
-    Some(Ok(all.freeze()))
 }
 
 /// Sends a tree as an archive.

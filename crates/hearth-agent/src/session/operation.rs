@@ -28,11 +28,9 @@ use crate::sys;
 
 /// The pieces that may wait between a worker and its session, each way.
 const PIECES: usize = 8;
-/// How long the agent's thread leaves the only processor to a worker that was given all there is, or [`ROUND`] bytes. Else it would read the
-/// lane as its bytes come in, a few pages at a time, and wake up for each.
-const TURN: Duration = Duration::from_millis(5);
-/// What a worker has its turn for at the latest, in bytes: half of what the smallest virtio-serial port holds meanwhile, that of a `pc`.
-const ROUND: usize = 256 * 1024;
+/// How long the agent's thread leaves the only processor to a worker that was given all there is. Else it would read the lane as its bytes come
+/// in, page by page, and wake up for each.
+const TURN: Duration = Duration::from_millis(2);
 /// What a worker gathers before it hands it on, in bytes.
 const PIECE: usize = 4 * OUTPUT_PIECE;
 
@@ -132,18 +130,15 @@ async fn feed(
 ) -> Infallible {
     if first_read.await.is_ok() {
         let has_one_processor = sys::has_one_processor();
-        let mut given = 0;
         loop {
             let Ok(piece) = input.next().await else { break };
             let end = piece.is_none();
             let _ = turn.try_recv();
-            given += piece.as_ref().map_or(0, Bytes::len);
             // A worker that reads no more ends soon, and this with it.
             if queue.send(piece).await.is_err() || end {
                 break;
             }
-            if has_one_processor && (input.is_empty() || given >= ROUND) {
-                given = 0;
+            if has_one_processor && input.is_empty() {
                 let _ = turn.recv_timeout(TURN);
             }
         }

@@ -128,14 +128,9 @@ struct PortReader(Rc<Port>);
 
 impl AsyncRead for PortReader {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
         loop {
-            let filled = buffer.filled().len();
             match sys::read(&self.0.file, buffer) {
-                // The kernel hands out a page at a time.
-                Ok(()) if buffer.filled().len() > filled && buffer.remaining() > 0 => {}
                 Ok(()) => return Poll::Ready(Ok(())),
-                Err(Errno::AGAIN) if filled > before => return Poll::Ready(Ok(())),
                 Err(Errno::AGAIN) => ready!(self.0.readable.poll_changed(context))?,
                 Err(Errno::INTR) => {}
                 Err(error) => return Poll::Ready(Err(error.into())),

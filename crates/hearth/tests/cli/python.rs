@@ -136,9 +136,16 @@ fn the_python_client_does_on_real_machines_what_it_says() {
     let (Some(home), Some(python)) = (Home::with_images(), Python::with_client()) else { return };
     // Templates of its own, for it removes some.
     fs::remove_file(home.path().join("templates")).unwrap();
-    // One that stands still says where.
-    let pytest = ["-m", "pytest", "-q", "--durations", "5", "-o", "faulthandler_timeout=100"];
-    let tested = Running::start(python.command(&home).args(pytest)).finish();
+    // One that stands still says where, and ends.
+    let bounded = ["-o", "faulthandler_timeout=60", "-o", "faulthandler_exit_on_timeout=true"];
+    let mut pytest = python.command(&home);
+    let tested = Running::start(pytest.args(["-m", "pytest", "-q", "--durations", "9"]).args(bounded)).finish();
+    if !tested.status.success() {
+        // First what a report that is cut short should have.
+        let said = [&tested.stderr[..], &tested.stdout[..]].concat();
+        let is_short = |line: &&str| line.contains("/clients/python/") || line.starts_with("FAILED");
+        String::from_utf8_lossy(&said).lines().filter(is_short).for_each(|line| println!("{line}"));
+    }
     assert_code(&tested, 0);
     home.assert_nothing_left();
 }
