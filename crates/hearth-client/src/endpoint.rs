@@ -4,8 +4,8 @@ use std::fmt;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use hearth_api::audit::{FOR_KEY, VIA};
 use hyper::Uri;
@@ -44,6 +44,9 @@ pub enum Trust {
 /// How long a daemon elsewhere may take to answer a connection, and to show who it is.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// For how long a connection that was made ahead is as good as a new one: the daemon may be another by then.
+const FRESH: Duration = Duration::from_secs(1);
+
 /// A connection, whatever it is made of.
 pub(crate) type Wire = Box<dyn Bytestream>;
 
@@ -57,6 +60,28 @@ pub(crate) struct Endpoint {
     place: Place,
     via: Option<&'static str>,
     for_key: Option<HeaderValue>,
+    ahead: Ahead,
+}
+
+/// A connection that was made before there was anything to ask, and when.
+#[derive(Clone, Default)]
+struct Ahead(Arc<Mutex<Option<(Instant, Wire)>>>);
+
+impl fmt::Debug for Ahead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ahead").finish_non_exhaustive()
+    }
+}
+
+impl Ahead {
+    fn keep(&self, wire: Wire) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), wire));
+    }
+
+    fn take(&self) -> Option<Wire> {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        kept.and_then(|(made, wire)| (made.elapsed() < FRESH).then_some(wire))
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -67,7 +92,7 @@ enum Place {
 
 impl Endpoint {
     pub(crate) fn socket(path: PathBuf) -> Self {
-        Self { place: Place::Socket(path), via: None, for_key: None }
+        Self { place: Place::Socket(path), via: None, for_key: None, ahead: Ahead::default() }
     }
 
     pub(crate) fn via(self, what: &'static str) -> Self {
@@ -82,10 +107,23 @@ impl Endpoint {
     /// Reads `https://HOST[:PORT]` or `http://HOST[:PORT]`.
     pub(crate) fn remote(url: &str, key: Option<&str>, trust: &Trust) -> Result<Self, ClientError> {
         let place = Place::Remote(Arc::new(Remote::new(url, key, trust)?));
-        Ok(Self { place, via: None, for_key: None })
+        Ok(Self { place, via: None, for_key: None, ahead: Ahead::default() })
+    }
+
+    /// Connects, and keeps the connection for the next [`Self::dial`] if that comes soon.
+    pub(crate) async fn reach(&self) -> Result<(), ClientError> {
+        self.ahead.keep(self.connect().await?);
+        Ok(())
     }
 
     pub(crate) async fn dial(&self) -> Result<Wire, ClientError> {
+        match self.ahead.take() {
+            Some(wire) => Ok(wire),
+            None => self.connect().await,
+        }
+    }
+
+    async fn connect(&self) -> Result<Wire, ClientError> {
         match &self.place {
             Place::Socket(path) => Ok(Box::new(dial(path).await?)),
             Place::Remote(remote) => {

@@ -117,6 +117,14 @@ impl Client {
         Self { endpoint: self.endpoint.for_key(name) }
     }
 
+    /// Tells whether the daemon can be connected to. What is asked next goes over that connection, if it is asked soon.
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    pub async fn reach(&self) -> Result<(), ClientError> {
+        self.endpoint.reach().await
+    }
+
     /// Connects, for more than one call in a row.
     ///
     /// # Errors

@@ -97,8 +97,8 @@ pub(crate) fn is_of_another_build(directories: &Directories) -> bool {
 }
 
 async fn is_there(client: &Client) -> Result<bool, Failure> {
-    match client.connect().await {
-        Ok(_) => Ok(true),
+    match client.reach().await {
+        Ok(()) => Ok(true),
         Err(ClientError::NotRunning { .. }) => Ok(false),
         Err(error) => Err(error.into()),
     }
