@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code)]
 
-use std::ffi::{CString, c_char};
+use std::ffi::{CString, c_char, c_int};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -85,12 +85,27 @@ struct Child {
     terminal: bool,
     identity: Option<(u32, u32, *const u32, usize)>,
     descriptors: Option<libc::rlimit>,
+    ignored: &'static [c_int],
     step: AtomicI32,
     errno: AtomicI32,
 }
 
 fn pointers(strings: &[CString]) -> Vec<*const c_char> {
     strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect()
+}
+
+/// The signals that this process ignores and its programs would too: a broken pipe, and what whoever has started it has it ignore, as `nohup` does.
+static IGNORED: OnceLock<Vec<c_int>> = OnceLock::new();
+
+fn ignored() -> Vec<c_int> {
+    let is_ignored = |&signal: &c_int| {
+        // SAFETY: without a new action nothing changes, and an all-zero old one is valid.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            libc::sigaction(signal, std::ptr::null(), &mut action) == 0 && action.sa_sigaction == libc::SIG_IGN
+        }
+    };
+    (1..=libc::SIGRTMAX()).filter(is_ignored).collect()
 }
 
 /// Starts a child in a session of its own and returns its pid.
@@ -109,6 +124,7 @@ pub(crate) fn spawn(plan: &Plan<'_>) -> Result<u32, SpawnError> {
         terminal: plan.terminal,
         identity: plan.identity.map(|who| (who.uid, who.gid, who.groups.as_ptr(), who.groups.len())),
         descriptors: DESCRIPTORS.get().copied(),
+        ignored: IGNORED.get_or_init(ignored),
         step: AtomicI32::new(0),
         errno: AtomicI32::new(0),
     };
@@ -214,7 +230,9 @@ unsafe fn become_program(child: &Child) -> Step {
             libc::setrlimit(libc::RLIMIT_NOFILE, limit);
         }
         libc::umask(0o022);
-        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+        for &signal in child.ignored {
+            libc::signal(signal, libc::SIG_DFL);
+        }
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&mut none);
         libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());

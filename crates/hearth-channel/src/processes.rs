@@ -47,7 +47,7 @@ impl Channel {
         }
     }
 
-    /// Ends a process's input behind what was written; at a terminal that is Ctrl-D.
+    /// Ends a process's input behind what was written; at a terminal that is Ctrl-D, twice in a line that has begun.
     ///
     /// # Errors
     /// As [`Self::request`].

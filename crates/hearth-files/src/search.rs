@@ -4,6 +4,7 @@
 //! bounds: of matches, of what is sent of a line, of time, and of memory whatever the length of lines.
 
 mod lines;
+mod marks;
 mod pattern;
 mod select;
 
@@ -176,7 +177,11 @@ impl Searcher<'_> {
                 cut: line.cut,
             })
         };
-        let scanned = self.scanner.scan(&mut file, limit, &mut send, self.hurry);
+        let scanned = match marks::pass_mark(&mut file) {
+            Ok(Some(mut text)) => self.scanner.scan(&mut text, limit, &mut send, self.hurry),
+            // One that cannot be read says so again.
+            Ok(None) | Err(_) => self.scanner.scan(&mut file, limit, &mut send, self.hurry),
+        };
         self.searched.bytes += scanned.bytes;
         self.searched.matches += scanned.matches;
         self.left -= scanned.matches;

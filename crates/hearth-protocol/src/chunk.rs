@@ -21,7 +21,8 @@ pub enum StreamName {
     Data,
 }
 
-/// The line before a chunk's payload.
+/// The line before a chunk's payload. A host sends input when it has read the request's `started` or its first credit, not before: the two
+/// lanes overtake each other, and a chunk of a request that is not known is passed over as late.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ChunkHeader {

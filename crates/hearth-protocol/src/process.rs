@@ -199,7 +199,7 @@ pub enum ProcessRequest {
     Read(ReadOutput),
     /// Writes to a process's input, or types at its terminal, whoever has started it. Result: [`ProcessResult::Written`].
     Write(WriteInput),
-    /// Ends a process's input behind what was written; at a terminal that is Ctrl-D. Result: [`ProcessResult::Done`].
+    /// Ends a process's input behind what was written; at a terminal that is Ctrl-D, twice in a line that has begun. Result: [`ProcessResult::Done`].
     CloseStdin(CloseStdin),
 }
 

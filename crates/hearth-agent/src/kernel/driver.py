@@ -57,11 +57,22 @@ def serve(requests, answers, path):
         raw = FileIO(descriptor, "w", closefd=False)
         return TextIOWrapper(Direct(raw, 1 << 16), "utf-8", errors, newline="\n", write_through=True)
 
+    def is_closed(out):
+        try:
+            return bool(getattr(out, "closed", True))
+        except Exception:
+            return True  # its buffer was taken from it
+
     def replace_closed_streams():
-        if getattr(sys.stdout, "closed", True):
-            sys.stdout = sys.__stdout__ = stream(1, "surrogateescape")
-        if getattr(sys.stderr, "closed", True):
-            sys.stderr = sys.__stderr__ = stream(2, "backslashreplace")
+        for name, descriptor, errors in (("stdout", 1, "surrogateescape"), ("stderr", 2, "backslashreplace")):
+            if not is_closed(getattr(sys, name, None)):
+                continue
+            try:
+                out = stream(descriptor, errors)
+            except OSError:
+                out = None  # as Python has it where the descriptor is closed
+            setattr(sys, name, out)
+            setattr(sys, "__%s__" % name, out)
 
     sys.stdout = sys.__stdout__ = stream(1, "surrogateescape")
     sys.stderr = sys.__stderr__ = stream(2, "backslashreplace")
@@ -83,9 +94,9 @@ def serve(requests, answers, path):
         return undisturbed(to_json, value)
 
     def flush():
-        for out in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
+        for name in ("stdout", "stderr", "__stdout__", "__stderr__"):
             try:
-                out.flush()
+                getattr(sys, name).flush()
             except BaseException:
                 pass
         # What C code has printed is in the C library's buffers, once something has loaded ctypes there may be such code.

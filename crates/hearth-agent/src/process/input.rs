@@ -9,8 +9,8 @@ use rustix::io::Errno;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, mpsc, oneshot};
 
-/// What is typed at a terminal to end its input: the default VEOF.
-const END_OF_TRANSMISSION: &[u8] = b"\x04";
+/// What is typed at a terminal to end its input, twice: the default VEOF.
+const END_OF_TRANSMISSION: &[u8] = b"\x04\x04";
 /// What waits at most of what is [offered](Input::offer), in bytes.
 const OFFERED: usize = 64 * 1024;
 
@@ -34,6 +34,8 @@ pub(crate) struct Input {
     ended: Rc<Cell<bool>>,
     waiting: Rc<Waiting>,
     is_terminal: bool,
+    /// Whether what was written last, to a terminal, has begun a line.
+    in_line: Cell<bool>,
 }
 
 /// What a process has still to take.
@@ -98,7 +100,7 @@ impl Input {
         let waiting = Rc::<Waiting>::default();
         let is_terminal = matches!(target, Target::Terminal(_));
         tokio::task::spawn_local(feed(target, receiver, Rc::clone(&waiting)));
-        Self { queue: RefCell::new(Some(sender)), ended: Rc::default(), waiting, is_terminal }
+        Self { queue: RefCell::new(Some(sender)), ended: Rc::default(), waiting, is_terminal, in_line: Cell::default() }
     }
 
     /// Makes an input that is read here; `open` is called when that begins.
@@ -111,6 +113,7 @@ impl Input {
                 ended: Rc::clone(&ended),
                 waiting: Rc::default(),
                 is_terminal: false,
+                in_line: Cell::default(),
             },
             Intake { queue, ended, open: Some(Box::new(open)) },
         )
@@ -128,6 +131,9 @@ impl Input {
     pub(crate) fn write(&self, piece: Piece) {
         let queue = self.queue.borrow();
         let length = piece.bytes.len();
+        if let Some(last) = piece.bytes.last() {
+            self.in_line.set(!last.is_ascii_control() || *last == b'\t');
+        }
         let refused = match &*queue {
             Some(sender) => sender.send(piece).err().map(|error| error.0),
             None => Some(piece),
@@ -174,7 +180,8 @@ impl Input {
     /// Ends the input behind what is queued. A terminal stays: its program is told, and may be typed at again.
     pub(crate) fn close(&self) {
         if self.is_terminal {
-            let bytes = Bytes::from_static(END_OF_TRANSMISSION);
+            // In a line that has begun the first only hands over what there is of it.
+            let bytes = Bytes::from_static(&END_OF_TRANSMISSION[usize::from(!self.in_line.get())..]);
             return self.write(Piece { bytes, taken: Box::new(|_| ()) });
         }
         self.ended.set(true);

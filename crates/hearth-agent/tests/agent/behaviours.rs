@@ -165,6 +165,31 @@ async fn b09_piped_input_arrives_whole_and_its_end_ends_cat() {
 }
 
 #[tokio::test]
+async fn b09_the_end_of_a_terminals_input_ends_cat_once_whether_a_line_has_begun_or_not() {
+    let agent = Agent::start();
+    let channel = agent.connect().await;
+    for typed in ["", "whole\n", "begun", "tab\t"] {
+        let mut start = shell("stty -echo; echo go; cat; echo :first; cat; echo :second; read line; echo :$line");
+        start.pty = Some(PtySize { columns: 80, rows: 24 });
+        let process = channel.start(start).await.unwrap();
+        let mut said = Vec::new();
+        while said != b"go\r\n" {
+            match process.next_event().await.unwrap().unwrap() {
+                Event::Output { bytes, .. } => said.extend_from_slice(&bytes),
+                exit @ Event::Exit { .. } => panic!("{exit:?}"),
+            }
+        }
+        let mut stdin = process.stdin().unwrap();
+        stdin.write(Bytes::from(typed)).await.unwrap();
+        channel.close_stdin(process.id()).await.unwrap();
+        channel.close_stdin(process.id()).await.unwrap();
+        stdin.write(Bytes::from("third\n")).await.unwrap();
+        let rest = String::from_utf8(finish(&process).await.stdout).unwrap().replace('\r', "");
+        assert_eq!(rest, format!("{typed}:first\n:second\n:third\n"));
+    }
+}
+
+#[tokio::test]
 async fn input_to_a_process_that_does_not_read_delays_nobody() {
     let agent = Agent::start();
     let channel = agent.connect().await;

@@ -331,6 +331,17 @@ async fn b15_a_write_to_a_process_that_does_not_read_is_answered_with_what_was_t
 }
 
 #[tokio::test]
+async fn what_the_agent_was_started_to_ignore_ends_a_program_all_the_same() {
+    let agent = Agent::start_under("sh", &["-c", "trap '' HUP INT QUIT TERM; exec \"$0\" \"$@\""]);
+    let channel = agent.connect().await;
+    for signal in [Signal::Hup, Signal::Int, Signal::Quit, Signal::Term] {
+        let process = channel.start(shell("exec sleep 60")).await.unwrap();
+        process.signal(signal, SignalScope::Tree).await.unwrap();
+        assert_eq!(finish(&process).await.signal(), Some(signal.number()), "{signal:?}");
+    }
+}
+
+#[tokio::test]
 async fn any_signal_arrives_by_name_or_number() {
     let agent = Agent::start();
     let channel = agent.connect().await;

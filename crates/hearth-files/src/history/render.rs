@@ -52,7 +52,8 @@ pub(super) fn difference(
     }
     let name = |side: Option<&Side>| side.map_or(Ok(NOTHING.to_owned()), |side| side.body.git_name());
     let (old_name, new_name) = (name(old)?, name(new)?);
-    if old.is_some() && new.is_some() && old_name == new_name {
+    let is_same = old.is_some() && new.is_some() && old_name == new_name;
+    if is_same && old.map(|side| plain_mode(side.mode)) != new.map(|side| plain_mode(side.mode)) {
         return Ok(true);
     }
     let mode = match (old, new) {
@@ -63,7 +64,16 @@ pub(super) fn difference(
     let empty = Body::Memory(Vec::new());
     let (before, after) = (old.map_or(&empty, |side| &side.body), new.map_or(&empty, |side| &side.body));
     match (before.text(), after.text()) {
-        (Some(before), Some(after)) => {
+        (Some([_, ..]), Some(after)) if is_same => {
+            names.write(true, true, true, out)?;
+            rewritten(after, out)?;
+        }
+        _ if is_same && after.len() > 0 => {
+            out.write_all(b"GIT binary patch\n")?;
+            unchanged(after.len(), out)?;
+            unchanged(after.len(), out)?;
+        }
+        (Some(before), Some(after)) if !is_same => {
             names.write(old.is_some(), new.is_some(), before != after, out)?;
             hunks(before, after, out)?;
         }
@@ -74,6 +84,16 @@ pub(super) fn difference(
         }
     }
     Ok(true)
+}
+
+/// A mode as git keeps it. A patch that says nothing else is none for git since 2.47, which reads modes so: such a patch has to say that the
+/// content becomes what it is.
+fn plain_mode(mode: u32) -> u32 {
+    match mode & 0o170_000 {
+        0o100_000 if mode & 0o100 != 0 => 0o100_755,
+        0o100_000 => 0o100_644,
+        other => other,
+    }
 }
 
 /// A path as it stands in a patch.
@@ -145,6 +165,17 @@ fn hunks(before: &[u8], after: &[u8], out: &mut impl Write) -> io::Result<()> {
     if group.is_empty() { Ok(()) } else { write_group(&input, &group, out) }
 }
 
+/// Writes a hunk in which a text's first line is replaced by itself.
+fn rewritten(text: &[u8], out: &mut impl Write) -> io::Result<()> {
+    let input = InternedInput::new(text, text);
+    let shown = &input.before[..input.before.len().min(1 + CONTEXT as usize)];
+    let lines_shown = range(0..shown.len() as u32);
+    writeln!(out, "@@ -{lines_shown} +{lines_shown} @@")?;
+    lines(&input, b'-', &shown[..1], out)?;
+    lines(&input, b'+', &shown[..1], out)?;
+    lines(&input, b' ', &shown[1..], out)
+}
+
 fn write_group(input: &InternedInput<&[u8]>, group: &[Hunk], out: &mut impl Write) -> io::Result<()> {
     let (Some(first), Some(last)) = (group.first(), group.last()) else { return Ok(()) };
     let leading = first.before.start.min(CONTEXT);
@@ -182,12 +213,42 @@ fn lines(input: &InternedInput<&[u8]>, mark: u8, tokens: &[imara_diff::Token], o
     Ok(())
 }
 
-/// Writes a content as it is, compressed, in lines of base 85.
+/// Writes a content as it is.
 fn literal(body: &Body, out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "literal {}", body.len())?;
+    encoded(|out| body.copy_to(out), out)
+}
+
+/// Writes, as git's instructions for making one content of another, that all of `length` bytes are copied.
+fn unchanged(length: u64, out: &mut impl Write) -> io::Result<()> {
+    const MOST: u64 = 0xff_ffff;
+    let mut steps = Vec::new();
+    for _ in 0..2 {
+        let mut rest = length;
+        while rest > 0x7f {
+            steps.push(rest as u8 | 0x80);
+            rest >>= 7;
+        }
+        steps.push(rest as u8);
+    }
+    for at in (0..length).step_by(MOST as usize) {
+        // All seven bytes of place and size follow.
+        steps.push(0xff);
+        steps.extend_from_slice(&(at as u32).to_le_bytes());
+        steps.extend_from_slice(&(MOST.min(length - at) as u32).to_le_bytes()[..3]);
+    }
+    writeln!(out, "delta {}", steps.len())?;
+    encoded(|out| out.write_all(&steps), out)
+}
+
+/// Writes what `write` does, compressed, in lines of base 85.
+fn encoded<W: Write>(
+    write: impl FnOnce(&mut ZlibEncoder<Lines<'_, W>>) -> io::Result<()>,
+    out: &mut W,
+) -> io::Result<()> {
     let mut encoder =
         ZlibEncoder::new(Lines { out: &mut *out, line: Vec::with_capacity(LINE) }, Compression::default());
-    body.copy_to(&mut encoder)?;
+    write(&mut encoder)?;
     let mut lines = encoder.finish()?;
     lines.end_line()?;
     out.write_all(b"\n")

@@ -41,6 +41,32 @@ fn told(text: &str, asked: &Search) -> Vec<String> {
 }
 
 #[test]
+fn a_byte_order_mark_is_no_text_and_says_how_the_text_is_written() {
+    let (directory, root) = tree(&[]);
+    let text = format!("foo bar\n{}\u{1f525} foo\nend", "long ".repeat(40_000));
+    let utf16 = |order: fn(u16) -> [u8; 2]| {
+        let units = std::iter::once(0xfeff).chain(text.encode_utf16());
+        units.flat_map(order).collect::<Vec<u8>>()
+    };
+    let marked = [b"\xef\xbb\xbf", text.as_bytes()].concat();
+    for (name, bytes) in [("a", marked), ("b", utf16(u16::to_le_bytes)), ("c", utf16(u16::to_be_bytes))] {
+        fs::write(directory.path().join(name), bytes).unwrap();
+    }
+    // Half a unit, half a pair, nothing, and no text.
+    for (name, bytes) in
+        [("d", b"\xff\xfex".as_slice()), ("e", b"\xfe\xff\xd8\x3d"), ("f", b"\xff\xfe"), ("g", b"\xff\xfe\0\0")]
+    {
+        fs::write(directory.path().join(name), bytes).unwrap();
+    }
+    assert_eq!(places(&root, &Search::new("", "^foo")), ["a:1", "b:1", "c:1"]);
+    assert_eq!(places(&root, &Search::new("", "^end$")), ["a:3", "b:3", "c:3"]);
+    assert_eq!(places(&root, &Search::new("", "\u{1f525} foo")), ["a:2", "b:2", "c:2"]);
+    assert_eq!(places(&root, &Search::new("", "^\u{fffd}$")), ["d:1", "e:1"]);
+    let (_, searched) = searched(&root, &Search::new("", "foo")).unwrap();
+    assert_eq!((searched.matches, searched.files, searched.skipped), (6, 6, 1));
+}
+
+#[test]
 fn lines_come_with_their_numbers_and_the_places_of_matches() {
     let (_directory, root) = tree(&[("a/f", "one two\r\n\nthree two two\nfour")]);
     let (lines, result) = searched(&root, &Search::new("", "t[wh]")).unwrap();

@@ -15,7 +15,8 @@ pub struct Search {
     pub root: FileRoot,
     /// Which file, or which directory with all that is in it. Links in it are not followed.
     pub path: RawString,
-    /// A regular expression in the syntax of Rust's `regex` crate. It is held against one line at a time.
+    /// A regular expression in the syntax of Rust's `regex` crate. It is held against one line at a time. A byte order mark is no text; behind
+    /// one of UTF-16 text is searched as UTF-8.
     pub pattern: String,
     /// Takes the pattern for the text itself.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

@@ -186,6 +186,26 @@ async fn b25_a_forked_child_neither_ends_the_exec_nor_repeats_output() {
 }
 
 #[tokio::test]
+async fn b20_whatever_became_of_its_outputs_an_interpreter_lives_on() {
+    if !is_here(Python) {
+        return;
+    }
+    let agent = Agent::start();
+    let channel = agent.connect().await;
+    run(&channel, Python, "import os, sys\nkept = 5").await;
+    for code in
+        ["sys.stdout.detach()", "sys.stderr.detach()", "del sys.stdout, sys.stderr", "sys.stdout = sys.stderr = None"]
+    {
+        run(&channel, Python, code).await;
+        let next = run(&channel, Python, "print(kept)\nprint(kept, file=sys.stderr)").await;
+        assert_eq!((next.out().as_str(), next.err().as_str()), ("5\n", "5\n"), "{code}");
+    }
+    run(&channel, Python, "os.close(1); os.close(2); sys.stdout = sys.stderr = None").await;
+    let next = run(&channel, Python, "print(kept)\nkept").await;
+    assert_eq!((next.value().as_deref(), next.ran().state_lost), (Some("5"), false), "{next:?}");
+}
+
+#[tokio::test]
 async fn a_value_comes_back_in_all_its_forms_and_none_without_a_bound() {
     if !is_here(Python) {
         return;

@@ -99,6 +99,31 @@ fn b36_a_diff_on_a_fresh_baseline_makes_the_same_tree_and_back() {
 }
 
 #[test]
+fn b37_git_takes_permissions_that_it_does_not_know() {
+    let contents = [("text", b"one\ntwo\n".as_slice()), ("open end", b"one"), ("empty", b""), ("binary", b"\0\xff\n")];
+    let large = [0_u8].repeat(20_000_000);
+    let contents = contents.into_iter().chain([("large", large.as_slice())]).collect::<Vec<_>>();
+    let (room, fresh) = (Room::new(), Room::new());
+    for root in [room.path(), fresh.path()] {
+        contents.iter().for_each(|(name, content)| tree::file(root.join(name), content, 0o644));
+    }
+    room.take(BASELINE);
+    let before = carried(room.path());
+    for (name, _) in &contents {
+        fs::set_permissions(room.path().join(name), fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    let (text, _) = room.diff();
+    assert!(text.len() < 10_000, "{}", text.len());
+    if git(fresh.path(), &["init", "-q"], b"").is_some() {
+        git(fresh.path(), &["apply", "--check", "-"], &text);
+    }
+    fresh.patch(&text, FORWARD).unwrap();
+    tree::assert_same(&carried(fresh.path()), &carried(room.path()), "applied");
+    fresh.patch(&text, BACK).unwrap();
+    tree::assert_same(&carried(fresh.path()), &before, "taken back");
+}
+
+#[test]
 fn b37_what_git_writes_applies() {
     for options in [["--binary", "--no-renames"], ["--binary", "--find-renames"], ["--binary", "--find-copies-harder"]]
     {
