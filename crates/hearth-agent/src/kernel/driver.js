@@ -52,6 +52,14 @@
       if (typeof done === 'function') nextTick(done);
       return true;
     };
+    // It is the next code's, too.
+    output.end = function (chunk, encoding, callback) {
+      const done = [chunk, encoding, callback].find((argument) => typeof argument === 'function');
+      if (chunk !== undefined && chunk !== null && chunk !== done) output.write(chunk, encoding);
+      if (done) nextTick(done);
+      return output;
+    };
+    output.destroy = output.destroySoon = () => output;
   }
 
   let token = '';

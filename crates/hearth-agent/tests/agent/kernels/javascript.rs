@@ -9,6 +9,20 @@ use super::{Javascript, exec, is_here, print, run};
 use crate::support::{Agent, HANG, SOON};
 
 #[tokio::test]
+async fn code_that_ends_its_outputs_ends_them_for_nobody_else() {
+    if !is_here(Javascript) {
+        return;
+    }
+    let agent = Agent::start();
+    let channel = agent.connect().await;
+    let ended = "await new Promise((done) => process.stdout.end('said\\n', done)); process.stderr.destroy(); 1";
+    let done = run(&channel, Javascript, ended).await;
+    assert_eq!((done.out().as_str(), done.value().as_deref()), ("said\n", Some("1")), "{done:?}");
+    let next = run(&channel, Javascript, "console.log('out'); console.error('err')").await;
+    assert_eq!((next.out().as_str(), next.err().as_str()), ("out\n", "err\n"), "{next:?}");
+}
+
+#[tokio::test]
 async fn b19_javascript_keeps_variables_modules_functions_and_the_directory() {
     if !is_here(Javascript) {
         return;
