@@ -74,8 +74,8 @@ def serve(requests, answers, path):
             setattr(sys, name, out)
             setattr(sys, "__%s__" % name, out)
 
-    sys.stdout = sys.__stdout__ = stream(1, "surrogateescape")
-    sys.stderr = sys.__stderr__ = stream(2, "backslashreplace")
+    sys.stdout = sys.stderr = None
+    replace_closed_streams()
 
     def undisturbed(work, *arguments):
         """Calls the library's code with builtins as they were at the start: user code can change those that all modules share."""

@@ -6,8 +6,8 @@
 //! A value that was replaced or removed is *retired*: a process that was started before may still have it, so it stays hidden in the output
 //! of those until none of them is left, or until so many were retired that the oldest are given up.
 //!
-//! What is hidden: the output of processes, before anything keeps it; what a shell's screen shows as text; commands and tags in lists; the messages of faults. A file that a
-//! user writes is the user's own, and so is what a program hides by encoding it.
+//! What is hidden: the output of processes, before anything keeps it; what a shell's screen shows as text; commands and tags in lists; the
+//! messages of faults. A file that a user writes is the user's own, and so is what a program hides by encoding it.
 
 mod automaton;
 mod files;
@@ -219,8 +219,8 @@ pub(crate) fn redact_text(automaton: &Rc<Automaton>, text: &str) -> Option<Strin
 /// Hides values in a tag, which stays as long as one may be.
 pub(crate) fn redact_tag(automaton: Option<&Rc<Automaton>>, tag: &Tag) -> Tag {
     let hidden = automaton.and_then(|automaton| redact_text(automaton, tag.as_str()));
-    let cut = |text: String| Tag::new(&text[..text.floor_char_boundary(limits::TAG)]).ok();
-    hidden.and_then(cut).unwrap_or_else(|| tag.clone())
+    let cut = |text: String| Tag::new(&text[..text.floor_char_boundary(limits::TAG)]);
+    hidden.map_or_else(|| tag.clone(), |text| cut(text).expect("a mark is text, and what is cut is short enough"))
 }
 
 /// Hides values in a command.

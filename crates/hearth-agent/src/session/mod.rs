@@ -256,7 +256,7 @@ impl Session {
         Ok(())
     }
 
-    /// The credit that an upload begins with: many at once must not hold as much as one may.
+    /// The credit that an upload begins with, of a file or an archive, which nobody but a worker takes: many at once must not hold as much as one may.
     fn upload_window(&self) -> u64 {
         let has_large = |request: &Active| request.stdin.borrow().size() >= limits::UPLOAD_WINDOW;
         if self.active.borrow().values().any(has_large) { limits::WINDOW } else { limits::UPLOAD_WINDOW }
@@ -313,13 +313,13 @@ impl Session {
             RequestBody::Kernel(kernel) => {
                 self.operate(request.id, |agent, streams| crate::kernel::run(agent, kernel, streams))
             }
-            RequestBody::File(file) => {
-                self.upload(request.id, |agent, streams| crate::files::run(agent, file, streams))
-            }
+            RequestBody::File(file) => self.operate_within(request.id, Self::upload_window, |agent, streams| {
+                crate::files::run(agent, file, streams)
+            }),
             RequestBody::Dial(dial) => self.operate(request.id, |_, streams| crate::dial::run(dial, streams)),
-            RequestBody::Archive(archive) => {
-                self.upload(request.id, |agent, streams| crate::archives::run(agent, archive, streams))
-            }
+            RequestBody::Archive(archive) => self.operate_within(request.id, Self::upload_window, |agent, streams| {
+                crate::archives::run(agent, archive, streams)
+            }),
             RequestBody::History(history) => {
                 self.operate(request.id, |agent, streams| crate::history::run(agent, history, streams))
             }
@@ -403,18 +403,6 @@ impl Session {
         F: Future<Output = Result<Finished, Fault>> + 'static,
     {
         self.operate_within(id, |_| limits::WINDOW, begin)
-    }
-
-    /// As [`Self::operate`], one whose input may be a file or an archive, which nobody but a worker takes.
-    fn upload<F>(
-        self: &Rc<Self>,
-        id: RequestId,
-        begin: impl FnOnce(Rc<Agent>, Streams) -> F,
-    ) -> Result<Option<ReplyBody>, Fault>
-    where
-        F: Future<Output = Result<Finished, Fault>> + 'static,
-    {
-        self.operate_within(id, Self::upload_window, begin)
     }
 
     /// Runs an operation whose sender may begin with the credit that `window` tells once its input is wanted.

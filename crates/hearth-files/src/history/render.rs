@@ -167,13 +167,14 @@ fn hunks(before: &[u8], after: &[u8], out: &mut impl Write) -> io::Result<()> {
 
 /// Writes a hunk in which a text's first line is replaced by itself.
 fn rewritten(text: &[u8], out: &mut impl Write) -> io::Result<()> {
-    let input = InternedInput::new(text, text);
-    let shown = &input.before[..input.before.len().min(1 + CONTEXT as usize)];
-    let lines_shown = range(0..shown.len() as u32);
-    writeln!(out, "@@ -{lines_shown} +{lines_shown} @@")?;
-    lines(&input, b'-', &shown[..1], out)?;
-    lines(&input, b'+', &shown[..1], out)?;
-    lines(&input, b' ', &shown[1..], out)
+    let length = text.split_inclusive(|&byte| byte == b'\n').take(1 + CONTEXT as usize).map(<[u8]>::len).sum::<usize>();
+    let input = InternedInput::new(&text[..length], b"".as_slice());
+    let (first, rest) = input.before.split_at(1);
+    let shown = range(0..input.before.len() as u32);
+    writeln!(out, "@@ -{shown} +{shown} @@")?;
+    lines(&input, b'-', first, out)?;
+    lines(&input, b'+', first, out)?;
+    lines(&input, b' ', rest, out)
 }
 
 fn write_group(input: &InternedInput<&[u8]>, group: &[Hunk], out: &mut impl Write) -> io::Result<()> {
