@@ -16,6 +16,7 @@ use crate::runtime::Runtime;
 use crate::secrets::{Place, Secrets};
 use crate::service::Services;
 use crate::shell::Shells;
+use crate::sys;
 
 /// One agent.
 pub(crate) struct Agent {
@@ -35,7 +36,7 @@ impl Agent {
     /// Makes an agent with nothing running, removes what earlier ones have left, and starts to reap. Must be called on the runtime that everything else runs on.
     ///
     /// # Errors
-    /// When the signal handler for ended children cannot be installed.
+    /// When the signal of ended children cannot be read.
     pub(crate) fn new(
         defaults: Defaults,
         trees: Rc<Trees>,
@@ -48,8 +49,7 @@ impl Agent {
         let owner = roots.owner().filter(|_| rustix::process::geteuid().is_root());
         let secrets = Secrets::new(Place::new(runtime, owner));
         let processes = Processes::new(defaults, trees, Rc::new(secrets));
-        let child_signals = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::child())?;
-        tokio::task::spawn_local(Rc::clone(&processes).reap(child_signals));
+        tokio::task::spawn_local(Rc::clone(&processes).reap(sys::child_signals()?));
         let (services, shells) = (Services::default(), Shells::default());
         Ok(Rc::new(Self {
             processes,

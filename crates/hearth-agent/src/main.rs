@@ -31,6 +31,7 @@ use tokio::task::LocalSet;
 fn main() -> ExitCode {
     sys::keep_freed_memory();
     sys::keep_inherited_descriptors();
+    sys::hold_child_signals();
     let owns_machine = rustix::process::getpid().as_raw_nonzero().get() == 1;
     sys::raise_descriptor_limit(owns_machine);
     if owns_machine {

@@ -249,13 +249,16 @@ unsafe fn place_descriptors(child: &Child) -> bool {
     stdio.chain(extra).all(|(&source, target)| unsafe { libc::dup2(source, target) >= 0 })
 }
 
-/// Tries each path as `execvp` does: one that is not there or not a directory is passed over, a refusal is remembered.
+/// Tries each path as `execvp` does: one that is not there or not a directory is passed over, a refusal is remembered. Each is asked for first: for
+/// a program that is not there the kernel would have made a memory, and that is most of what a search costs.
 unsafe fn try_programs(child: &Child) {
     // SAFETY: every array ends with a null pointer, every string with NUL; errno is this thread's.
     unsafe {
         let mut refused = 0;
         for &program in child.programs.iter().take_while(|program| !program.is_null()) {
-            libc::execve(program, child.argv.as_ptr(), child.env.as_ptr());
+            if libc::access(program, libc::X_OK) == 0 {
+                libc::execve(program, child.argv.as_ptr(), child.env.as_ptr());
+            }
             match *libc::__errno_location() {
                 libc::ENOENT | libc::ENOTDIR => {}
                 libc::EACCES => refused = libc::EACCES,
@@ -287,6 +290,49 @@ pub(crate) struct Reaped {
     pub(crate) cpu_us: u64,
     /// The largest resident memory of it or a child it waited for; the agent's own at its start counts, too.
     pub(crate) resident_bytes: u64,
+}
+
+/// Has the signal of ended children wait for whoever reads [`child_signals`], in all threads that are started from here on. A handler would
+/// interrupt the thread, and pass the word on through a socket.
+pub(crate) fn hold_child_signals() {
+    // SAFETY: plain sets and actions; no thread but this is there yet.
+    unsafe {
+        // Whoever started this may have had it ignored: children would end unseen.
+        libc::signal(libc::SIGCHLD, libc::SIG_DFL);
+        libc::sigprocmask(libc::SIG_BLOCK, &child_signal(), std::ptr::null_mut());
+    }
+}
+
+fn child_signal() -> libc::sigset_t {
+    // SAFETY: an all-zero set is valid.
+    unsafe {
+        let mut signals: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut signals);
+        libc::sigaddset(&mut signals, libc::SIGCHLD);
+        signals
+    }
+}
+
+/// What can be read when a child has ended since it was read last.
+pub(crate) fn child_signals() -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: makes a descriptor, which is owned from here on.
+    let signals = unsafe {
+        let made = libc::signalfd(-1, &child_signal(), libc::SFD_NONBLOCK | libc::SFD_CLOEXEC);
+        if made < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        OwnedFd::from_raw_fd(made)
+    };
+    watch(signals)
+}
+
+/// Waits until a child has ended since the last time; an error when it can no longer be known.
+pub(crate) async fn child_ended(signals: &AsyncFd<OwnedFd>) -> io::Result<()> {
+    let mut ready = signals.readable().await?;
+    // However many have ended, the signal waits once.
+    let _ = rustix::io::read(signals, &mut [0; size_of::<libc::signalfd_siginfo>()]);
+    ready.clear_ready();
+    Ok(())
 }
 
 /// Reaps one ended child, if there is one. Must only be called by the reaper.
@@ -397,7 +443,15 @@ pub(crate) fn keep_inherited_descriptors() {
 pub(crate) fn reseed(seed: &[u8]) -> io::Result<()> {
     const RNDADDENTROPY: libc::c_ulong = 0x4008_5203;
     const RNDRESEEDCRNG: libc::c_ulong = 0x5207;
-    let random = std::fs::File::options().write(true).open("/dev/urandom")?;
+    // Open in a template's guest already.
+    static RANDOM: OnceLock<File> = OnceLock::new();
+    let random = match RANDOM.get() {
+        Some(random) => random,
+        None => {
+            let random = File::options().write(true).open("/dev/urandom")?;
+            RANDOM.get_or_init(|| random)
+        }
+    };
     let mut request = Vec::with_capacity(8 + seed.len());
     request.extend_from_slice(&(seed.len() as i32 * 8).to_ne_bytes());
     request.extend_from_slice(&(seed.len() as i32).to_ne_bytes());

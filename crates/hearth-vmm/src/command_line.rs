@@ -311,7 +311,8 @@ fn kernel_command_line(spec: &MachineSpec, host: &Host) -> Result<String, Invali
     let words = ["console=ttyS0", "panic=-1", "reboot=t", "loglevel=6", "cryptomgr.notests"];
     let mut words = words.map(str::to_owned).to_vec();
     // Policies that nobody writes in a guest, and accounts that nobody reads there, are asked at every call all the same.
-    words.extend(["lsm=landlock,yama", "audit=0", "psi=0"].map(str::to_owned));
+    // Sharing processors by sessions is for desktops, and makes and ends a group at each start of a program.
+    words.extend(["lsm=landlock,yama", "audit=0", "psi=0", "noautogroup"].map(str::to_owned));
     if spec.accelerator == Accelerator::Tcg {
         // See `tsc`: without it the boot hangs on a busy host.
         words.push(format!("tsc_early_khz={}", host.tsc_khz));

@@ -106,7 +106,7 @@ async fn single(host: &Host, daemon: &Daemon, bare: &Sandbox, sandbox: &str) -> 
     for round in 0..WARM_UP + host.samples(300, 50) {
         let through = timed(daemon.run_true(sandbox)).await?;
         let over_channel = timed(run_true(bare)).await?;
-        let told = timed(change(daemon, sandbox, round, &mut events)).await?;
+        let told = change(daemon, sandbox, round, &mut events).await?;
         let asked = timed(async { Ok(daemon.client.inspect(sandbox).await?) }).await?;
         let whole = timed(exec_process(daemon, sandbox)).await?;
         let alone = timed(bin_true()).await?;
@@ -119,15 +119,16 @@ async fn single(host: &Host, daemon: &Daemon, bare: &Sandbox, sandbox: &str) -> 
     Ok(vec![TRUE.row(&api), EVENT.row(&event), PROCESS.row(&process)])
 }
 
-/// Changes a label, and waits until another client is told.
-async fn change(daemon: &Daemon, sandbox: &str, round: usize, events: &mut Followed) -> Result<()> {
+/// Changes a label: how long it takes until another client is told.
+async fn change(daemon: &Daemon, sandbox: &str, round: usize, events: &mut Followed) -> Result<Duration> {
     let labels = [("round".to_owned(), round.to_string())].into();
     let change = ChangeSandbox { labels: Some(labels), ..ChangeSandbox::default() };
+    let begun = Instant::now();
     let changing = async { Ok::<_, anyhow::Error>(daemon.client.change(sandbox, &change).await?) };
-    let told = async { events.next().await?.context("the events ended") };
-    let (_, item) = tokio::try_join!(changing, told)?;
+    let told = async { Ok((events.next().await?.context("the events ended")?, begun.elapsed())) };
+    let (_, (item, took)) = tokio::try_join!(changing, told)?;
     ensure!(matches!(&item, Item::Event(event) if event.sandbox == sandbox), "not its event: {item:?}");
-    Ok(())
+    Ok(took)
 }
 
 async fn exec_process(daemon: &Daemon, sandbox: &str) -> Result<()> {

@@ -23,6 +23,7 @@ mod users;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::{Bound, Deref};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -30,6 +31,7 @@ use std::time::{Duration, Instant};
 use hearth_protocol::{
     ErrorCode, ExitStatus, Fault, ProcessId, ProcessInfo, ProcessRef, RawString, Signal, Start, Tag, limits,
 };
+use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
 use crate::secrets::{Automaton, Change, Secrets, redact_command, redact_fault, redact_tag};
@@ -301,7 +303,7 @@ impl Processes {
     }
 
     /// Reaps children until the agent ends: its own, and, as PID 1 or subreaper, every orphan.
-    pub(crate) async fn reap(self: Rc<Self>, mut child_signals: tokio::signal::unix::Signal) {
+    pub(crate) async fn reap(self: Rc<Self>, child_signals: AsyncFd<OwnedFd>) {
         loop {
             while let Some(child) = sys::reap_one() {
                 if let Some(process) = self.by_pid.borrow_mut().remove(&child.pid) {
@@ -310,7 +312,7 @@ impl Processes {
                 }
             }
             self.reaped.notify_waiters();
-            if child_signals.recv().await.is_none() {
+            if sys::child_ended(&child_signals).await.is_err() {
                 return;
             }
         }

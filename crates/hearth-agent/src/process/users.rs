@@ -30,21 +30,21 @@ impl User {
 
     fn find_in(passwd: &str, group: &str, wanted: &str) -> Option<Self> {
         let number = wanted.parse::<u32>().ok();
-        passwd
-            .lines()
-            .filter_map(|line| Self::parse(line, group))
-            .find(|user| user.name == wanted || Some(user.uid) == number)
+        let is_wanted = |user: &Self| user.name == wanted || Some(user.uid) == number;
+        let mut user = passwd.lines().filter_map(Self::parse).find(is_wanted)?;
+        user.groups = supplementary(group, &user.name, user.gid);
+        Some(user)
     }
 
-    fn parse(line: &str, group: &str) -> Option<Self> {
+    /// All but the groups.
+    fn parse(line: &str) -> Option<Self> {
         let mut fields = line.split(':');
         let name = fields.next()?.to_owned();
         let uid = fields.nth(1)?.parse().ok()?;
         let gid = fields.next()?.parse().ok()?;
         let home = fields.nth(1)?.to_owned();
         let shell = fields.next().filter(|shell| !shell.is_empty()).unwrap_or("/bin/sh").to_owned();
-        let groups = supplementary(group, &name, gid);
-        Some(Self { name, uid, gid, groups, home, shell })
+        Some(Self { name, uid, gid, groups: Vec::new(), home, shell })
     }
 }
 

@@ -68,6 +68,13 @@ pub(crate) struct Hidden {
     extra: Vec<SecretValue>,
 }
 
+impl Known {
+    /// Whether there is no secret, was none that is still hidden, and the place of their files has been made so.
+    fn has_nothing(&self) -> bool {
+        self.generation > 0 && self.current.is_empty() && self.retired.is_empty()
+    }
+}
+
 /// A change of the secrets that can be made.
 pub(crate) struct Change(BTreeMap<String, Entry>);
 
@@ -115,6 +122,9 @@ impl Secrets {
     /// # Errors
     /// [`ErrorCode::Io`] or [`ErrorCode::NoSpace`] when the files cannot be written; everything is as it was then.
     pub(crate) fn apply(&self, Change(next): Change, running: bool) -> Result<(), Fault> {
+        if next.is_empty() && self.known.borrow().has_nothing() {
+            return Ok(());
+        }
         let files = next.iter().filter(|(_, entry)| entry.file);
         self.place.install(files.map(|(name, entry)| (name.as_str(), entry.value.reveal())))?;
         let known = &mut *self.known.borrow_mut();

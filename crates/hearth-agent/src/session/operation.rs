@@ -90,9 +90,8 @@ impl Streams {
         let worker = tokio::task::spawn_blocking(move || {
             let mut upload = Upload { wanted: Some(wanted), queue: upload, waits, piece: Bytes::new(), ended: false };
             let mut download = Download { queue: download, buffer: Vec::new() };
-            let result = work(&mut upload, &mut download)?;
-            download.flush().map_err(|error| cancelled(&error))?;
-            Ok(result)
+            // What is left of the output comes with the result: one word wakes the agent for both.
+            work(&mut upload, &mut download).map(|result| (result, download.buffer))
         });
         let receive = async {
             while let Some(piece) = download_receiver.recv().await {
@@ -103,7 +102,11 @@ impl Streams {
             ended = async { tokio::join!(worker, receive) } => ended,
             never = feed(input, first_read, upload_sender, &turn) => match never {},
         };
-        result.unwrap_or_else(|error| Err(worker_failed(&error)))
+        let (result, rest) = result.unwrap_or_else(|error| Err(worker_failed(&error)))?;
+        if !rest.is_empty() {
+            output.send(StreamName::Data, rest.into()).await;
+        }
+        Ok(result)
     }
 }
 
@@ -263,7 +266,7 @@ impl Read for Upload {
     }
 }
 
-/// An operation's `data`, as its worker writes it. Flushed when the work has succeeded.
+/// An operation's `data`, as its worker writes it. What it has gathered when the work has succeeded is sent, too.
 pub(crate) struct Download {
     queue: mpsc::Sender<Bytes>,
     buffer: Vec<u8>,

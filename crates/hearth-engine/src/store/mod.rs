@@ -141,13 +141,13 @@ impl Store {
 
     /// Forgets one; that it is not there is as good.
     pub(crate) fn remove(&self, id: &SandboxId) -> Result<(), StoreError> {
-        self.commit(|step| step.execute("DELETE FROM sandbox WHERE id = ?", [id.as_str()]).map(drop))
+        self.commit(|step| row::remove(step, id))
     }
 
     /// Notes the ports of one in place of those before.
     pub(crate) fn publish(&self, id: &SandboxId, ports: &[PublishedPort]) -> Result<(), StoreError> {
         self.commit(|step| {
-            step.execute("DELETE FROM port WHERE sandbox = ?", [id.as_str()])?;
+            row::remove_ports(step, id)?;
             ports.iter().try_for_each(|port| row::insert_port(step, id, port))
         })
     }

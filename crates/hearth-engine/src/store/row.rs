@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hearth_protocol::RawString;
 use hearth_vmm::{CpuCount, MemoryMib};
-use rusqlite::{Connection, Row, Transaction, named_params, params};
+use rusqlite::{Connection, Params, Row, Transaction, named_params, params};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -88,7 +88,8 @@ pub(super) fn insert(step: &Transaction<'_>, sandbox: &Lasting) -> rusqlite::Res
     let Lasting { id, spec, .. } = sandbox;
     // Whoever has a name now has it in earnest; an older row with it is of one whose removal could not be noted.
     let (state, reason, paused) = sandbox.state.columns();
-    step.execute(
+    run(
+        step,
         "INSERT OR REPLACE INTO sandbox VALUES (:id, :name, :labels, :created, :expires, :idle_action, :idle_seconds, :image, :digest,
             :cpus, :memory, :disk, :env, :template, :accelerator, :board, :disk_below, :state, :reason, :paused)",
         named_params! {
@@ -119,15 +120,16 @@ pub(super) fn insert(step: &Transaction<'_>, sandbox: &Lasting) -> rusqlite::Res
 
 pub(super) fn insert_port(step: &Transaction<'_>, id: &SandboxId, port: &PublishedPort) -> rusqlite::Result<()> {
     // Whoever listens there now does so in earnest; an older row is of one that has been closed.
-    step.execute(
+    run(
+        step,
         "INSERT OR REPLACE INTO port VALUES (?, ?, ?, ?, ?)",
         params![port.listen.to_string(), id.as_str(), port.guest_port, port.guest_host, port.service],
     )
-    .map(drop)
 }
 
 pub(super) fn change(step: &Transaction<'_>, id: &SandboxId, changed: &Changed) -> rusqlite::Result<()> {
-    step.execute(
+    run(
+        step,
         "UPDATE OR REPLACE sandbox SET name = ?, labels = ?, expires_ms = ?, idle_action = ?, idle_seconds = ? WHERE id = ?",
         params![
             changed.name.as_ref().map(SandboxName::as_str),
@@ -138,16 +140,28 @@ pub(super) fn change(step: &Transaction<'_>, id: &SandboxId, changed: &Changed) 
             id.as_str(),
         ],
     )
-    .map(drop)
 }
 
 pub(super) fn stands(step: &Transaction<'_>, id: &SandboxId, state: &Kept) -> rusqlite::Result<()> {
     let (state, reason, paused) = state.columns();
-    step.execute(
+    run(
+        step,
         "UPDATE sandbox SET state = ?, reason = ?, paused = ? WHERE id = ?",
         params![state, reason, paused, id.as_str()],
     )
-    .map(drop)
+}
+
+pub(super) fn remove(step: &Transaction<'_>, id: &SandboxId) -> rusqlite::Result<()> {
+    run(step, "DELETE FROM sandbox WHERE id = ?", [id.as_str()])
+}
+
+pub(super) fn remove_ports(step: &Transaction<'_>, id: &SandboxId) -> rusqlite::Result<()> {
+    run(step, "DELETE FROM port WHERE sandbox = ?", [id.as_str()])
+}
+
+/// Compiles a statement once a connection: compiling one that replaces takes longer than all the rest of a commit.
+fn run(step: &Transaction<'_>, statement: &str, values: impl Params) -> rusqlite::Result<()> {
+    step.prepare_cached(statement)?.execute(values).map(drop)
 }
 
 /// What the rows say.
