@@ -11,7 +11,7 @@ use hearth_vmm::Lifetime;
 use crate::Given;
 use crate::boot::Renewal;
 use crate::create::ID_VARIABLE;
-use crate::sweep::GROUPS;
+use crate::sweep::{self, GROUPS};
 
 /// Names a sandbox: `sb-` and 12 hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -127,7 +127,11 @@ impl SandboxDirectory {
 
 impl Drop for SandboxDirectory {
     fn drop(&mut self) {
-        if !self.kept {
+        if self.kept {
+            return;
+        }
+        // A machine without its directory could be found by nobody. One that lives with its owner is ended by the kernel, at the latest.
+        if self.lifetime == Lifetime::WithOwner || sweep::end_machine(&self.path) {
             let _ = fs::remove_dir_all(&self.path);
         }
     }

@@ -263,7 +263,7 @@ pub(crate) struct RunOptions {
     /// Directory to start in [default: /workspace]
     #[arg(short, long, value_name = "DIR")]
     pub(crate) workdir: Option<OsString>,
-    /// User to run as, a name or number [default: user]
+    /// User to run as, by name or number, of those in its /etc/passwd [default: user]
     #[arg(short, long, value_name = "USER")]
     pub(crate) user: Option<String>,
     /// What runs the guest's instructions

@@ -86,6 +86,8 @@ impl Task {
                     self.finish(done);
                 }
                 Next::Ended(how) => self.failed(Input::MachineEnded, format!("its machine has ended: {how}")),
+                // It may have been asked for while work was waited for: see `next`.
+                Next::Remove(Removal::Ending) if self.is_held_up() => {}
                 Next::Remove(Removal::Ending) if self.lasts() => self.let_go(),
                 Next::Remove(why) => self.remove(why),
                 Next::Idle(policy) => self.idle(policy),
@@ -110,8 +112,7 @@ impl Task {
             Some(Body::Running(sandbox)) if state == State::Running => Some(sandbox),
             _ => None,
         };
-        // Work that goes on when the process ends comes to its end first, where there is something to leave to the next.
-        let is_held_up = *self.removal.borrow() == Some(Removal::Ending) && self.lasts() && state.is_passing();
+        let is_held_up = self.is_held_up();
         tokio::select! {
             done = work(&mut self.job) => Next::Done(done),
             why = wanted(&mut self.removal), if state != State::Removing && !is_held_up => Next::Remove(why),
@@ -120,6 +121,11 @@ impl Task {
             policy = self.idleness.idle(sandbox.map(|sandbox| sandbox.share_channel())) => Next::Idle(policy),
             Some(message) = self.inbox.recv() => Next::Message(message),
         }
+    }
+
+    /// Whether the end of the process has to wait: work that goes on comes to its end first, where there is something to leave to the next.
+    fn is_held_up(&self) -> bool {
+        *self.removal.borrow() == Some(Removal::Ending) && self.lasts() && self.life.state().is_passing()
     }
 
     /// Whether there is something of it that the next process can take over.

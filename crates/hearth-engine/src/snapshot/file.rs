@@ -305,7 +305,6 @@ impl Imported {
             let (base, own) = (Scratch::bare(&there).base(), Scratch::bare(self.own.path()).base());
             fs::hard_link(&base, &own).map_err(SavedFault::file(&own))?;
         }
-        store::publish(snapshots, self.own, &record, name)?;
-        Ok(record)
+        Ok(store::publish(snapshots, self.own, record, name)?)
     }
 }

@@ -67,6 +67,7 @@ impl Kept {
             memory,
             base: None,
             overlays: Vec::new(),
+            disk_bytes: 0,
         };
         Self { home, record, template }
     }

@@ -1,6 +1,7 @@
 //! Snapshots on disk: a directory each, named as the snapshot is.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -48,13 +49,23 @@ pub struct SnapshotRecord {
     pub base: Option<FileRecord>,
     /// What was written to the disk, a file for each layer above that.
     pub overlays: Vec<FileRecord>,
+    /// What the files of its disk take, without their holes, in bytes. Measured where it lies, and not written down.
+    #[serde(skip)]
+    pub disk_bytes: u64,
 }
 
 impl SnapshotRecord {
     /// What it takes on disk, without its template, in bytes.
     pub fn bytes(&self) -> u64 {
-        let disk: u64 = self.base.iter().chain(&self.overlays).map(|layer| layer.bytes).sum();
-        self.devices.bytes + self.memory.bytes + disk
+        self.devices.bytes + self.memory.bytes + self.disk_bytes
+    }
+
+    fn measured(self, own: &Path) -> Self {
+        let scratch = Scratch::saved(own, self.overlays.len());
+        let base = self.base.as_ref().map(|_| scratch.base());
+        let files = base.into_iter().chain((1..=self.overlays.len()).map(|number| scratch.overlay(number)));
+        let disk_bytes = files.filter_map(|file| fs::metadata(file).ok()).map(|meta| meta.blocks() * 512).sum();
+        Self { disk_bytes, ..self }
     }
 }
 
@@ -104,26 +115,29 @@ pub(super) fn finish(
         memory,
         base,
         overlays: overlays.collect::<Result<_, _>>()?,
+        disk_bytes: 0,
     };
-    publish(directory, unfinished, &record, &kept.name)?;
-    Ok(record)
+    publish(directory, unfinished, record, &kept.name)
 }
 
 /// Writes the record last and gives the directory its name.
 pub(super) fn publish(
     directory: &Path,
     unfinished: Unfinished,
-    record: &SnapshotRecord,
+    record: SnapshotRecord,
     name: &SandboxName,
-) -> Result<(), SavedFault> {
-    saved::write_record(&unfinished.path().join(RECORD), record)?;
-    unfinished.publish_anew(&path(directory, name))
+) -> Result<SnapshotRecord, SavedFault> {
+    saved::write_record(&unfinished.path().join(RECORD), &record)?;
+    let own = path(directory, name);
+    unfinished.publish_anew(&own)?;
+    Ok(record.measured(&own))
 }
 
 /// Reads a record; one that makes no sense is none.
 pub(super) fn record(directory: &Path, name: &SandboxName) -> Option<SnapshotRecord> {
-    let record: SnapshotRecord = saved::read_record(&path(directory, name).join(RECORD)).ok()??;
-    (record.format == FORMAT && record.name == name.as_str()).then_some(record)
+    let own = path(directory, name);
+    let record: SnapshotRecord = saved::read_record(&own.join(RECORD)).ok()??;
+    (record.format == FORMAT && record.name == name.as_str()).then(|| record.measured(&own))
 }
 
 pub(super) fn list(directory: &Path) -> Vec<SnapshotRecord> {

@@ -19,6 +19,8 @@ pub(crate) struct SandboxOptions {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Exit code: the program's, as for hearth exec. Ctrl-C reaches the program; a second one, or any other end of this command, lets go of it, and it goes on.")]
 pub(crate) struct AttachOptions {
     /// Pass standard input on
     #[arg(short, long)]
@@ -239,7 +241,7 @@ pub(crate) struct ServiceStartOptions {
     /// Directory to start in [default: /workspace]
     #[arg(short, long, value_name = "DIR")]
     pub(crate) workdir: Option<OsString>,
-    /// User to run as, a name or number [default: user]
+    /// User to run as, by name or number, of those in its /etc/passwd [default: user]
     #[arg(short, long, value_name = "USER")]
     pub(crate) user: Option<String>,
     /// Print JSON

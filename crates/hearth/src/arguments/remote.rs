@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-/// Where a daemon listens beside its socket, and how that is kept private.
+// Where a daemon listens beside its socket, and how that is kept private.
 #[derive(Debug, Args)]
 pub(crate) struct ListenOptions {
     /// Serve the API over TCP as well, to whoever has a key (hearth key): an address and a port, 0 for any

@@ -12,7 +12,7 @@ use crate::values::{Disk, EnvVar, Idle, Label, Memory, Processors, Publish, Seco
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The sandbox lives until it is removed, its --ttl is over, or the daemon ends. Prints its id.
+The sandbox lives until it is removed or its --ttl is over, and outlives the daemon. Prints its id.
 
   hearth create --name web --memory 1G --ttl 2h
   hearth create --name fix --seed . --tracked
@@ -90,7 +90,7 @@ pub(crate) struct ListOptions {
     pub(crate) json: bool,
 }
 
-/// How a program is started in a sandbox.
+// How a program is started in a sandbox. (No documentation: it would be the description of every command that has it.)
 #[derive(Debug, Args)]
 pub(crate) struct ProgramOptions {
     /// Set a variable; NAME alone takes its value from here
@@ -102,7 +102,7 @@ pub(crate) struct ProgramOptions {
     /// Directory to start in [default: /workspace]
     #[arg(short, long, value_name = "DIR")]
     pub(crate) workdir: Option<OsString>,
-    /// User to run as, a name or number [default: user]
+    /// User to run as, by name or number, of those in its /etc/passwd [default: user]
     #[arg(short, long, value_name = "USER")]
     pub(crate) user: Option<String>,
     /// The most memory that it and all it starts may take, in MiB or with a unit; more ends them
@@ -119,9 +119,10 @@ pub(crate) struct ProgramOptions {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Exit code: the program's; 128+n when signal n killed it; 124 when --timeout passed; 125 when Hearth itself failed; 126 when \
-the command cannot be executed, 127 when there is none. Ctrl-C reaches the program; a second one lets go of it.
+the command cannot be executed, 127 when there is none. What ends this command ends the program: signals, and an output that is no longer \
+read. Of two Ctrl-C the second lets go of it.
 
-  hearth exec web -- make test
+  hearth exec web -- python3 -m unittest
   echo 'print(1)' | hearth exec -i web -- python3
   hearth exec -it web -- bash")]
 pub(crate) struct ExecOptions {
@@ -248,7 +249,7 @@ pub(crate) struct StopOptions {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 A sandbox whose machine has ended by itself can be started too, if it has a disk. Its variables are those that it was made with; no program of \
-before runs, and it has just the secrets that are given here. One that was started cannot be forked, paused or saved, since it was booted.
+before runs, and it has just the secrets that are given here.
 
   hearth start web --secret TOKEN")]
 pub(crate) struct StartOptions {

@@ -38,8 +38,18 @@ pub(super) struct Manner {
     pub(super) interactive: bool,
     /// Its deadline.
     pub(super) timeout: Option<Duration>,
-    /// Whether it ends with the connection, so that it need not be told of this process's end.
-    pub(super) is_bound: bool,
+    pub(super) hold: Hold,
+}
+
+/// What becomes of the program when this process ends before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hold {
+    /// It ends with the connection, and need not be told.
+    Bound,
+    /// It is told as if it ran here: of what ends this process, and of an output that nobody reads any more.
+    Own,
+    /// It is somebody else's, and goes on.
+    Watched,
 }
 
 /// Passes all on until the program, or this process, is to end.
@@ -49,12 +59,12 @@ pub(super) async fn converse(
     signals: &mut Signals,
     capture: &mut Option<Capture>,
 ) -> Result<End, Failure> {
-    let Some(input) = held.input() else { return Err(Failure::host("the program takes no input".to_owned())) };
+    let Some(mut input) = held.input() else { return Err(Failure::host("the program takes no input".to_owned())) };
     let (sender, pieces) = mpsc::channel(1);
     let mut output = pin!(pass_output(held, capture));
-    tokio::select! {
+    let end = tokio::select! {
         end = &mut output => end,
-        end = pass_input(input, pieces, signals, manner) => match end {
+        end = pass_input(&mut input, pieces, signals, manner) => match end {
             // The program may have ended, and the connection with it, while this was on its way: what came before says so.
             Err(error) => tokio::time::timeout(LAST_WORDS, output).await.ok().and_then(Result::ok).ok_or(error),
             end => end,
@@ -64,7 +74,12 @@ pub(super) async fn converse(
             output::say("hearth: the guest did not keep the deadline");
             Ok(End::Cut(TIMED_OUT))
         }
+    };
+    if manner.hold == Hold::Own && matches!(end, Ok(End::Cut(BROKEN_PIPE))) {
+        // One that is gone by now need not be told.
+        let _ = input.signal(Signal::Pipe, SignalScope::Tree).await;
     }
+    end
 }
 
 async fn pass_output(held: &mut Held, capture: &mut Option<Capture>) -> Result<End, Failure> {
@@ -100,7 +115,7 @@ async fn read_input(sender: Option<mpsc::Sender<Bytes>>) -> Infallible {
 
 /// Passes input, signals and sizes on, until a signal ends this process.
 async fn pass_input(
-    mut input: HeldInput,
+    input: &mut HeldInput,
     mut pieces: mpsc::Receiver<Bytes>,
     signals: &mut Signals,
     manner: Manner,
@@ -115,7 +130,7 @@ async fn pass_input(
                     was_interrupted = true;
                     input.signal(Signal::Int, SignalScope::Tree).await?;
                 }
-                Told::End(code) if manner.is_bound => return Ok(End::Cut(code)),
+                Told::End(code) if manner.hold != Hold::Own => return Ok(End::Cut(code)),
                 Told::End(code) => {
                     let signal = Signal::from_number(code - 128).unwrap_or(Signal::Term);
                     input.signal(signal, SignalScope::Tree).await?;

@@ -7,7 +7,7 @@ use hearth_client::api::exec::CommandLine;
 use hearth_client::api::process::ProcessStarted;
 use hearth_client::api::protocol::{RawString, ResourceLimits};
 
-use super::conversation::{End, Manner, converse};
+use super::conversation::{End, Hold, Manner, converse};
 use super::sandbox::existing;
 use crate::arguments::ExecOptions;
 use crate::capture::Capture;
@@ -36,7 +36,7 @@ pub(crate) async fn run(options: ExecOptions) -> Result<i32, Failure> {
         None => None,
     };
     let manner =
-        Manner { interactive: options.interactive, timeout: options.timeout.map(|time| time.0), is_bound: false };
+        Manner { interactive: options.interactive, timeout: options.timeout.map(|time| time.0), hold: Hold::Own };
     let end = converse(&mut held, manner, &mut signals, &mut capture).await?;
     match end {
         End::Cut(code) => Ok(code),

@@ -117,6 +117,12 @@ fn short(digest: &str) -> &str {
     digits.get(..12).unwrap_or(digits)
 }
 
+/// An image as people read it: its name, or the first digits of its digest.
+pub(super) fn named(image: &str) -> &str {
+    let is_digest = image.len() == 64 && image.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if is_digest { short(image) } else { image }
+}
+
 /// The progress of a build: a bar on a terminal, nothing elsewhere.
 #[derive(Clone)]
 struct Bar(ProgressBar);

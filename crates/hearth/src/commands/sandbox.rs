@@ -11,6 +11,7 @@ use hearth_client::api::{
 use hearth_client::{Client, ClientError};
 use serde_json::json;
 
+use super::image;
 use super::transfer::Seed;
 use crate::arguments::{Accel, CreateOptions, ListOptions, RemoveOptions, UpdateOptions};
 use crate::failure::{Failure, OWN};
@@ -162,7 +163,7 @@ fn row(info: &SandboxInfo) -> Vec<String> {
         info.id.clone(),
         info.name.clone().unwrap_or_else(|| "-".to_owned()),
         state(info.state),
-        output::plain(&info.image),
+        output::plain(image::named(&info.image)),
         info.cpus.to_string(),
         output::mebibytes(info.memory_mib),
         times::distance(info.created_unix_ms),

@@ -25,6 +25,7 @@ mod python;
 mod recipes;
 mod refusals;
 mod remote;
+mod restarts;
 mod running;
 mod schemathesis;
 mod screen;

@@ -109,17 +109,18 @@ async fn hold(options: &DaemonOptions, directories: &Directories, log: &Log) -> 
     let mut pool = PoolLimits::of_host();
     pool.ready = options.pool.or(home::pool()?).unwrap_or(pool.ready);
     pool.floor_mib = options.memory_floor.map_or(pool.floor_mib, |memory| u64::from(memory.0));
-    let fleet = Fleet::open(home::open()?, limits, queue, pool).await?;
-    let app = App::new(fleet, env!("CARGO_PKG_VERSION"), Audit::in_directory(&directories.logs()));
+    // Whatever can be refused is refused before any sandbox is taken over: who has one answers for it. Who connects by then waits.
     let socket = Socket::bind(&daemon::socket(directories)).map_err(|error| Failure::host(chain(&error)))?;
     let remote = listen(&options.listen, directories).await?;
+    let fleet = Fleet::open(home::open()?, limits, queue, pool).await?;
+    let app = App::new(fleet, env!("CARGO_PKG_VERSION"), Audit::in_directory(&directories.logs()));
     log.line(&format!("hearth {} listens, process {}", env!("CARGO_PKG_VERSION"), std::process::id()));
     if let Some(remote) = &remote {
         let certificate = remote.fingerprint().map(|print| format!(", certificate {print}")).unwrap_or_default();
         log.line(&format!("hearth listens on {}{certificate}", remote.url()));
     }
     if options.started {
-        tell_ready().map_err(|error| Failure::host(format!("cannot tell that it is ready: {error}")))?;
+        tell_ready();
     }
     let writing = tokio::spawn(write_events(app.clone(), log.clone()));
     let listeners = Listeners { socket, remote };
@@ -163,15 +164,14 @@ async fn told_to_end(signals: &mut Signals) -> i32 {
     }
 }
 
-/// Tells whoever started this that it listens, and lets go of the lock of starting.
-fn tell_ready() -> std::io::Result<()> {
+/// Tells whoever started this that it listens, and lets go of the lock of starting. One that has been interrupted need not be told.
+fn tell_ready() {
     let mut stdout = std::io::stdout();
-    stdout.write_all(daemon::IS_READY.as_bytes())?;
-    stdout.flush()?;
-    let null = File::options().read(true).write(true).open("/dev/null")?;
-    rustix::stdio::dup2_stdin(&null)?;
-    rustix::stdio::dup2_stdout(&null)?;
-    Ok(())
+    let _ = stdout.write_all(daemon::IS_READY.as_bytes()).and_then(|()| stdout.flush());
+    if let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
+        let _ = rustix::stdio::dup2_stdin(&null);
+        let _ = rustix::stdio::dup2_stdout(&null);
+    }
 }
 
 async fn write_events(app: App, log: Log) {

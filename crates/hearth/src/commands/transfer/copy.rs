@@ -162,12 +162,16 @@ async fn fetch_tree(
 /// Where a single file or link goes.
 fn place_of_one(own: Option<&[u8]>, destination: &Path) -> Result<Local, Failure> {
     let is_directory = look(destination)? == Found::Directory;
-    match own {
-        Some(own) if is_directory => Local::named(&destination.join(OsStr::from_bytes(own))),
+    let place = match own {
+        Some(own) if is_directory => destination.join(OsStr::from_bytes(own)),
         _ if is_directory || destination.as_os_str().as_bytes().ends_with(b"/") => {
-            Err(Failure::invalid(format!("{} is no place for a file", destination.display())))
+            return Err(Failure::invalid(format!("{} is no place for a file", destination.display())));
         }
-        _ => Local::named(destination),
+        _ => destination.to_owned(),
+    };
+    match look(&place)? {
+        Found::Link => Err(refuse_link(&place)),
+        _ => Local::named(&place),
     }
 }
 
