@@ -65,6 +65,9 @@ pub(crate) enum Command {
     Ls(ListOptions),
     /// Show a sandbox as JSON
     Inspect {
+        /// Print JSON, which it does in any case
+        #[arg(long)]
+        json: bool,
         /// Sandbox: an id, a name, or the beginning of an id
         sandbox: String,
     },
@@ -187,18 +190,17 @@ impl Command {
             Self::Inspect { .. } => true,
             Self::Exec(options) => options.json,
             Self::Ps(options) => options.json,
-            Self::Shell(_) | Self::Attach(_) | Self::Kill(_) | Self::Export(_) => false,
-            Self::File(command) => matches!(command, FileCommand::Ls { json: true, .. }),
+            Self::Attach(options) => options.json,
+            Self::Kill(options) => options.json,
+            Self::Export(options) => options.json,
+            Self::File(command) => command.wants_json(),
             Self::Cp(options) => options.json,
             Self::Sync(options) => options.json,
             Self::Diff(options) => options.json,
             Self::Patch(options) => options.json,
             Self::Reset(options) => options.json,
             Self::Checkpoint(command) => command.wants_json(),
-            Self::Service(ServiceCommand::Start(options)) => options.json,
-            Self::Service(ServiceCommand::Ls(options)) => options.json,
-            Self::Service(ServiceCommand::Stop { json, .. } | ServiceCommand::Restart { json, .. }) => *json,
-            Self::Service(command) => matches!(command, ServiceCommand::Inspect(_)),
+            Self::Service(command) => command.wants_json(),
             Self::Kernel(command) => command.wants_json(),
             Self::Install(options) => options.json,
             Self::Ports(options) => options.json,
@@ -212,13 +214,13 @@ impl Command {
             Self::Logs { json, .. } => *json,
             Self::Top(options) => options.json,
             Self::Events(options) => options.json,
-            Self::Daemon(_) | Self::Mcp(_) => false,
+            Self::Shell(_) | Self::Daemon(_) | Self::Mcp(_) => false,
             Self::Audit(options) => options.json,
             Self::Key(command) => command.wants_json(),
             Self::Pool(options) => options.json,
             Self::Image(ImageCommand::Build(options)) => options.json,
             Self::Image(ImageCommand::List { json } | ImageCommand::Rm { json, .. }) => *json,
-            Self::Image(ImageCommand::Inspect { .. }) => false,
+            Self::Image(ImageCommand::Inspect { json, .. }) => *json,
             Self::Template(TemplateCommand::List { json } | TemplateCommand::Rm { json, .. }) => *json,
             Self::Template(TemplateCommand::Build(options)) => options.json,
             Self::Agent { .. } | Self::Openapi | Self::Completions { .. } | Self::Man { .. } => false,
@@ -236,7 +238,7 @@ Exit code: the program's; 128+n when signal n killed it; 124 when --timeout pass
 the command cannot be executed, 127 when there is none; 130 after a second Ctrl-C.
 
   hearth run -- python3 -c 'print(6 * 7)'
-  tar c . | hearth run --memory 1G --timeout 5m -- sh -c 'tar x && make test'
+  tar c . | hearth run --memory 1G --timeout 5m -- sh -c 'tar x && python3 -m unittest'
   hearth run -t -- bash")]
 pub(crate) struct RunOptions {
     /// Image to start from, a name or the beginning of a digest
@@ -320,6 +322,9 @@ pub(crate) enum ImageCommand {
     },
     /// Show an image as JSON
     Inspect {
+        /// Print errors as JSON too
+        #[arg(long)]
+        json: bool,
         /// Name, or the beginning of a digest
         image: String,
     },
@@ -392,17 +397,26 @@ pub(crate) enum SnapshotCommand {
     },
     /// Show a snapshot as JSON
     Inspect {
+        /// Print JSON, which it does in any case
+        #[arg(long)]
+        json: bool,
         /// Snapshot
         name: String,
     },
     /// Remove snapshots; sandboxes that were started from them go on
     Rm {
+        /// Print errors as JSON
+        #[arg(long)]
+        json: bool,
         /// Snapshots
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
     },
     /// Write a snapshot, with all it needs but the image, to one file
     Export {
+        /// Print errors as JSON
+        #[arg(long)]
+        json: bool,
         /// Snapshot
         name: String,
         /// File to write
@@ -410,6 +424,9 @@ pub(crate) enum SnapshotCommand {
     },
     /// Read a snapshot from a file that export has written
     Import {
+        /// Print errors as JSON
+        #[arg(long)]
+        json: bool,
         /// File to read
         file: PathBuf,
         /// Name for the snapshot
@@ -419,7 +436,11 @@ pub(crate) enum SnapshotCommand {
 
 impl SnapshotCommand {
     fn wants_json(&self) -> bool {
-        matches!(self, Self::Create { json: true, .. } | Self::Ls { json: true } | Self::Inspect { .. })
+        match self {
+            Self::Inspect { .. } => true,
+            Self::Create { json, .. } | Self::Ls { json } | Self::Rm { json, .. } => *json,
+            Self::Export { json, .. } | Self::Import { json, .. } => *json,
+        }
     }
 }
 

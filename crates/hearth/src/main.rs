@@ -51,7 +51,7 @@ fn run(command: Command) -> Result<i32, Failure> {
             Command::Run(options) => commands::run::run(options).await,
             Command::Create(options) => commands::sandbox::create(options).await,
             Command::Ls(options) => commands::sandbox::list(options).await,
-            Command::Inspect { sandbox } => commands::sandbox::inspect(&sandbox).await,
+            Command::Inspect { sandbox, .. } => commands::sandbox::inspect(&sandbox).await,
             Command::Exec(options) => commands::exec::run(options).await,
             Command::Shell(options) => commands::exec::run(options.into()).await,
             Command::Ps(options) => commands::guest::processes(options).await,

@@ -25,6 +25,9 @@ pub(crate) struct AttachOptions {
     /// Pass standard input on
     #[arg(short, long)]
     pub(crate) interactive: bool,
+    /// Print errors as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
     /// Sandbox: an id, a name, or the beginning of an id
     pub(crate) sandbox: String,
     /// Program: its number or tag, as hearth ps shows it
@@ -39,6 +42,9 @@ pub(crate) struct KillOptions {
     /// To this program alone, not to all it has started
     #[arg(long)]
     pub(crate) alone: bool,
+    /// Print errors as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
     /// Sandbox: an id, a name, or the beginning of an id
     pub(crate) sandbox: String,
     /// Program: its number or tag, as hearth ps shows it
@@ -68,6 +74,9 @@ pub(crate) enum FileCommand {
     },
     /// Write a file to standard output
     Read {
+        /// Print errors as JSON
+        #[arg(long)]
+        json: bool,
         /// Sandbox: an id, a name, or the beginning of an id
         sandbox: String,
         /// Path, absolute or in /workspace
@@ -81,6 +90,9 @@ pub(crate) enum FileCommand {
         /// Add to what is there
         #[arg(long)]
         append: bool,
+        /// Print errors as JSON
+        #[arg(long)]
+        json: bool,
         /// Sandbox: an id, a name, or the beginning of an id
         sandbox: String,
         /// Path, absolute or in /workspace
@@ -91,11 +103,21 @@ pub(crate) enum FileCommand {
         /// Remove a directory with all in it
         #[arg(short, long)]
         recursive: bool,
+        /// Print errors as JSON
+        #[arg(long)]
+        json: bool,
         /// Sandbox: an id, a name, or the beginning of an id
         sandbox: String,
         /// Path, absolute or in /workspace
         path: OsString,
     },
+}
+
+impl FileCommand {
+    pub(super) fn wants_json(&self) -> bool {
+        let (Self::Ls { json, .. } | Self::Read { json, .. } | Self::Write { json, .. } | Self::Rm { json, .. }) = self;
+        *json
+    }
 }
 
 fn parse_mode(text: &str) -> Result<u32, &'static str> {
@@ -111,6 +133,9 @@ pub(crate) struct ExportOptions {
     /// File to write [default: standard output]
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
+    /// Print errors as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
     /// Sandbox: an id, a name, or the beginning of an id
     pub(crate) sandbox: String,
     /// Directory or file, absolute or in /workspace
@@ -193,26 +218,34 @@ pub(crate) enum ServiceCommand {
         /// Time between TERM and KILL
         #[arg(long, value_name = "TIME")]
         grace: Option<Seconds>,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
         #[command(flatten)]
         service: ServiceOptions,
     },
     /// Stop a service, and start it as it was started
-    Restart {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-        #[command(flatten)]
-        service: ServiceOptions,
-    },
+    Restart(ServiceOptions),
     /// Stop a service, and forget it
     Rm(ServiceOptions),
 }
 
+impl ServiceCommand {
+    pub(super) fn wants_json(&self) -> bool {
+        match self {
+            Self::Inspect(_) => true,
+            Self::Ls(options) => options.json,
+            Self::Start(ServiceStartOptions { service, .. })
+            | Self::Logs { service, .. }
+            | Self::Stop { service, .. }
+            | Self::Restart(service)
+            | Self::Rm(service) => service.json,
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct ServiceOptions {
+    /// Print JSON, errors as well
+    #[arg(long)]
+    pub(crate) json: bool,
     /// Sandbox: an id, a name, or the beginning of an id
     pub(crate) sandbox: String,
     /// Service
@@ -244,9 +277,6 @@ pub(crate) struct ServiceStartOptions {
     /// User to run as, by name or number, of those in its /etc/passwd [default: user]
     #[arg(short, long, value_name = "USER")]
     pub(crate) user: Option<String>,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) service: ServiceOptions,
     /// Command and its arguments

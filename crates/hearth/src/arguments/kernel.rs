@@ -25,12 +25,19 @@ pub(crate) enum KernelCommand {
 
 impl KernelCommand {
     pub(super) fn wants_json(&self) -> bool {
-        matches!(self, Self::Run(KernelRunOptions { json: true, .. }) | Self::Ls(SandboxOptions { json: true, .. }))
+        match self {
+            Self::Run(options) => options.json,
+            Self::Ls(options) => options.json,
+            Self::Interrupt(options) | Self::Restart(options) | Self::Rm(options) => options.json,
+        }
     }
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct KernelOptions {
+    /// Print errors as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
     /// Sandbox: an id, a name, or the beginning of an id
     pub(crate) sandbox: String,
     /// Kernel, as hearth kernel ls shows it

@@ -60,6 +60,9 @@ pub(crate) enum KeyCommand {
     },
     /// Remove keys: they open nothing from then on
     Rm {
+        /// Print errors as JSON
+        #[arg(long)]
+        json: bool,
         /// Keys
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
@@ -68,6 +71,6 @@ pub(crate) enum KeyCommand {
 
 impl KeyCommand {
     pub(super) fn wants_json(&self) -> bool {
-        matches!(self, Self::Create { json: true, .. } | Self::Ls { json: true })
+        matches!(self, Self::Create { json: true, .. } | Self::Ls { json: true } | Self::Rm { json: true, .. })
     }
 }

@@ -89,18 +89,18 @@ pub(crate) async fn file(command: FileCommand) -> Result<i32, Failure> {
             let client = existing(&sandbox).await?;
             list(&client, &sandbox, place(path), recursive, json).await
         }
-        FileCommand::Read { sandbox, path } => {
+        FileCommand::Read { sandbox, path, .. } => {
             let (root, path) = place(path);
             let download = existing(&sandbox).await?.read_file(&sandbox, &ReadFile::at(root, &path)).await?;
             to_stdout(download).await
         }
-        FileCommand::Write { mode, append, sandbox, path } => {
+        FileCommand::Write { mode, append, sandbox, path, .. } => {
             let (root, path) = place(path);
             let write = WriteFile { mode, append: append.then_some(true), ..WriteFile::at(root, &path) };
             existing(&sandbox).await?.write_file(&sandbox, &write, pipes::stdin()).await?;
             Ok(0)
         }
-        FileCommand::Rm { recursive, sandbox, path } => {
+        FileCommand::Rm { recursive, sandbox, path, .. } => {
             let (root, path) = place(path);
             existing(&sandbox)
                 .await?

@@ -22,7 +22,7 @@ pub(crate) async fn run(command: ImageCommand) -> Result<i32, Failure> {
     match command {
         ImageCommand::Build(options) => return build(&home::open()?, options).await,
         ImageCommand::List { json } => list(&Kept::open()?.images().await?, json)?,
-        ImageCommand::Inspect { image } => output::print_json(&Kept::open()?.image(&image).await?)?,
+        ImageCommand::Inspect { image, .. } => output::print_json(&Kept::open()?.image(&image).await?)?,
         ImageCommand::Rm { images, json } => {
             let kept = Kept::open()?;
             for image in &images {

@@ -36,16 +36,16 @@ pub(crate) async fn run(command: KernelCommand) -> Result<i32, Failure> {
                 output::print_table(&["KERNEL", "LANGUAGE", "STATE", "PROCESS", "RUNS"], &rows)?;
             }
         }
-        KernelCommand::Interrupt(KernelOptions { sandbox, kernel }) => {
+        KernelCommand::Interrupt(KernelOptions { sandbox, kernel, .. }) => {
             existing(&sandbox).await?.interrupt_kernel(&sandbox, &kernel).await?;
         }
-        KernelCommand::Restart(KernelOptions { sandbox, kernel }) => {
+        KernelCommand::Restart(KernelOptions { sandbox, kernel, .. }) => {
             let ready = existing(&sandbox).await?.restart_kernel(&sandbox, &kernel).await?;
             for (name, reason) in ready.failed_imports {
                 output::say(&format!("hearth: {} was not imported: {}", output::plain(&name), output::plain(&reason)));
             }
         }
-        KernelCommand::Rm(KernelOptions { sandbox, kernel }) => {
+        KernelCommand::Rm(KernelOptions { sandbox, kernel, .. }) => {
             existing(&sandbox).await?.remove_kernel(&sandbox, &kernel).await?;
         }
     }

@@ -14,7 +14,7 @@ pub(crate) fn run(command: KeyCommand) -> Result<i32, Failure> {
     match command {
         KeyCommand::Create { name, json } => create(&keys, &name, json)?,
         KeyCommand::Ls { json } => list(&keys.list()?, json)?,
-        KeyCommand::Rm { names } => remove(&keys, &names)?,
+        KeyCommand::Rm { names, .. } => remove(&keys, &names)?,
     }
     Ok(0)
 }

@@ -34,22 +34,22 @@ pub(crate) async fn run(service: ServiceCommand) -> Result<i32, Failure> {
             }
             Ok(0)
         }
-        ServiceCommand::Inspect(ServiceOptions { sandbox, name }) => {
+        ServiceCommand::Inspect(ServiceOptions { sandbox, name, .. }) => {
             output::print_json(&existing(&sandbox).await?.service(&sandbox, &name).await?)?;
             Ok(0)
         }
-        ServiceCommand::Logs { follow, tail, service: ServiceOptions { sandbox, name } } => {
+        ServiceCommand::Logs { follow, tail, service: ServiceOptions { sandbox, name, .. } } => {
             let log = ReadServiceLog { tail_lines: tail, follow: Some(follow), ..ReadServiceLog::default() };
             to_stdout(existing(&sandbox).await?.service_log(&sandbox, &name, &log).await?).await
         }
-        ServiceCommand::Stop { grace, json, service: ServiceOptions { sandbox, name } } => {
+        ServiceCommand::Stop { grace, service: ServiceOptions { sandbox, name, json } } => {
             let stop = StopService { grace_ms: grace.map(milliseconds) };
             tell(&existing(&sandbox).await?.stop_service(&sandbox, &name, &stop).await?, json)
         }
-        ServiceCommand::Restart { json, service: ServiceOptions { sandbox, name } } => {
+        ServiceCommand::Restart(ServiceOptions { sandbox, name, json }) => {
             tell(&existing(&sandbox).await?.restart_service(&sandbox, &name).await?, json)
         }
-        ServiceCommand::Rm(ServiceOptions { sandbox, name }) => {
+        ServiceCommand::Rm(ServiceOptions { sandbox, name, .. }) => {
             existing(&sandbox).await?.remove_service(&sandbox, &name).await?;
             Ok(0)
         }
@@ -85,7 +85,7 @@ fn tell(service: &ServiceInfo, json: bool) -> Result<i32, Failure> {
 /// Starts a service; its ports are published once it is ready.
 async fn start(options: ServiceStartOptions) -> Result<i32, Failure> {
     let argv = options.command.into_iter().map(|argument| RawString::from(argument.into_vec())).collect();
-    let ServiceOptions { sandbox, name } = options.service;
+    let ServiceOptions { sandbox, name, .. } = options.service;
     let restart = match options.restart_on_failure {
         true => RestartPolicy::OnFailure(Backoff::default()),
         false => RestartPolicy::No,
@@ -105,7 +105,7 @@ async fn start(options: ServiceStartOptions) -> Result<i32, Failure> {
         ServiceState::Failed => Vec::new(),
         _ => publish(&client, &sandbox, &info.name, options.publish).await?,
     };
-    if options.json {
+    if options.service.json {
         output::print_json(&json!({ "service": info, "ports": ports }))?;
         return Ok(if info.state == ServiceState::Failed { FAILED } else { 0 });
     }

@@ -1,5 +1,6 @@
 //! `hearth snapshot`: a sandbox is saved by the daemon that holds it; what lies on disk needs none.
 
+use std::path::Path;
 use std::time::Duration;
 
 use hearth_client::api::SaveSandbox;
@@ -16,8 +17,8 @@ pub(crate) async fn run(command: SnapshotCommand) -> Result<i32, Failure> {
     match command {
         SnapshotCommand::Create { sandbox, name, json } => create(&sandbox, name, json).await?,
         SnapshotCommand::Ls { json } => list(&Kept::open()?.snapshots().await?, json)?,
-        SnapshotCommand::Inspect { name } => output::print_json(&Kept::open()?.snapshot(&name).await?)?,
-        SnapshotCommand::Rm { names } => {
+        SnapshotCommand::Inspect { name, .. } => output::print_json(&Kept::open()?.snapshot(&name).await?)?,
+        SnapshotCommand::Rm { names, .. } => {
             let kept = Kept::open()?;
             // All that are not there are found before the first is removed.
             for name in &names {
@@ -27,12 +28,25 @@ pub(crate) async fn run(command: SnapshotCommand) -> Result<i32, Failure> {
                 kept.remove_snapshot(name).await?;
             }
         }
-        SnapshotCommand::Export { name, file } => return Kept::open()?.export_snapshot(&name, &file).await,
-        SnapshotCommand::Import { file, name } => {
+        SnapshotCommand::Export { name, file, .. } => {
+            refuse_stream(&file)?;
+            return Kept::open()?.export_snapshot(&name, &file).await;
+        }
+        SnapshotCommand::Import { file, name, .. } => {
+            refuse_stream(&file)?;
             Kept::open()?.import_snapshot(&file, &name).await?;
         }
     }
     Ok(0)
+}
+
+/// A snapshot is read and written in more than one pass.
+fn refuse_stream(file: &Path) -> Result<(), Failure> {
+    if file == Path::new("-") {
+        let failure = Failure::invalid("a snapshot goes to a file and comes from one: - is none".to_owned());
+        return Err(failure.with_hint("name a file; one that is called so is ./-"));
+    }
+    Ok(())
 }
 
 async fn create(sandbox: &str, name: String, json: bool) -> Result<(), Failure> {

@@ -51,6 +51,14 @@ fn what_is_refused_here_has_the_code_and_the_field_that_the_api_gives_it() {
         (&["create", "--json", "--disk", "1"], "invalid_value", Value::from("disk_mib")),
         (&["create", "--json"], "unknown_image", Value::from("image")),
         (&["inspect", "nobody"], "unknown_sandbox", Value::Null),
+        (&["inspect", "--json", "nobody"], "unknown_sandbox", Value::Null),
+        (&["kill", "--json", "nobody", "1"], "unknown_sandbox", Value::Null),
+        (&["attach", "--json", "nobody", "1"], "unknown_sandbox", Value::Null),
+        (&["file", "read", "--json", "nobody", "x"], "unknown_sandbox", Value::Null),
+        (&["export", "--json", "nobody"], "unknown_sandbox", Value::Null),
+        (&["service", "rm", "--json", "nobody", "x"], "unknown_sandbox", Value::Null),
+        (&["kernel", "rm", "--json", "nobody", "x"], "unknown_sandbox", Value::Null),
+        (&["snapshot", "export", "--json", "none", "-"], "invalid_value", Value::Null),
         (&["key", "create", "--json", "a b"], "invalid_value", Value::Null),
     ] {
         let output = home.hearth(arguments);
