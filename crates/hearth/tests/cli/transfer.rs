@@ -119,9 +119,15 @@ fn b53_cp_keeps_trees_and_files_as_they_are_and_lands_where_it_was_told_to() {
     symlink(outside.path(), at("planted")).unwrap();
     symlink(outside.path(), at("there/evil")).unwrap();
     symlink(outside.path().join("passwd"), at("file")).unwrap();
-    for arguments in
-        [["cp", "a:evil", &at("planted")], ["cp", "a:evil", &at("there")], ["sync", "a:evil", &at("planted")]]
-    {
+    symlink(outside.path().join("passwd"), at("there/passwd")).unwrap();
+    for arguments in [
+        ["cp", "a:evil", &at("planted")],
+        ["cp", "a:evil", &at("there")],
+        ["sync", "a:evil", &at("planted")],
+        ["cp", "a:passwd", &at("file")],
+        ["cp", "a:passwd", &at("there")],
+        ["cp", "a:evil/out", &at("file")],
+    ] {
         let refused = home.0.hearth(&arguments);
         assert_code(&refused, 125);
         assert!(text(&refused.stderr).contains("symbolic link, which is not followed"), "{}", said(&refused));
@@ -129,6 +135,8 @@ fn b53_cp_keeps_trees_and_files_as_they_are_and_lands_where_it_was_told_to() {
     exec("mkdir -p through/planted; cp passwd through/planted/passwd");
     let through = home.0.hearth(&["cp", "a:through/.", here.path().to_str().unwrap()]);
     assert!(text(&through.stderr).contains("symbolic link"), "{}", said(&through));
+    assert!(fs::symlink_metadata(at("file")).unwrap().is_symlink(), "it is there as before");
+    fs::remove_file(at("file")).unwrap();
     home.ok(&["cp", "a:passwd", &at("file")]);
     assert_eq!(fs::read_to_string(at("file")).unwrap(), "evil");
     assert_eq!(fs::read_to_string(outside.path().join("passwd")).unwrap(), "own");
