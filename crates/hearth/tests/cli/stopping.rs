@@ -1,7 +1,7 @@
 //! Sandboxes that are stopped, and started again on their disks.
 
 use std::fs;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::time::{Duration, Instant};
 
 use hearth_client::api::SandboxState;
@@ -79,6 +79,10 @@ fn what_was_written_before_a_stop_is_there_after_a_start() {
     home.ok(&["exec", "b", "sh", "-c", "echo memory > /dev/shm/note"]);
     home.ok(&["fork", "b", "--name", "copy"]);
     home.ok(&["snapshot", "create", "b", "point"]);
+    let files = fs::read_dir(home.0.path().join("snapshots/point")).unwrap().flatten();
+    let taken: u64 = files.map(|file| file.metadata().unwrap().blocks() * 512).sum();
+    let said = home.json(&["snapshot", "inspect", "point"])["bytes"].as_u64().unwrap();
+    assert!(said <= taken && said > taken / 2, "it takes {taken} bytes, without holes, and {said} are said");
     home.ok(&["pause", "b"]);
     home.end(Signal::KILL);
     home.ok(&["create", "--snapshot", "point", "--name", "later"]);
