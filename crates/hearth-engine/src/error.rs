@@ -255,7 +255,7 @@ pub enum Kind {
     Invalid,
     /// Something that must be installed or built first is not there.
     Missing,
-    /// The host has too little of something.
+    /// The host, or the guest, has too little of something.
     Resources,
     /// The host's files or permissions are in the way.
     Host,
@@ -340,6 +340,10 @@ impl EngineError {
                 "this host's /dev/kvm does not run the image's kernel; --accel tcg uses software emulation".to_owned()
             }
             Self::Boot { .. } => "if its console tells of memory, give it more with --memory".to_owned(),
+            Self::Saved { source: SavedFault::Damaged { .. } | SavedFault::Record { .. } } => {
+                "it cannot be mended: remove what was saved with it, or bring the file back from a copy of your own"
+                    .to_owned()
+            }
             Self::Machine { .. } => "hearth doctor checks what a machine needs".to_owned(),
             _ => return None,
         })

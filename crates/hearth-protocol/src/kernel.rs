@@ -208,6 +208,9 @@ pub struct KernelRan {
     /// Whether its deadline passed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub timed_out: bool,
+    /// Whether the kernel killed a process of its tree for want of memory, and that ended the interpreter.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub out_of_memory: bool,
     /// Whether it began in a fresh interpreter, without any earlier state.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub fresh: bool,

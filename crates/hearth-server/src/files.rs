@@ -23,6 +23,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use crate::App;
 use crate::answer::{Content, Octets, Refusal, Tar, invalid};
 use crate::input::{Asked, Body};
+use crate::uploads::heard_out;
 
 type Answer<T> = Result<Json<T>, Refusal>;
 
@@ -132,18 +133,21 @@ pub(crate) async fn write(
     Asked(query): Asked<WriteFile>,
     request: Request,
 ) -> Answer<FileEntry> {
-    let (root, path) = query.place()?;
-    let mut write = Write::new(Place { root, path });
-    write.mode = query.mode;
-    write.create = query.create.unwrap_or_default();
-    write.append = query.append.unwrap_or(false);
-    let guest = app.member(&sandbox)?.channel().await?;
-    let operation = guest.write_with(write).await?;
-    upload(&operation, request).await?;
-    match operation.finish().await? {
-        Finished::File(FileResult::Entry(entry)) => Ok(Json(entry)),
-        _ => Err(ChannelError::UnexpectedReply { asked: "write", answered: "another result" }.into()),
-    }
+    heard_out(request, async |request| {
+        let (root, path) = query.place()?;
+        let mut write = Write::new(Place { root, path });
+        write.mode = query.mode;
+        write.create = query.create.unwrap_or_default();
+        write.append = query.append.unwrap_or(false);
+        let guest = app.member(&sandbox)?.channel().await?;
+        let operation = guest.write_with(write).await?;
+        upload(&operation, request).await?;
+        match operation.finish().await? {
+            Finished::File(FileResult::Entry(entry)) => Ok(Json(entry)),
+            _ => Err(ChannelError::UnexpectedReply { asked: "write", answered: "another result" }.into()),
+        }
+    })
+    .await
 }
 
 /// Sends all of a body. One that breaks off is not the end of the file: the operation is dropped, and nothing has changed.
@@ -188,11 +192,14 @@ pub(crate) async fn export_only(
     Asked(query): Asked<ExportTree>,
     request: Request,
 ) -> Result<Content<Tar>, Refusal> {
-    let (root, path) = query.place()?;
-    let export = Export { root, path, compression: query.compression.unwrap_or_default() };
-    let guest = app.member(&sandbox)?.channel().await?;
-    let exporting = guest.export_only(export, Reader::of(request)).await?;
-    stream((exporting, guest)).await
+    heard_out(request, async |request| {
+        let (root, path) = query.place()?;
+        let export = Export { root, path, compression: query.compression.unwrap_or_default() };
+        let guest = app.member(&sandbox)?.channel().await?;
+        let exporting = guest.export_only(export, Reader::of(request)).await?;
+        stream((exporting, guest)).await
+    })
+    .await
 }
 
 /// Unpacks an archive, all of it or nothing.
@@ -202,9 +209,12 @@ pub(crate) async fn import(
     Asked(query): Asked<ImportTree>,
     request: Request,
 ) -> Answer<Imported> {
-    let (root, path) = query.place()?;
-    let import = Import { root, path, limit_bytes: query.limit_bytes };
-    Ok(Json(app.member(&sandbox)?.channel().await?.import(import, Reader::of(request)).await?))
+    heard_out(request, async |request| {
+        let (root, path) = query.place()?;
+        let import = Import { root, path, limit_bytes: query.limit_bytes };
+        Ok(Json(app.member(&sandbox)?.channel().await?.import(import, Reader::of(request)).await?))
+    })
+    .await
 }
 
 /// What sends bytes, and then says that they are all.

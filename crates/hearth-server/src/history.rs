@@ -12,6 +12,7 @@ use crate::App;
 use crate::answer::{Content, Created, Diff, Refusal};
 use crate::files::{Pieces, Reader, cut_off, stream};
 use crate::input::{Asked, Body};
+use crate::uploads::heard_out;
 
 type Answer<T> = Result<Json<T>, Refusal>;
 
@@ -52,8 +53,11 @@ pub(crate) async fn patch(
     Asked(query): Asked<ApplyPatch>,
     request: Request,
 ) -> Answer<Patched> {
-    let patch = query.patch()?;
-    Ok(Json(app.member(&sandbox)?.channel().await?.patch(patch, Reader::of(request)).await?))
+    heard_out(request, async |request| {
+        let patch = query.patch()?;
+        Ok(Json(app.member(&sandbox)?.channel().await?.patch(patch, Reader::of(request)).await?))
+    })
+    .await
 }
 
 pub(crate) async fn reset(

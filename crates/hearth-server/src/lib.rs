@@ -35,6 +35,7 @@ mod snapshots;
 mod socket;
 mod templates;
 mod traces;
+mod uploads;
 mod usage;
 
 pub use answer::error_body;

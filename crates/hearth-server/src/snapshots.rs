@@ -2,7 +2,6 @@
 //! connection few pieces wait.
 
 use std::io::{self, Read, Write};
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
@@ -14,9 +13,10 @@ use futures_util::StreamExt;
 use futures_util::stream::unfold;
 use hearth_api::home::{SnapshotInfo, SnapshotList};
 use tokio::runtime::Handle;
-use tokio::sync::{Mutex, OwnedSemaphorePermit, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::answer::{Content, Created, Refusal, SnapshotFile};
+use crate::uploads::heard_out;
 use crate::{App, home};
 
 /// The pieces of an export that wait for its client.
@@ -64,28 +64,15 @@ pub(crate) async fn import(
     Path(name): Path<String>,
     request: Request,
 ) -> Result<Created<SnapshotInfo>, Refusal> {
-    let body = Arc::new(Mutex::new(request.into_body().into_data_stream()));
-    let upload = body.clone();
-    let imported = async {
+    heard_out(request, async |request| {
         let name = home::snapshot_name(&name)?;
         let place = app.transfer()?;
-        let upload = Upload { body: upload, piece: Bytes::new(), runtime: Handle::current(), _place: place };
-        Ok(app.fleet().engine().import_snapshot(upload, &name).await?)
-    };
-    match imported.await {
-        Ok(record) => Ok(Created(home::snapshot_info(record))),
-        Err(refusal) => {
-            drain(&mut *body.lock().await).await;
-            Err(refusal)
-        }
-    }
-}
-
-/// Passes over what is still being sent, or its sender would be hung up on before it has read why it is refused.
-async fn drain(body: &mut BodyDataStream) {
-    let all = async { while let Some(Ok(_)) = body.next().await {} };
-    // Who takes longer is hung up on.
-    let _ = tokio::time::timeout(SILENCE, all).await;
+        let body = request.into_body().into_data_stream();
+        let upload = Upload { body, piece: Bytes::new(), runtime: Handle::current(), _place: place };
+        let record = app.fleet().engine().import_snapshot(upload, &name).await?;
+        Ok(Created(home::snapshot_info(record)))
+    })
+    .await
 }
 
 /// What a thread writes to a connection.
@@ -117,7 +104,7 @@ fn silent() -> io::Error {
 
 /// A request's body, for a thread to read.
 struct Upload {
-    body: Arc<Mutex<BodyDataStream>>,
+    body: BodyDataStream,
     piece: Bytes,
     runtime: Handle,
     _place: OwnedSemaphorePermit,
@@ -126,10 +113,7 @@ struct Upload {
 impl Read for Upload {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         while self.piece.is_empty() {
-            let next = self.runtime.block_on(async {
-                let mut body = self.body.lock().await;
-                tokio::time::timeout(SILENCE, body.next()).await
-            });
+            let next = self.runtime.block_on(async { tokio::time::timeout(SILENCE, self.body.next()).await });
             match next.map_err(|_| silent())? {
                 Some(piece) => self.piece = piece.map_err(io::Error::other)?,
                 None => return Ok(0),

@@ -173,7 +173,7 @@ impl From<ChannelError> for Failure {
         };
         let refused = ErrorBody::from(source.clone());
         let refused = Some(Box::new(Refused { code: refused.code.name(), field: refused.field }));
-        Self { outcome, code, refused, ..Self::new(Kind::Invalid, source.message.clone()) }
+        Self { outcome, code, refused, ..Self::new(kind(Code::Guest(source.code)), source.message.clone()) }
     }
 }
 
@@ -236,6 +236,9 @@ fn kind(code: Code) -> Kind {
             Kind::Host
         }
         Code::Own(OwnCode::Machine | OwnCode::NoAnswer | OwnCode::SandboxRemoved) => Kind::Machine,
+        Code::Guest(ErrorCode::NoSpace) => Kind::Resources,
+        Code::Guest(ErrorCode::Unavailable) => Kind::Missing,
+        Code::Guest(ErrorCode::Io | ErrorCode::Internal) => Kind::Machine,
         Code::Own(_) | Code::Guest(_) => Kind::Invalid,
     }
 }

@@ -1,19 +1,13 @@
 //! The agent as a process of this host: what it costs without a machine around it, against the programs that people would use instead.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use hearth_engine::AgentProgram;
 use hearth_engine::channel::{Channel, ConnectOptions, Endpoint, Endpoints};
-
-/// How long the counts of all disks must stand still before they are said to rest, and how long that is waited for at most.
-const STILL: Duration = Duration::from_millis(500);
-const REST: Duration = Duration::from_secs(10);
 
 /// A running agent with a workspace of its own. It ends, and all it made goes, with this.
 pub(crate) struct Native {
@@ -26,13 +20,19 @@ pub(crate) struct Native {
 impl Native {
     /// Starts one.
     pub(crate) async fn start() -> Result<Self> {
-        let directory = tempfile::Builder::new().prefix("hearth-bench-").tempdir()?;
+        Self::start_in(&std::env::temp_dir()).await
+    }
+
+    /// Starts one that has all it keeps in a directory.
+    pub(crate) async fn start_in(place: &Path) -> Result<Self> {
+        let directory = tempfile::Builder::new().prefix("hearth-bench-").tempdir_in(place)?;
         let (workspace, path) = (directory.path().join("workspace"), directory.path().join("agent.sock"));
-        fs::create_dir(&workspace)?;
+        std::fs::create_dir(&workspace)?;
         let program = AgentProgram::new()?;
         let mut child = Command::new(program.path())
             .args(["serve", "--native", &format!("unix:{}", path.display()), "--workspace"])
             .arg(&workspace)
+            .env("TMPDIR", directory.path())
             .stderr(Stdio::piped())
             .spawn()
             .context("start the agent")?;
@@ -63,7 +63,7 @@ impl Native {
 
 /// The resident memory of a process in bytes: now, and the most there ever was.
 pub(crate) fn resident(pid: u32) -> Result<(u64, u64)> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let field = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name)).context("the kernel tells it")?;
         let kib = line.trim().trim_end_matches(" kB").parse::<u64>()?;
@@ -89,20 +89,7 @@ pub(crate) async fn beside<T: Send + 'static>(
     tokio::task::spawn_blocking(move || work(&place)).await.context("a thread of the bench's failed")?
 }
 
-/// Has what was written before reach the disk, and the disk come to rest, so that nobody pays for another's. The latter takes longer where what
-/// files give back is discarded: no figure waits for more than [`REST`].
+/// Has what was written before reach the disk, so that nobody pays for another's.
 pub(crate) fn settle(place: &Path) -> Result<()> {
-    rustix::fs::syncfs(File::open(place)?).context("write back")?;
-    let disks = || fs::read_to_string("/proc/diskstats").context("look at the disks");
-    let begun = Instant::now();
-    let mut before = disks()?;
-    while begun.elapsed() < REST {
-        thread::sleep(STILL);
-        let now = disks()?;
-        if now == before {
-            break;
-        }
-        before = now;
-    }
-    Ok(())
+    rustix::fs::syncfs(File::open(place)?).context("write back")
 }

@@ -256,12 +256,25 @@ async fn run_here(
     let duration_us = started.elapsed().as_micros() as u64;
     live.told.set(exec.end(&live).await);
     let state_lost = kernel.end(&live, &taken);
-    let (code, signal, interrupted) = match taken {
-        Taken::Done { code, interrupted } => (code, None, interrupted),
-        Taken::Ended(status) => (status.shell_code(), status.signal, stopped.interrupted && !state_lost),
+    let (code, signal, interrupted, out_of_memory) = match taken {
+        Taken::Done { code, interrupted } => (code, None, interrupted, false),
+        Taken::Ended(status) => {
+            (status.shell_code(), status.signal, stopped.interrupted && !state_lost, status.out_of_memory)
+        }
     };
-    let (kernel, timed_out) = (kernel.name.clone(), stopped.timed_out);
-    Ok(KernelRan { kernel, code, signal, error, interrupted, timed_out, fresh, state_lost, dropped: 0, duration_us })
+    Ok(KernelRan {
+        kernel: kernel.name.clone(),
+        code,
+        signal,
+        error,
+        interrupted,
+        timed_out: stopped.timed_out,
+        out_of_memory,
+        fresh,
+        state_lost,
+        dropped: 0,
+        duration_us,
+    })
 }
 
 /// The variables that code is given, secrets included.

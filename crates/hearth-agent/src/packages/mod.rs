@@ -167,8 +167,8 @@ async fn npm(agent: &Agent, install: &Install, from: Option<PathBuf>) -> Result<
 
 fn missing(language: PackageLanguage) -> Fault {
     unavailable(match language {
-        PackageLanguage::Python => "python packages need pip, which is not in the guest",
-        PackageLanguage::Javascript => "javascript packages need npm, which is not in the guest",
+        PackageLanguage::Python => "python packages need pip, which is not in the guest: use an image with python3-pip",
+        PackageLanguage::Javascript => "javascript packages need npm, which is not in the guest: use an image with npm",
     })
 }
 

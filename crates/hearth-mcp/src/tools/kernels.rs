@@ -99,6 +99,8 @@ struct Ran {
     stderr: Output,
     /// Whether its deadline passed.
     timed_out: bool,
+    /// Whether it was killed for want of memory.
+    out_of_memory: bool,
     /// Whether it began without any earlier state.
     fresh: bool,
     /// Whether the interpreter's state is gone with it.
@@ -166,6 +168,7 @@ impl Done {
             stdout: Output::new(&self.stdout.1.finish(), 0, rest),
             stderr: Output::new(&self.stderr.1.finish(), 0, rest),
             timed_out: ran.timed_out,
+            out_of_memory: ran.out_of_memory,
             fresh: ran.fresh,
             state_lost: ran.state_lost,
         }

@@ -98,6 +98,7 @@ fn replies() -> Vec<(&'static str, Reply)> {
         error: None,
         interrupted: false,
         timed_out: false,
+        out_of_memory: false,
         fresh: false,
         state_lost: false,
         dropped: 0,
@@ -109,6 +110,7 @@ fn replies() -> Vec<(&'static str, Reply)> {
         error: Some(KernelError { name: "E".into(), value: "v".into() }),
         interrupted: true,
         timed_out: true,
+        out_of_memory: true,
         fresh: true,
         state_lost: true,
         dropped: 5,
@@ -144,7 +146,7 @@ fn replies() -> Vec<(&'static str, Reply)> {
             reply(Finished::Kernel(KernelResult::Ran(plain)), output),
         ),
         (
-            r#"{"id":9,"type":"finished","result":{"kernel":{"ran":{"kernel":"one","code":137,"signal":9,"error":{"name":"E","value":"v"},"interrupted":true,"timed_out":true,"fresh":true,"state_lost":true,"dropped":5,"duration_us":1}}}}"#,
+            r#"{"id":9,"type":"finished","result":{"kernel":{"ran":{"kernel":"one","code":137,"signal":9,"error":{"name":"E","value":"v"},"interrupted":true,"timed_out":true,"out_of_memory":true,"fresh":true,"state_lost":true,"dropped":5,"duration_us":1}}}}"#,
             kernel(KernelResult::Ran(full)),
         ),
         (

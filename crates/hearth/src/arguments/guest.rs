@@ -145,8 +145,8 @@ pub(crate) struct ExportOptions {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Each package has a version. A sandbox has no network: copy wheels or tarballs into it and name their directory. Ctrl-C ends the \
-installer, whose exit code is this command's; 124 when --timeout passed.
+Each package has a version. A sandbox has no network: copy wheels or tarballs into it and name their directory. Its image must have pip, or npm: \
+hearth image build tools --packages python3-pip,npm. Ctrl-C ends the installer, whose exit code is this command's; 124 when --timeout passed.
 
   hearth cp wheels box:wheels
   hearth install box --from wheels numpy==2.1 'six>=1.16,<2'

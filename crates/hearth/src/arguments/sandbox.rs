@@ -33,7 +33,7 @@ pub(crate) struct CreateOptions {
     /// Put what the guest writes on a disk of this size, not into its memory
     #[arg(long, value_name = "SIZE")]
     pub(crate) disk: Option<Disk>,
-    /// Go on from where a saved sandbox was, with its image and sizes
+    /// Go on from where a saved sandbox was, with its image and sizes; variables and secrets of new programs are given anew
     #[arg(long, value_name = "SNAPSHOT", conflicts_with_all = ["image", "cpus", "memory", "disk", "accel", "boot"])]
     pub(crate) snapshot: Option<String>,
     /// Fill its workspace from a directory, or an archive (tar, plain or compressed; - is standard input), and take the baseline of hearth diff

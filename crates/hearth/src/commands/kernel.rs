@@ -80,10 +80,23 @@ async fn run_code(options: KernelRunOptions) -> Result<i32, Failure> {
     let code = if ran.timed_out { TIMED_OUT } else { ran.code };
     match report {
         Some(report) => output::print_json(&report.finish(code, &ran))?,
-        None if ran.dropped > 0 => output::say(&format!("hearth: {} bytes were dropped in the guest", ran.dropped)),
-        None => {}
+        None => tell(&ran),
     }
     Ok(code)
+}
+
+/// Says what neither the output nor the exit code does.
+fn tell(ran: &KernelRan) {
+    if ran.dropped > 0 {
+        output::say(&format!("hearth: {} bytes were dropped in the guest", ran.dropped));
+    }
+    match ran.signal.filter(|_| ran.state_lost) {
+        Some(_) if ran.out_of_memory => {
+            output::say("hearth: the kernel was killed for want of memory: its state is lost")
+        }
+        Some(signal) => output::say(&format!("hearth: signal {signal} ended the kernel: its state is lost")),
+        None => {}
+    }
 }
 
 async fn request(options: &KernelRunOptions) -> Result<KernelExec, Failure> {

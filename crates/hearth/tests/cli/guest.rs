@@ -154,3 +154,21 @@ fn b43_variables_and_secrets_are_given_and_no_value_is_shown() {
     let error: Value = serde_json::from_slice(&refused.stdout).unwrap();
     assert_eq!(error["error"]["field"], "secrets", "{error}");
 }
+
+#[test]
+fn b33_who_sends_much_of_what_is_refused_hears_why() {
+    let Some(home) = Daemon::with_images() else { return };
+    home.ok(&["create", "--name", "a"]);
+    for (sandbox, path, code) in
+        [("a", "/etc/passwd/x", "not_a_directory"), ("a", "/etc", "is_a_directory"), ("b", "file", "unknown_sandbox")]
+    {
+        for _ in 0..6 {
+            let refused = home.0.hearth_with_input(&["file", "write", "--json", sandbox, path], vec![0; 8 << 20]);
+            assert_code(&refused, 125);
+            let error: serde_json::Value = serde_json::from_slice(&refused.stdout).unwrap();
+            assert_eq!(error["error"]["code"], code, "{}", said(&refused));
+        }
+    }
+    home.ok(&["rm", "a"]);
+    home.0.assert_nothing_left();
+}

@@ -134,3 +134,20 @@ fn a_kernel_is_started_ahead_over_the_api_and_its_text_is_never_cut_within_a_cha
         assert!(client.kernels("a").await.unwrap().kernels.is_empty());
     });
 }
+
+#[test]
+fn b17_a_kernel_that_was_killed_for_want_of_memory_says_so() {
+    let Some(home) = Daemon::with_images() else { return };
+    home.ok(&["create", "--name", "a", "--memory", "256M"]);
+    let all = "taken = []\nwhile True: taken.append(b'x' * (1 << 20))";
+    let killed = home.0.hearth(&["kernel", "run", "a", all]);
+    assert_code(&killed, 137);
+    assert!(text(&killed.stderr).contains("for want of memory: its state is lost"), "{}", said(&killed));
+    let report = home.0.hearth(&["kernel", "run", "--json", "a", all]);
+    assert_code(&report, 137);
+    let report: Value = serde_json::from_slice(&report.stdout).unwrap();
+    assert!(report["ran"]["out_of_memory"] == true && report["ran"]["state_lost"] == true, "{report}");
+    assert_eq!(home.ok(&["kernel", "run", "a", "6 * 7"]), "42", "the next begins afresh");
+    home.ok(&["rm", "a"]);
+    home.0.assert_nothing_left();
+}

@@ -59,6 +59,8 @@ class KernelRan:
     error: KernelError | None = None
     interrupted: bool = False
     timed_out: bool = False
+    #: Whether it was killed for want of memory.
+    out_of_memory: bool = False
     #: Whether it began in a fresh interpreter.
     fresh: bool = False
     #: Whether the interpreter's state is gone with it.
