@@ -15,8 +15,8 @@ use crate::answer::Refusal;
 /// How long what is still being sent is passed over. Who takes longer is hung up on.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Answers a request by `work`. Where that refuses it, the rest of its body is passed over first: whoever still sends would be hung up on before it
-/// has read why.
+/// Answers a request by `work`. Where that refuses it, the rest of its body is passed over behind the answer's back: whoever still sends would be hung
+/// up on before it has read why.
 pub(crate) async fn heard_out<T>(
     request: Request,
     work: impl AsyncFnOnce(Request) -> Result<T, Refusal>,
@@ -29,8 +29,8 @@ pub(crate) async fn heard_out<T>(
     });
     let outcome = work(Request::from_parts(head, Body::from_stream(pieces))).await;
     if outcome.is_err() {
-        let rest = async { while let Some(Ok(_)) = body.lock().await.next().await {} };
-        let _ = timeout(PATIENCE, rest).await;
+        let rest = async move { while let Some(Ok(_)) = body.lock().await.next().await {} };
+        tokio::spawn(timeout(PATIENCE, rest));
     }
     outcome
 }

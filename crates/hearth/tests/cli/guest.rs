@@ -159,16 +159,27 @@ fn b43_variables_and_secrets_are_given_and_no_value_is_shown() {
 fn b33_who_sends_much_of_what_is_refused_hears_why() {
     let Some(home) = Daemon::with_images() else { return };
     home.ok(&["create", "--name", "a"]);
-    for (sandbox, path, code) in
-        [("a", "/etc/passwd/x", "not_a_directory"), ("a", "/etc", "is_a_directory"), ("b", "file", "unknown_sandbox")]
-    {
+    let much = home.0.path().join("much");
+    std::fs::write(&much, vec![0; 8 << 20]).unwrap();
+    for (sandbox, path, code) in [
+        ("a", "/etc/passwd/x", "not_a_directory"),
+        ("a", "/etc", "is_a_directory"),
+        ("nobody", "file", "unknown_sandbox"),
+    ] {
         for _ in 0..6 {
-            let refused = home.0.hearth_with_input(&["file", "write", "--json", sandbox, path], vec![0; 8 << 20]);
-            assert_code(&refused, 125);
+            let mut command = home.0.command(&["file", "write", "--json", sandbox, path]);
+            let refused = Running::start(command.stdin(std::fs::File::open(&much).unwrap())).finish();
+            assert_eq!(refused.status.code(), Some(125), "{sandbox} {path}: {}", said(&refused));
             let error: serde_json::Value = serde_json::from_slice(&refused.stdout).unwrap();
             assert_eq!(error["error"]["code"], code, "{}", said(&refused));
         }
     }
+    // Nobody waits for the rest of what is refused.
+    let mut silent = home.0.command(&["file", "write", "nobody", "file"]);
+    let mut silent = Running::start(silent.stdin(Stdio::piped()));
+    let open = silent.child.stdin.take();
+    assert_code(&silent.finish(), 125);
+    drop(open);
     home.ok(&["rm", "a"]);
     home.0.assert_nothing_left();
 }
