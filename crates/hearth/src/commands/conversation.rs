@@ -20,9 +20,9 @@ use crate::{output, pipes, terminal};
 /// What the guest may need beyond the deadline, to stop the program and to say so, before it is held to have failed to.
 const DEADLINE_MARGIN: Duration = Duration::from_secs(20);
 /// How long the end of a program is waited for on a connection that takes nothing more.
-const LAST_WORDS: Duration = Duration::from_secs(5);
+pub(super) const LAST_WORDS: Duration = Duration::from_secs(5);
 /// The exit code after a second Ctrl-C.
-const INTERRUPTED: i32 = 130;
+pub(super) const INTERRUPTED: i32 = 130;
 
 /// How a program came to its end: by itself, or for this process, which then has a code of its own.
 pub(super) enum End {
@@ -38,18 +38,6 @@ pub(super) struct Manner {
     pub(super) interactive: bool,
     /// Its deadline.
     pub(super) timeout: Option<Duration>,
-    pub(super) hold: Hold,
-}
-
-/// What becomes of the program when this process ends before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Hold {
-    /// It ends with the connection, and need not be told.
-    Bound,
-    /// It is told as if it ran here: of what ends this process, and of an output that nobody reads any more.
-    Own,
-    /// It is somebody else's, and goes on.
-    Watched,
 }
 
 /// Passes all on until the program, or this process, is to end.
@@ -59,12 +47,12 @@ pub(super) async fn converse(
     signals: &mut Signals,
     capture: &mut Option<Capture>,
 ) -> Result<End, Failure> {
-    let Some(mut input) = held.input() else { return Err(Failure::host("the program takes no input".to_owned())) };
+    let Some(input) = held.input() else { return Err(Failure::host("the program takes no input".to_owned())) };
     let (sender, pieces) = mpsc::channel(1);
     let mut output = pin!(pass_output(held, capture));
-    let end = tokio::select! {
+    tokio::select! {
         end = &mut output => end,
-        end = pass_input(&mut input, pieces, signals, manner) => match end {
+        end = pass_input(input, pieces, signals) => match end {
             // The program may have ended, and the connection with it, while this was on its way: what came before says so.
             Err(error) => tokio::time::timeout(LAST_WORDS, output).await.ok().and_then(Result::ok).ok_or(error),
             end => end,
@@ -74,12 +62,7 @@ pub(super) async fn converse(
             output::say("hearth: the guest did not keep the deadline");
             Ok(End::Cut(TIMED_OUT))
         }
-    };
-    if manner.hold == Hold::Own && matches!(end, Ok(End::Cut(BROKEN_PIPE))) {
-        // One that is gone by now need not be told.
-        let _ = input.signal(Signal::Pipe, SignalScope::Tree).await;
     }
-    end
 }
 
 async fn pass_output(held: &mut Held, capture: &mut Option<Capture>) -> Result<End, Failure> {
@@ -115,10 +98,9 @@ async fn read_input(sender: Option<mpsc::Sender<Bytes>>) -> Infallible {
 
 /// Passes input, signals and sizes on, until a signal ends this process.
 async fn pass_input(
-    input: &mut HeldInput,
+    mut input: HeldInput,
     mut pieces: mpsc::Receiver<Bytes>,
     signals: &mut Signals,
-    manner: Manner,
 ) -> Result<End, Failure> {
     // Without input to pass on, the end of it is not passed on either: a terminal takes that for Ctrl-D.
     let (mut rest, mut is_open, mut was_interrupted) = (Bytes::new(), !pieces.is_closed(), false);
@@ -130,12 +112,7 @@ async fn pass_input(
                     was_interrupted = true;
                     input.signal(Signal::Int, SignalScope::Tree).await?;
                 }
-                Told::End(code) if manner.hold != Hold::Own => return Ok(End::Cut(code)),
-                Told::End(code) => {
-                    let signal = Signal::from_number(code - 128).unwrap_or(Signal::Term);
-                    input.signal(signal, SignalScope::Tree).await?;
-                    return Ok(End::Cut(code));
-                }
+                Told::End(code) => return Ok(End::Cut(code)),
                 Told::Resized => input.resize(terminal::size()).await?,
             },
             piece = pieces.recv(), if is_open && rest.is_empty() => match piece {

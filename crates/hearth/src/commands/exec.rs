@@ -2,12 +2,14 @@
 
 use std::os::unix::ffi::OsStringExt;
 
+use hearth_client::Client;
 use hearth_client::api::ExecRequest;
 use hearth_client::api::exec::CommandLine;
-use hearth_client::api::process::ProcessStarted;
-use hearth_client::api::protocol::{RawString, ResourceLimits};
+use hearth_client::api::process::{ProcessStarted, SignalProcess};
+use hearth_client::api::protocol::{RawString, ResourceLimits, Signal, SignalScope};
+use tokio::time::timeout;
 
-use super::conversation::{End, Hold, Manner, converse};
+use super::conversation::{End, INTERRUPTED, LAST_WORDS, Manner, converse};
 use super::sandbox::existing;
 use crate::arguments::ExecOptions;
 use crate::capture::Capture;
@@ -35,11 +37,15 @@ pub(crate) async fn run(options: ExecOptions) -> Result<i32, Failure> {
         Some(_) => Some(RawMode::enter().map_err(|error| Failure::host(format!("set the terminal: {error}")))?),
         None => None,
     };
-    let manner =
-        Manner { interactive: options.interactive, timeout: options.timeout.map(|time| time.0), hold: Hold::Own };
+    let manner = Manner { interactive: options.interactive, timeout: options.timeout.map(|time| time.0) };
     let end = converse(&mut held, manner, &mut signals, &mut capture).await?;
     match end {
-        End::Cut(code) => Ok(code),
+        End::Cut(code) => {
+            let process = held.process().0.to_string();
+            // Nobody waits for one that cannot be told any more.
+            let _ = timeout(LAST_WORDS, pass_end(&client, &options.sandbox, &process, code)).await;
+            Ok(code)
+        }
         End::Exited(status) => {
             let code = exit_code_of(&status);
             if let Some(capture) = capture {
@@ -49,6 +55,18 @@ pub(crate) async fn run(options: ExecOptions) -> Result<i32, Failure> {
             }
             Ok(code)
         }
+    }
+}
+
+/// Tells the program what ended this process, as if it had run here: a signal, or an output that nobody reads any more. By a request of its own: what is
+/// said on a connection that is left with something unread may be lost.
+async fn pass_end(client: &Client, sandbox: &str, process: &str, code: i32) -> Result<(), Failure> {
+    match Signal::from_number(code - 128).filter(|_| code != INTERRUPTED) {
+        Some(signal) => {
+            let request = SignalProcess { signal, scope: SignalScope::Tree };
+            Ok(client.signal(sandbox, process, &request).await?)
+        }
+        None => Ok(()),
     }
 }
 

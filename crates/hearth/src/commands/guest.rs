@@ -13,7 +13,7 @@ use hearth_client::api::services::PublishPort;
 use hearth_client::{Client, Download};
 use serde_json::json;
 
-use super::conversation::{End, Hold, Manner, converse};
+use super::conversation::{End, Manner, converse};
 use super::sandbox::existing;
 use crate::arguments::{
     AttachOptions, ExportOptions, FileCommand, InstallOptions, KillOptions, PortOptions, SandboxOptions,
@@ -67,7 +67,7 @@ pub(crate) async fn attach(options: AttachOptions) -> Result<i32, Failure> {
     let client = existing(&options.sandbox).await?;
     let mut signals = Signals::new().map_err(Failure::runtime)?;
     let mut held = client.attach(&options.sandbox, &options.process, &AttachProcess::default()).await?;
-    let manner = Manner { interactive: options.interactive, timeout: None, hold: Hold::Watched };
+    let manner = Manner { interactive: options.interactive, timeout: None };
     match converse(&mut held, manner, &mut signals, &mut None).await? {
         End::Cut(code) => Ok(code),
         End::Exited(status) => Ok(exit_code_of(&status)),

@@ -13,7 +13,7 @@ use super::Ran;
 use super::report::{Summary, Timings, keep_console, keep_failed_console, tell_of_start};
 use crate::arguments::RunOptions;
 use crate::capture::Capture;
-use crate::commands::conversation::{Hold, Manner, converse};
+use crate::commands::conversation::{Manner, converse};
 use crate::commands::sandbox::accelerator;
 use crate::failure::Failure;
 use crate::signals::Signals;
@@ -65,7 +65,7 @@ pub(super) async fn run(
     let mut capture = options.json.then(Capture::default);
     let raw = request.exec.pty.map(|_| RawMode::enter()).transpose();
     let raw = raw.map_err(|error| Failure::host(format!("set the terminal: {error}")))?;
-    let manner = Manner { interactive: true, timeout: options.timeout.map(|time| time.0), hold: Hold::Bound };
+    let manner = Manner { interactive: true, timeout: options.timeout.map(|time| time.0) };
     let end = converse(&mut held, manner, signals, &mut capture).await;
     drop(raw);
     timings.note("ended");
