@@ -159,7 +159,7 @@ pub(super) fn remove_ports(step: &Transaction<'_>, id: &SandboxId) -> rusqlite::
     run(step, "DELETE FROM port WHERE sandbox = ?", [id.as_str()])
 }
 
-/// Compiles a statement once a connection: compiling one that replaces takes longer than all the rest of a commit.
+/// Compiles a statement once a connection, not at each commit.
 fn run(step: &Transaction<'_>, statement: &str, values: impl Params) -> rusqlite::Result<()> {
     step.prepare_cached(statement)?.execute(values).map(drop)
 }

@@ -40,7 +40,7 @@ pub(crate) async fn run(command: SnapshotCommand) -> Result<i32, Failure> {
     Ok(0)
 }
 
-/// A snapshot is read and written in more than one pass.
+/// Refuses what means a stream elsewhere, and would be a file of that name here.
 fn refuse_stream(file: &Path) -> Result<(), Failure> {
     if file == Path::new("-") {
         let failure = Failure::invalid("a snapshot goes to a file and comes from one: - is none".to_owned());

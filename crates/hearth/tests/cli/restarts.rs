@@ -1,12 +1,12 @@
 //! Daemons that end in order, or cannot begin: whatever they were at, no sandbox comes to harm.
 
 use std::net::TcpListener;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
 use crate::held::Daemon;
-use crate::support::{Running, assert_code, said, text};
+use crate::support::{HANG, Running, assert_code, said, text};
 
 /// A sandbox with a disk and something on it.
 fn with_note() -> Option<Daemon> {
@@ -52,7 +52,9 @@ fn whoever_starts_a_daemon_and_is_interrupted_takes_no_sandbox_along() {
         // Nobody is there any more to be told that it is ready.
         let mut unheard = Running::start(&mut home.0.command(&["daemon", "--started"]));
         drop(unheard.child.stdout.take());
+        let begun = Instant::now();
         while home.pid().is_none() {
+            assert!(begun.elapsed() < HANG, "no daemon holds the lock");
             std::thread::sleep(Duration::from_millis(10));
         }
         assert_whole(&home, "nobody heard that it was ready");
@@ -115,9 +117,9 @@ fn a_program_whose_output_is_no_longer_read_ends_as_if_it_ran_here() {
     assert_code(&flood.finish(), 141);
     let ended =
         |home: &Daemon| home.ok(&["ps", "a"]).lines().any(|line| line.contains("yes") && line.contains("exited 141"));
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     while !ended(&home) {
-        assert!(begun.elapsed() < crate::support::HANG, "{}", home.ok(&["ps", "a"]));
+        assert!(begun.elapsed() < HANG, "{}", home.ok(&["ps", "a"]));
     }
     let process = home.ok(&["exec", "-d", "a", "sh", "-c", "while :; do echo more; sleep 0.01; done"]);
     let mut watching = Running::start(&mut home.0.command(&["attach", "a", &process]));

@@ -109,7 +109,7 @@ async fn hold(options: &DaemonOptions, directories: &Directories, log: &Log) -> 
     let mut pool = PoolLimits::of_host();
     pool.ready = options.pool.or(home::pool()?).unwrap_or(pool.ready);
     pool.floor_mib = options.memory_floor.map_or(pool.floor_mib, |memory| u64::from(memory.0));
-    // Whatever can be refused is refused before any sandbox is taken over: who has one answers for it. Who connects by then waits.
+    // All that can fail comes before a sandbox is taken over, for one that is dropped is gone. Whoever connects meanwhile waits.
     let socket = Socket::bind(&daemon::socket(directories)).map_err(|error| Failure::host(chain(&error)))?;
     let remote = listen(&options.listen, directories).await?;
     let fleet = Fleet::open(home::open()?, limits, queue, pool).await?;
