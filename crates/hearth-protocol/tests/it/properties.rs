@@ -12,18 +12,23 @@ use proptest::prelude::*;
 
 use crate::{golden, invariants};
 
-/// Bytes of any kind, and bytes that look like what the wire carries: golden messages, cut, joined, with bytes changed.
+/// Bytes of any kind, and bytes that look like what the wire carries: golden messages, cut, joined, with bytes changed for others or for
+/// characters of any length.
 fn hostile() -> impl Strategy<Value = Vec<u8>> {
+    let other = prop_oneof![
+        any::<u8>().prop_map(|byte| vec![byte]),
+        any::<char>().prop_map(|character| character.to_string().into_bytes()),
+    ];
     let piece = prop_oneof![
         prop::collection::vec(any::<u8>(), 0..200),
         near_a_limit().prop_map(|length| [vec![b'x'; length], b"\n".to_vec()].concat()),
         prop::sample::select(golden::messages()).prop_map(String::into_bytes),
         prop::sample::select(golden::messages()).prop_map(|text| format!("{text}\n").into_bytes()),
-        (prop::sample::select(golden::messages()), any::<prop::sample::Index>(), any::<u8>()).prop_map(
-            |(text, at, byte)| {
+        (prop::sample::select(golden::messages()), any::<prop::sample::Index>(), other).prop_map(
+            |(text, at, other)| {
                 let mut bytes = text.into_bytes();
                 let at = at.index(bytes.len());
-                bytes[at] = byte;
+                bytes.splice(at..=at, other);
                 bytes
             }
         ),
@@ -40,13 +45,13 @@ fn near_a_limit() -> impl Strategy<Value = usize> {
     (prop::sample::select(limits), 0..3usize).prop_map(|(limit, more)| (limit + more).saturating_sub(2))
 }
 
-/// What may stand before a hello: anything, and what comes close to its mark.
+/// What may stand before a hello: anything, and what comes close to its mark. The mark itself cannot: it was drawn later.
 fn stale(epoch: Epoch) -> impl Strategy<Value = Vec<u8>> {
     let mark = format!("{{\"hello\":{{\"epoch\":\"{epoch}\"");
-    let hello = mark.clone();
+    let (all, hello) = (mark.clone(), mark.clone());
     let piece = prop_oneof![
         prop::collection::vec(any::<u8>(), 0..300),
-        (0..mark.len()).prop_map(move |length| mark.as_bytes()[..length].to_vec()),
+        (0..mark.len()).prop_map(move |length| all.as_bytes()[..length].to_vec()),
         (0..hello.len()).prop_map(move |at| {
             let mut near = hello.clone().into_bytes();
             near[at] ^= 1;
@@ -56,7 +61,11 @@ fn stale(epoch: Epoch) -> impl Strategy<Value = Vec<u8>> {
         Just(b"{\"id\":1,\"stream\":\"stdout\",\"at\":0,\"payload\":1000000}\npartial".to_vec()),
         Just(vec![b'x'; 70_000]),
     ];
-    prop::collection::vec(piece, 0..8).prop_map(|pieces| pieces.concat())
+    prop::collection::vec(piece, 0..8)
+        .prop_map(|pieces| pieces.concat())
+        .prop_filter("this is the hello's mark", move |stale| {
+            !stale.windows(mark.len()).any(|part| part == mark.as_bytes())
+        })
 }
 
 fn raw() -> impl Strategy<Value = RawString> {

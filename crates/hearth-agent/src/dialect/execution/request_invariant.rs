@@ -102,14 +102,19 @@ mod tests {
         transcripts.iter().flat_map(|text| text.lines()).filter_map(line).map(|line| line.as_bytes().to_vec()).collect()
     }
 
+    /// Bytes of any kind, and what is sent, with bytes changed for others or for characters of any length.
     fn hostile() -> impl Strategy<Value = Vec<u8>> {
-        let nearly =
-            (prop::sample::select(sent()), prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4));
+        let other = prop_oneof![
+            any::<u8>().prop_map(|byte| vec![byte]),
+            any::<char>().prop_map(|character| character.to_string().into_bytes()),
+        ];
+        let changes = prop::collection::vec((any::<prop::sample::Index>(), other), 0..4);
         prop_oneof![
             prop::collection::vec(any::<u8>(), 0..200),
-            nearly.prop_map(|(mut line, changes)| {
-                if !line.is_empty() {
-                    changes.into_iter().for_each(|(at, byte)| *at.get_mut(&mut line) = byte);
+            (prop::sample::select(sent()), changes).prop_map(|(mut line, changes)| {
+                for (at, other) in changes {
+                    let at = at.index(line.len() + 1);
+                    line.splice(at..line.len().min(at + 1), other);
                 }
                 line
             }),

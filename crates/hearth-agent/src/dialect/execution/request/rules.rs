@@ -144,7 +144,8 @@ pub(super) fn check_package(language: PackageLanguage, package: &str) -> Result<
     if package.starts_with('-') {
         return refuse("is an option");
     }
-    if !["=", ">", "<", "~", "@"].iter().any(|specifier| package[1..].contains(specifier)) {
+    // An "@" before all else begins a scope.
+    if !package.chars().skip(1).any(|character| "=><~@".contains(character)) {
         return refuse("names no version: ==, >=, ~ or @");
     }
     match (language.read(package), language) {
