@@ -47,8 +47,7 @@ soak: test-image
 		$(CARGO) test --locked --package hearth --test cli whenever_the_daemon_is_killed -- --nocapture
 
 fuzz:
-	cd fuzz && for target in $$($(CARGO) fuzz list); do \
-		RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --sanitizer none $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; done
+	FUZZ_SECONDS=$(FUZZ_SECONDS) scripts/fuzz
 
 setup-demo:
 	@scripts/setup --demo
