@@ -1,10 +1,11 @@
-//! Sandboxes: made, listed, removed; saved, copied, put on disk.
+//! Sandboxes: made, listed, changed, removed; saved, copied, put on disk.
 
 use std::collections::BTreeMap;
 
 use hearth_client::api::protocol::history::Named;
 use hearth_client::api::{
-    CreateSandbox, ForkSandbox, Idle, IdleAction, ListSandboxes, SandboxInfo, SaveSandbox, StartSandbox, StopSandbox,
+    ChangeSandbox, CreateSandbox, ForkSandbox, Idle, IdleAction, ListSandboxes, SandboxInfo, SaveSandbox, StartSandbox,
+    StopSandbox,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -38,6 +39,13 @@ pub(crate) fn tools() -> Vec<Entry> {
             "Remove a sandbox with everything in it. This cannot be undone.",
             Changes,
             remove,
+        ),
+        Entry::new(
+            Full,
+            "sandbox_update",
+            "Give a sandbox another name, other labels or more time before it is removed. What is left out stays.",
+            Changes,
+            update,
         ),
         Entry::new(
             Full,
@@ -84,6 +92,20 @@ pub(crate) fn tools() -> Vec<Entry> {
             `snapshot` begins from there, any number of times.",
             Adds,
             snapshot,
+        ),
+        Entry::new(
+            Full,
+            "snapshot_list",
+            "List the snapshots there are, in the order of their names.",
+            Reads,
+            snapshots,
+        ),
+        Entry::new(
+            Full,
+            "snapshot_remove",
+            "Remove a snapshot. Sandboxes that began from it go on. This cannot be undone.",
+            Changes,
+            remove_snapshot,
         ),
     ]
 }
@@ -140,6 +162,37 @@ struct Which {
     /// Sandbox: an id, a name, or the beginning of an id.
     #[schemars(length(min = 1, max = 128))]
     sandbox: String,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Update {
+    /// Sandbox: an id, a name, or the beginning of an id.
+    #[schemars(length(min = 1, max = 128))]
+    sandbox: String,
+    /// Its new name.
+    #[schemars(length(min = 1, max = 63))]
+    name: Option<String>,
+    /// Labels in place of those it has.
+    labels: Option<BTreeMap<String, String>>,
+    /// It is removed after this many seconds, counted from now.
+    #[schemars(range(min = 1))]
+    ttl_seconds: Option<u64>,
+    /// It is no longer removed by itself.
+    #[serde(default)]
+    keep: bool,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct NamedSnapshot {
+    /// The snapshot's name.
+    #[schemars(length(min = 1, max = 63))]
+    name: String,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -238,6 +291,12 @@ struct Saved {
     bytes: u64,
 }
 
+#[derive(Debug, Serialize, JsonSchema)]
+struct Snapshots {
+    /// Each of them.
+    snapshots: Vec<Saved>,
+}
+
 impl From<SandboxInfo> for Sandbox {
     fn from(info: SandboxInfo) -> Self {
         let state = match serde_json::to_value(info.state) {
@@ -293,6 +352,16 @@ async fn remove(call: Call, asked: Which) -> Result<Removed, Refused> {
     Ok(Removed { removed: asked.sandbox })
 }
 
+async fn update(call: Call, asked: Update) -> Result<Sandbox, Refused> {
+    if asked.keep && asked.ttl_seconds.is_some() {
+        return Err(Refused::invalid("keep", "keep and ttl_seconds exclude each other"));
+    }
+    let ttl_seconds = if asked.keep { Some(None) } else { asked.ttl_seconds.map(Some) };
+    let changes =
+        ChangeSandbox { name: asked.name.map(Some), labels: asked.labels, ttl_seconds, ..ChangeSandbox::default() };
+    Ok(call.client.change(&asked.sandbox, &changes).await?.into())
+}
+
 async fn pause(call: Call, asked: Which) -> Result<Sandbox, Refused> {
     Ok(call.client.pause(&asked.sandbox).await?.sandbox.into())
 }
@@ -321,4 +390,16 @@ async fn fork(call: Call, asked: Fork) -> Result<Sandboxes, Refused> {
 async fn snapshot(call: Call, asked: Snapshot) -> Result<Saved, Refused> {
     let saved = call.client.snapshot(&asked.sandbox, &SaveSandbox { name: asked.name }).await?;
     Ok(Saved { snapshot: saved.name, bytes: saved.bytes })
+}
+
+async fn snapshots(call: Call, _: Nothing) -> Result<Snapshots, Refused> {
+    let snapshots = call.client.snapshots().await?.snapshots;
+    Ok(Snapshots {
+        snapshots: snapshots.into_iter().map(|saved| Saved { snapshot: saved.name, bytes: saved.bytes }).collect(),
+    })
+}
+
+async fn remove_snapshot(call: Call, asked: NamedSnapshot) -> Result<Removed, Refused> {
+    call.client.remove_snapshot(&asked.name).await?;
+    Ok(Removed { removed: asked.name })
 }

@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from functools import partial
@@ -407,7 +406,15 @@ async def the_full_profile_has_the_rest(_, box):
         made = await call(client, "sandbox_create", name=f"{box}-again", snapshot=f"{box}-saved")
         assert (await call(client, "file_read", sandbox=made["id"], path="index.html"))["text"] == "served\n"
         await call(client, "sandbox_remove", sandbox=made["id"])
-        subprocess.run([HEARTH, "snapshot", "rm", f"{box}-saved"], check=True, stdout=subprocess.DEVNULL)
+        assert saved in (await call(client, "snapshot_list"))["snapshots"]
+        await refused(client, "snapshot_remove", "unknown_snapshot", name=f"{box}-other")
+        await call(client, "snapshot_remove", name=f"{box}-saved")
+        assert saved not in (await call(client, "snapshot_list"))["snapshots"]
+
+        changed = await call(client, "sandbox_update", sandbox=box, ttl_seconds=3600, labels={"by": "mcp", "kept": ""})
+        assert changed["expires_unix_ms"] > changed["created_unix_ms"] and changed["labels"] == {"by": "mcp", "kept": ""}, changed
+        assert "expires_unix_ms" not in await call(client, "sandbox_update", sandbox=box, keep=True)
+        await refused(client, "sandbox_update", "invalid_value", sandbox=box, keep=True, ttl_seconds=1)
 
 
 STDIO_ONLY = {a_client_that_goes_stops_what_it_waits_for_and_no_more, a_client_outlives_its_daemon}
