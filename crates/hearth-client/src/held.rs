@@ -21,6 +21,9 @@ use crate::endpoint::{Endpoint, Wire};
 /// What is sent of input in one message, in bytes.
 const PIECE: usize = 64 * 1024;
 
+/// What is read of a WebSocket at once, in bytes. Each page of it costs a short command the time of a fault.
+const READ: usize = 32 * 1024;
+
 type Socket = WebSocketStream<Wire>;
 
 /// A program that runs, its output's end. Dropping it lets go of the program, which runs on.
@@ -61,6 +64,7 @@ impl Held {
     pub(crate) async fn open(endpoint: &Endpoint, path: &str) -> Result<Self, ClientError> {
         let stream = endpoint.dial().await?;
         let config = WebSocketConfig::default().max_message_size(Some(MESSAGE)).max_frame_size(Some(MESSAGE));
+        let config = config.read_buffer_size(READ);
         let mut request = format!("ws://{}{path}", endpoint.authority()).into_client_request().map_err(failed)?;
         endpoint.sign(request.headers_mut());
         let opened = tokio_tungstenite::client_async_with_config(request, stream, Some(config)).await;

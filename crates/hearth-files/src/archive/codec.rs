@@ -129,7 +129,8 @@ impl<B: BufRead> Read for GzipMembers<B> {
             match input.fill_buf()?.first() {
                 None => {}
                 Some(0) => only_zeros(input)?,
-                Some(_) => self.current = Some(GzDecoder::new(input)),
+                Some(0x1f) => self.current = Some(GzDecoder::new(input)),
+                Some(_) => return Err(more_follows()),
             }
         }
         Ok(0)
@@ -143,9 +144,13 @@ fn only_zeros(mut input: impl BufRead) -> io::Result<()> {
         match (length, zero) {
             (0, _) => return Ok(()),
             (_, true) => input.consume(length),
-            (_, false) => return Err(io::Error::new(io::ErrorKind::InvalidData, "something follows the gzip stream")),
+            (_, false) => return Err(more_follows()),
         }
     }
+}
+
+fn more_follows() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "something follows the gzip stream")
 }
 
 /// Whoever takes an archive, piece by piece.

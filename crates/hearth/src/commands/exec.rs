@@ -23,8 +23,9 @@ use crate::values::{EnvVar, Memory, Processors};
 pub(crate) async fn run(options: ExecOptions) -> Result<i32, Failure> {
     let request = request(&options);
     let client = existing(&options.sandbox).await?;
-    let mut signals = Signals::new().map_err(Failure::runtime)?;
-    let mut held = client.hold(&options.sandbox, &request).await?;
+    // The handlers are there before the program is asked for: that follows upon an answer.
+    let (held, signals) = tokio::join!(client.hold(&options.sandbox, &request), async { Signals::new() });
+    let (mut held, mut signals) = (held?, signals.map_err(Failure::runtime)?);
     if options.detach {
         match options.json {
             true => output::print_json(&ProcessStarted { process: held.process(), pid: held.pid() })?,
