@@ -12,7 +12,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::values::{Disk, EnvVar, Memory, Seconds, SecretSource};
 
@@ -51,6 +51,25 @@ pub(crate) struct Arguments {
     pub(crate) host: Option<String>,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+impl Arguments {
+    /// Reads what this process was given, its own name first.
+    pub(crate) fn read(given: &[OsString]) -> Result<Self, clap::Error> {
+        match Self::read_exec(given) {
+            Some(arguments) => Ok(arguments),
+            None => Self::try_parse_from(given),
+        }
+    }
+
+    /// `hearth exec`, which programs call again and again, without a description of all the other commands: to make that takes longer than all
+    /// else such a process does. `None` for what is something else or is refused, which the whole has better words for.
+    fn read_exec(given: &[OsString]) -> Option<Self> {
+        let given = given.get(1..).filter(|given| given.first().is_some_and(|name| name == "exec"))?;
+        let matches = ExecOptions::augment_args(clap::Command::new("exec")).try_get_matches_from(given).ok()?;
+        let options = ExecOptions::from_arg_matches(&matches).ok()?;
+        Some(Self { host: None, command: Command::Exec(options) })
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -501,8 +520,40 @@ pub(crate) struct DoctorOptions {
 mod tests {
     use clap::CommandFactory;
 
+    use super::*;
+
     #[test]
     fn the_command_line_is_consistent() {
-        super::Arguments::command().debug_assert();
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn exec_by_itself_is_read_as_in_the_whole() {
+        let lines = [
+            "exec web true",
+            "exec web -- sh -c ls",
+            "exec -it --user root -e A=b --secret T=token web sh --help",
+            "exec --json --timeout 1.5s --memory 64M --cpus 0.5 -w /tmp -d web -- sleep 9",
+            "exec -- web -x",
+        ];
+        for line in lines {
+            let given: Vec<OsString> = ["hearth"].into_iter().chain(line.split(' ')).map(Into::into).collect();
+            let whole = format!("{:?}", Arguments::try_parse_from(&given).expect(line));
+            assert_eq!(format!("{:?}", Arguments::read_exec(&given).expect(line)), whole);
+        }
+        for line in [
+            "exec",
+            "exec --help",
+            "exec -h web true",
+            "exec --no-such web true",
+            "exec web",
+            "--host x exec web true",
+            "ls",
+            "",
+            "help exec",
+        ] {
+            let given: Vec<OsString> = ["hearth"].into_iter().chain(line.split_whitespace()).map(Into::into).collect();
+            assert!(Arguments::read_exec(&given).is_none(), "{line}");
+        }
     }
 }

@@ -16,8 +16,6 @@ mod values;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 use arguments::{Arguments, Command};
 use failure::Failure;
 
@@ -25,10 +23,11 @@ use failure::Failure;
 const JAIL: &str = "__jail";
 
 fn main() -> ExitCode {
-    if std::env::args_os().nth(1).is_some_and(|argument| argument == JAIL) {
+    let given: Vec<_> = std::env::args_os().collect();
+    if given.get(1).is_some_and(|argument| argument == JAIL) {
         return hearth_engine::vmm::jail::main();
     }
-    let arguments = match Arguments::try_parse() {
+    let arguments = match Arguments::read(&given) {
         Ok(arguments) => arguments,
         Err(error) => return failure::usage(&error),
     };
