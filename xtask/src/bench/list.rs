@@ -24,6 +24,7 @@ const DIRECTORY: Figure = Figure {
     ),
     goal: Some(Goal::RatioAtMost(2.0)),
 };
+const FEW: Figure = Figure { name: "native.list.few", ..DIRECTORY };
 const TREE: Figure = Figure {
     name: "native.list.tree",
     unit: "entries/s",
@@ -32,11 +33,13 @@ const TREE: Figure = Figure {
 };
 
 pub(super) const GROUP: Group =
-    Group { figures: &[DIRECTORY, TREE], measure: Measure::Native(|effort| Box::pin(measure(effort))) };
+    Group { figures: &[DIRECTORY, FEW, TREE], measure: Measure::Native(|effort| Box::pin(measure(effort))) };
 
 /// Directories of the tree, and the files in each: with the directories themselves 50,000 entries.
 const SHAPE: (usize, usize) = (500, 99);
 const ENTRIES: usize = SHAPE.0 * (SHAPE.1 + 1);
+/// The files of a directory that has few.
+const FILES: usize = 10;
 /// The bytes of one bare round trip.
 const ECHO_BYTES: usize = 64;
 
@@ -44,13 +47,16 @@ async fn measure(effort: Effort) -> Result<Vec<Row>> {
     let native = Native::start().await?;
     let tree = native.workspace().join("tree");
     beside(&tree, make_tree).await?;
+    make_directory(&native.workspace().join("few"), FILES)?;
     let mut echo = Echo::start()?;
-    let (mut directories, mut trees) = (Samples::default(), Samples::default());
+    let (mut directories, mut few, mut trees) = (Samples::default(), Samples::default(), Samples::default());
     for round in 0..WARM_UP + effort.samples(1000, 200) {
-        let own = list(&native.channel, List::new("tree/directory-007"), SHAPE.1).await?;
-        let bare = echo.round_trip()? + read_and_look(&tree.join("directory-007"))?;
-        if round >= WARM_UP {
-            directories.push(milliseconds(own), milliseconds(bare));
+        for (path, entries, samples) in [("tree/directory-007", SHAPE.1, &mut directories), ("few", FILES, &mut few)] {
+            let own = list(&native.channel, List::new(path), entries).await?;
+            let bare = echo.round_trip()? + read_and_look(&native.workspace().join(path))?;
+            if round >= WARM_UP {
+                samples.push(milliseconds(own), milliseconds(bare));
+            }
         }
     }
     for _ in 0..effort.samples(15, 3) {
@@ -58,16 +64,16 @@ async fn measure(effort: Effort) -> Result<Vec<Row>> {
         let theirs = beside(&tree, find).await?;
         trees.push(rate(own), rate(theirs));
     }
-    Ok(vec![DIRECTORY.row(&directories), TREE.row(&trees)])
+    Ok(vec![DIRECTORY.row(&directories), FEW.row(&few), TREE.row(&trees)])
 }
 
 fn make_tree(tree: &Path) -> Result<()> {
-    for directory in 0..SHAPE.0 {
-        let path = tree.join(format!("directory-{directory:03}"));
-        fs::create_dir_all(&path)?;
-        (0..SHAPE.1).try_for_each(|file| fs::write(path.join(format!("file-{file:02}.txt")), "content"))?;
-    }
-    Ok(())
+    (0..SHAPE.0).try_for_each(|number| make_directory(&tree.join(format!("directory-{number:03}")), SHAPE.1))
+}
+
+fn make_directory(path: &Path, files: usize) -> Result<()> {
+    fs::create_dir_all(path)?;
+    Ok((0..files).try_for_each(|file| fs::write(path.join(format!("file-{file:02}.txt")), "content"))?)
 }
 
 /// Lists as a client does, up to the entries as values.
