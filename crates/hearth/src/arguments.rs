@@ -62,8 +62,8 @@ impl Arguments {
         }
     }
 
-    /// `hearth exec`, which programs call again and again, without a description of all the other commands: to make that takes longer than all
-    /// else such a process does. `None` for what is something else or is refused, which the whole has better words for.
+    /// `hearth exec`, which programs call again and again, without a description of all the other commands, which is some 60 pages of memory to
+    /// touch. `None` for what is something else or is refused, which the whole has better words for.
     fn read_exec(given: &[OsString]) -> Option<Self> {
         let given = given.get(1..).filter(|given| given.first().is_some_and(|name| name == "exec"))?;
         let matches = ExecOptions::augment_args(clap::Command::new("exec")).try_get_matches_from(given).ok()?;
