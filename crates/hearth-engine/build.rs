@@ -32,6 +32,8 @@ fn build_agent() -> PathBuf {
         "hearth-files/Cargo.toml",
         "hearth-protocol/src",
         "hearth-protocol/Cargo.toml",
+        "hearth-socket/src",
+        "hearth-socket/Cargo.toml",
         "../Cargo.toml",
         "../Cargo.lock",
     ] {

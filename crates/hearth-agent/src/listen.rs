@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_vsock::{VMADDR_CID_ANY, VsockAddr, VsockListener, VsockStream};
 
@@ -78,7 +78,10 @@ impl Address {
         match self {
             Self::Unix(path) => {
                 let listener = bind_unix(path)?;
-                accept(service, async move || Ok(split(listener.accept().await?.0, UnixStream::into_split)));
+                accept(service, async move || {
+                    let (reader, writer) = hearth_socket::split(listener.accept().await?.0)?;
+                    Ok((Box::new(reader) as Reader, Box::new(writer) as Writer))
+                });
                 Ok(self.clone())
             }
             Self::Tcp(host) => {

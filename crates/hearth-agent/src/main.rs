@@ -26,7 +26,7 @@ mod sys;
 
 use std::process::ExitCode;
 
-use tokio::task::LocalSet;
+use tokio::runtime::LocalOptions;
 
 fn main() -> ExitCode {
     sys::keep_freed_memory();
@@ -42,6 +42,6 @@ fn main() -> ExitCode {
 
 /// Runs `work`, and whatever it starts, on this thread.
 fn block_on<T>(work: impl Future<Output = T>) -> std::io::Result<T> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    Ok(LocalSet::new().block_on(&runtime, work))
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
+    Ok(runtime.block_on(work))
 }

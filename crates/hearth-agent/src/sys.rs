@@ -5,12 +5,11 @@
 use std::ffi::{CString, c_char, c_int};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, Ordering};
 
-use rustix::io::Errno;
-use tokio::io::ReadBuf;
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 /// A child to start, with everything it needs made beforehand: between `clone` and `execve` nothing may allocate.
@@ -271,14 +270,7 @@ unsafe fn try_programs(child: &Child) {
 
 /// Lets the runtime watch a descriptor.
 pub(crate) fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: the descriptor is owned, so it stays open and the same for as long as it is watched.
-    unsafe { AsyncFd::register(fd) }.map_err(Into::into)
-}
-
-/// As [`watch`], for what the kernel reports as urgent: a change of one of its own files.
-pub(crate) fn watch_priority(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: the descriptor is owned, so it stays open and the same for as long as it is watched.
-    unsafe { AsyncFd::register_with_interest(fd, tokio::io::Interest::PRIORITY) }.map_err(Into::into)
+    hearth_socket::watch(fd, Interest::READABLE | Interest::WRITABLE)
 }
 
 /// A child that has ended, and what it used.
@@ -369,17 +361,6 @@ pub(crate) fn own_resident_bytes() -> u64 {
 /// Whether all threads have to share one processor.
 pub(crate) fn has_one_processor() -> bool {
     rustix::thread::sched_getaffinity(None).is_ok_and(|processors| processors.count() == 1)
-}
-
-/// Reads once into what is free of `buffer`, which need not be written before.
-pub(crate) fn read(fd: impl AsFd, buffer: &mut ReadBuf<'_>) -> Result<(), Errno> {
-    // SAFETY: the free part is only written to, by the kernel.
-    let free = unsafe { buffer.unfilled_mut() };
-    let count = rustix::io::read(fd, free)?.0.len();
-    // SAFETY: the kernel has written as many bytes as it said.
-    unsafe { buffer.assume_init(count) };
-    buffer.advance(count);
-    Ok(())
 }
 
 /// Sends a signal to a process, or, by the negative of its number, to a process group.

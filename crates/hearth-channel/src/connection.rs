@@ -1,6 +1,7 @@
 //! A byte stream in both directions, whatever carries it.
 
 use std::fmt;
+use std::io;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
@@ -25,10 +26,12 @@ impl Connection {
     }
 }
 
-impl From<UnixStream> for Connection {
-    fn from(stream: UnixStream) -> Self {
-        let (read, write) = stream.into_split();
-        Self { read: Box::new(read), write: Box::new(write) }
+impl TryFrom<UnixStream> for Connection {
+    type Error = io::Error;
+
+    fn try_from(stream: UnixStream) -> io::Result<Self> {
+        let (read, write) = hearth_socket::split(stream)?;
+        Ok(Self { read: Box::new(read), write: Box::new(write) })
     }
 }
 

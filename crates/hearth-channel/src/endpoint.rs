@@ -97,7 +97,7 @@ impl Endpoint {
     async fn dial(&self) -> Result<Connection, ConnectError> {
         let failed = |source| ConnectError::Dial { endpoint: self.to_string(), source };
         match self {
-            Self::Unix { path, expected_uid } => Ok(self.dial_unix(path, *expected_uid).await?.into()),
+            Self::Unix { path, expected_uid } => self.dial_unix(path, *expected_uid).await?.try_into().map_err(failed),
             Self::Tcp { addr } => {
                 let stream = TcpStream::connect(addr).await.map_err(failed)?;
                 stream.set_nodelay(true).map_err(failed)?;
@@ -109,7 +109,7 @@ impl Endpoint {
             Self::VsockUnix { path, port, expected_uid } => {
                 let mut stream = self.dial_unix(path, *expected_uid).await?;
                 self.ask_for_port(&mut stream, *port).await?;
-                Ok(stream.into())
+                stream.try_into().map_err(failed)
             }
         }
     }

@@ -136,12 +136,18 @@ impl Follower {
     }
 
     /// Takes in a chunk; `true` when nothing more is to come.
-    pub(crate) fn chunk(&self, header: &ChunkHeader, payload: &Bytes) -> Result<bool, Violation> {
+    pub(crate) fn chunk(&self, mut header: ChunkHeader, payload: &Bytes) -> Result<bool, Violation> {
         let mut state = self.lock();
         if self.kind == Kind::Unattached || header.detach {
             return Err(Violation::OutOfPlace { id: self.id, what: "a chunk" });
         }
-        state.inbox.chunk(header, payload)?;
+        let last = header.last.take();
+        state.inbox.chunk(&header, payload)?;
+        match last.map(|last| *last) {
+            None => {}
+            Some(last @ ReplyBody::Finished { .. }) => self.apply(&mut state, last)?,
+            Some(_) => return Err(Violation::OutOfPlace { id: self.id, what: "a reply behind a chunk" }),
+        }
         Ok(self.settle(state))
     }
 

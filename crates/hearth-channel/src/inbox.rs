@@ -274,7 +274,7 @@ mod tests {
     const X: Bytes = Bytes::from_static(b"x");
 
     fn header(stream: StreamName, at: u64, end: bool) -> ChunkHeader {
-        ChunkHeader { id: RequestId(1), stream, at, end, detach: false, payload: None }
+        ChunkHeader { id: RequestId(1), stream, at, end, detach: false, last: None, payload: None }
     }
 
     fn inbox() -> Inbox {

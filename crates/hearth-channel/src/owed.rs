@@ -83,5 +83,5 @@ fn payment(id: RequestId, debt: Debt, amount: u64) -> Message {
 
 /// A chunk without bytes.
 fn input(id: RequestId, at: u64) -> ChunkHeader {
-    ChunkHeader { id, stream: StreamName::Stdin, at, end: false, detach: false, payload: None }
+    ChunkHeader { id, stream: StreamName::Stdin, at, end: false, detach: false, last: None, payload: None }
 }

@@ -314,6 +314,7 @@ impl Stdin {
             at: self.at,
             end: false,
             detach: false,
+            last: None,
             payload: Some(payload.len() as u64),
         };
         let mut line = Vec::new();

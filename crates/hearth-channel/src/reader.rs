@@ -54,7 +54,7 @@ pub(crate) async fn read_bulk(session: Arc<Session>, mut incoming: Incoming, epo
             match chunks.decode(&mut incoming.buffer) {
                 Ok(None) => break,
                 Ok(Some((header, payload))) => {
-                    if let Err(violation) = session.chunk(&header, &payload) {
+                    if let Err(violation) = session.chunk(header, &payload) {
                         return session.end_by(Lane::Bulk, violation);
                     }
                 }

@@ -213,7 +213,7 @@ impl Session {
     }
 
     /// Hands a chunk to the process it belongs to.
-    pub(crate) fn chunk(&self, header: &ChunkHeader, payload: &Bytes) -> Result<(), Violation> {
+    pub(crate) fn chunk(&self, header: ChunkHeader, payload: &Bytes) -> Result<(), Violation> {
         let (id, cost) = (header.id, (payload.len() as u64).max(1));
         let mut slots = self.lock();
         match slots.open.get(&id) {

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hearth_channel::{Channel, ConnectOptions, Endpoint, Endpoints};
+use hearth_channel::{Channel, ConnectError, ConnectOptions, Connection, Endpoint, Endpoints};
 use hearth_protocol::{BULK_PORT, CONTROL_PORT};
 use hearth_vmm::jail::groups_of;
 use hearth_vmm::{Accelerator, Confinement, Exit, Lifetime, Machine, MachineSpec, PortName, SavedMachine, Stall};
@@ -364,16 +364,19 @@ fn fell_silent(accelerator: Accelerator, stall: Stall, console: &[u8]) -> Engine
 pub(crate) async fn connect(machine: &Machine) -> Result<Channel, EngineError> {
     let options = ConnectOptions { timeout: BOOT, ..ConnectOptions::default() };
     let (control, bulk) = (port_name(CONTROL_PORT), port_name(BULK_PORT));
+    let endpoint = |port| Endpoint::Unix {
+        path: machine.port_path(port).expect("the machine was given this port").to_owned(),
+        expected_uid: rustix::process::geteuid().as_raw(),
+    };
+    let endpoints = Endpoints { control: endpoint(&control), bulk: endpoint(&bulk) };
     let connected = match (machine.take_port(&control), machine.take_port(&bulk)) {
-        (Some(control), Some(bulk)) => Channel::over(control.into(), bulk.into(), options).await,
-        _ => {
-            let endpoint = |port| Endpoint::Unix {
-                path: machine.port_path(port).expect("the machine was given this port").to_owned(),
-                expected_uid: rustix::process::geteuid().as_raw(),
-            };
-            let endpoints = Endpoints { control: endpoint(&control), bulk: endpoint(&bulk) };
-            Channel::connect(&endpoints, options).await
+        (Some(control), Some(bulk)) => {
+            match Connection::try_from(control).and_then(|control| Ok((control, bulk.try_into()?))) {
+                Ok((control, bulk)) => Channel::over(control, bulk, options).await,
+                Err(source) => Err(ConnectError::Dial { endpoint: endpoints.control.to_string(), source }.into()),
+            }
         }
+        _ => Channel::connect(&endpoints, options).await,
     };
     connected.map_err(|source| EngineError::Channel { what: "reach the agent", source })
 }

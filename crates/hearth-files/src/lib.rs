@@ -26,6 +26,7 @@ pub mod history;
 mod list;
 mod remove;
 mod root;
+#[cfg(feature = "search")]
 mod search;
 mod unnamed;
 mod walk;
@@ -43,6 +44,7 @@ pub use frame::{FrameDecoder, FrameEncoder, FrameError};
 pub use list::{Listed, Lister, Listing};
 pub use remove::{Removal, Wanted, remove};
 pub use root::{Name, Owner, Root};
+#[cfg(feature = "search")]
 pub use search::{Searched, search};
 pub use unnamed::unnamed;
 pub use watch::Watcher;

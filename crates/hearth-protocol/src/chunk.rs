@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
-use crate::{FrameError, LineDecoder, RequestId, limits};
+use crate::{FrameError, LineDecoder, ReplyBody, RequestId, limits};
 
 /// Names one of a request's streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -40,6 +40,10 @@ pub struct ChunkHeader {
     /// [`RequestBody::Detach`]: crate::RequestBody::Detach
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub detach: bool,
+    /// Guest to host: the request's last reply, a [`ReplyBody::Finished`], which says nothing before this payload is there and so need not come by
+    /// the other lane. What makes the line longer than [`limits::HEADER`] comes there all the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<Box<ReplyBody>>,
     /// The number of raw bytes that follow the line, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub payload: Option<u64>,

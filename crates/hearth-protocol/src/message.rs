@@ -167,7 +167,8 @@ pub enum ReplyBody {
         /// How many more bytes.
         bytes: u64,
     },
-    /// An operation has ended well. The last reply, but stream data up to these totals may still follow on the bulk lane.
+    /// An operation has ended well. The last reply, but stream data up to these totals may still follow on the bulk lane. The last of that may
+    /// bring it along: [`ChunkHeader::last`](crate::ChunkHeader::last).
     Finished {
         /// What came of it.
         result: Finished,

@@ -10,6 +10,7 @@ mod kept;
 mod output;
 mod pipes;
 mod signals;
+mod sys;
 mod terminal;
 mod times;
 mod values;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => return failure::usage(&error),
     };
+    sys::look_up_names_alone();
     let json = arguments.command.wants_json();
     home::choose_host(arguments.host);
     let code = match run(arguments.command) {

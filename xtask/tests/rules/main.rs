@@ -13,8 +13,9 @@ use serde_json::Value;
 const MAY_KNOW: &[(&str, &[&str])] = &[
     ("hearth-protocol", &[]),
     ("hearth-files", &["hearth-protocol"]),
-    ("hearth-agent", &["hearth-protocol", "hearth-files"]),
-    ("hearth-channel", &["hearth-protocol"]),
+    ("hearth-socket", &[]),
+    ("hearth-agent", &["hearth-protocol", "hearth-files", "hearth-socket"]),
+    ("hearth-channel", &["hearth-protocol", "hearth-socket"]),
     ("hearth-vmm", &[]),
     ("hearth-image", &[]),
     ("hearth-engine", &["hearth-protocol", "hearth-channel", "hearth-vmm", "hearth-image"]),

@@ -6,7 +6,7 @@ use std::io::{self, Read as _, Seek, SeekFrom};
 use bytes::Bytes;
 use hearth_files::{Addition, FileError, Replacement, Root};
 use hearth_protocol::files::{FileEntry, FileResult, Place, Read, TextEdit, Write};
-use hearth_protocol::{ErrorCode, Fault, StreamName, decode_record};
+use hearth_protocol::{ErrorCode, Fault, decode_record};
 
 use crate::agent::Agent;
 use crate::session::operation::{Streams, Upload, cancelled};
@@ -46,7 +46,7 @@ pub(super) async fn read(agent: &Agent, read: Read, streams: Streams) -> Result<
     // What the kernel makes up as it is read says that it is empty, and may take its time.
     if (1..=SMALL).contains(&expected) {
         while let Some(piece) = reading.next()? {
-            streams.output.send(StreamName::Data, piece).await;
+            streams.output.send_at_end(piece).await;
         }
         return Ok(result);
     }

@@ -45,10 +45,12 @@ pub(super) async fn list(agent: &Agent, list: List, streams: Streams) -> Result<
             tokio::task::yield_now().await;
         }
     }
-    streams.output.send(StreamName::Data, std::mem::take(&mut page.lines).into()).await;
+    let lines = std::mem::take(&mut page.lines).into();
     if page.is_full() {
+        streams.output.send_at_end(lines).await;
         return Ok(page.result());
     }
+    streams.output.send(StreamName::Data, lines).await;
     streams
         .on_worker(move |_, data| {
             while !page.is_full() {

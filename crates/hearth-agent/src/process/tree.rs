@@ -121,7 +121,7 @@ impl Trees {
         groups.frozen.set(true);
         fs::write(groups.root.join(FREEZE), "1")?;
         let events = fs::File::open(groups.root.join("cgroup.events"))?;
-        let events = sys::watch_priority(events.into())?;
+        let events = hearth_socket::watch(events.into(), tokio::io::Interest::PRIORITY)?;
         loop {
             // The kernel tells of changes since it was last read.
             if read_from_start(events.get_ref())?.lines().any(|line| line == "frozen 1") {

@@ -137,15 +137,13 @@ async fn send_stream(
 
 pub(super) fn encode(id: RequestId, stream: StreamName, at: u64, bytes: &[u8]) -> (Vec<u8>, u64) {
     let length = bytes.len() as u64;
-    let mut chunk = encode_head(id, stream, at, length);
+    let mut chunk = Vec::with_capacity(128 + bytes.len());
+    encode_line(&header(id, stream, at, length), &mut chunk).expect("a chunk header is short");
     chunk.extend_from_slice(bytes);
     (chunk, length)
 }
 
 /// The line before a payload of `length` bytes.
-pub(super) fn encode_head(id: RequestId, stream: StreamName, at: u64, length: u64) -> Vec<u8> {
-    let header = ChunkHeader { id, stream, at, end: false, detach: false, payload: Some(length) };
-    let mut head = Vec::with_capacity(128);
-    encode_line(&header, &mut head).expect("a chunk header is short");
-    head
+pub(super) fn header(id: RequestId, stream: StreamName, at: u64, length: u64) -> ChunkHeader {
+    ChunkHeader { id, stream, at, end: false, detach: false, last: None, payload: Some(length) }
 }

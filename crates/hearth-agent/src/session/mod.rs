@@ -223,7 +223,9 @@ impl Session {
             let active = self.active.borrow();
             let Some(request) = active.get(&header.id) else { return };
             match (&request.input, header.stream) {
-                (Some(input), StreamName::Stdin) => self.feed(header, payload, request, input).err(),
+                (Some(input), StreamName::Stdin) if header.last.is_none() => {
+                    self.feed(header, payload, request, input).err()
+                }
                 _ => Some(format!("request {} takes no {:?}", header.id.0, header.stream)),
             }
         };
@@ -433,19 +435,22 @@ impl Session {
         });
         let credits = Rc::<Credits>::default();
         let streams = Streams::new(id, intake, Rc::clone(&credits), self.bulk.clone());
-        let output = streams.totals();
+        let output = streams.output.clone();
         let agent = Rc::clone(&self.agent);
-        let work = begin(Rc::clone(&agent), streams);
+        // Its size is that of the largest operation: on the heap it is not moved again with the task.
+        let work = Box::pin(begin(Rc::clone(&agent), streams));
         let (control, weak) = (self.control.clone(), Rc::downgrade(self));
         let task = self.spawn(async move {
             let body = match work.await {
-                Ok(result) => ReplyBody::Finished { result, output: output.get() },
-                Err(fault) => ReplyBody::Error(fault),
+                Ok(result) => output.conclude(result).await,
+                Err(fault) => Some(ReplyBody::Error(fault)),
             };
             if let Some(session) = weak.upgrade() {
                 session.active.borrow_mut().remove(&id);
             }
-            send_reply(&control, Some(id), agent.hide_secrets(body)).await;
+            if let Some(body) = body {
+                send_reply(&control, Some(id), agent.hide_secrets(body)).await;
+            }
         });
         self.active.borrow_mut().insert(id, Active { input: Some(Rc::new(input)), credits, stdin, task });
         Ok(None)

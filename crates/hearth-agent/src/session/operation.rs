@@ -11,18 +11,20 @@
 //!
 //! A detach, or the end of the session, drops the task: the worker's next read or write fails.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::io::{self, Read, Write};
 use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use hearth_protocol::{ChunkHeader, ErrorCode, Fault, OutputTotals, RequestId, StreamName, encode_line};
+use hearth_protocol::{
+    ChunkHeader, ErrorCode, Fault, Finished, OutputTotals, ReplyBody, RequestId, StreamName, encode_line,
+};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::Outgoing;
-use super::follow::{Credits, encode_head};
+use super::follow::{Credits, header};
 use crate::process::{Cursor, Input, Intake, OUTPUT_PIECE};
 use crate::sys;
 
@@ -44,7 +46,15 @@ pub(crate) struct Streams {
 #[derive(Clone)]
 pub(crate) struct Outlet {
     sink: Sink,
-    totals: Rc<Cell<OutputTotals>>,
+    sent: Rc<Progress>,
+}
+
+/// What has been sent of an operation's output.
+#[derive(Default)]
+struct Progress {
+    totals: Cell<OutputTotals>,
+    /// The end of `data` so far, which waits for what comes behind it.
+    held: RefCell<Bytes>,
 }
 
 /// Where an operation's output goes.
@@ -59,19 +69,15 @@ enum Sink {
 impl Streams {
     pub(super) fn new(id: RequestId, input: Intake, credits: Rc<Credits>, bulk: mpsc::Sender<Outgoing>) -> Self {
         let sink = Sink::Lane { id, credits, bulk };
-        Self { input, output: Outlet { sink, totals: Rc::default() } }
+        Self { input, output: Outlet { sink, sent: Rc::default() } }
     }
 
     /// Makes the streams of an operation that a dialect asks for: what it is to read, and what it writes.
     pub(crate) fn local() -> (Self, Input, mpsc::Receiver<(StreamName, Bytes)>) {
         let (input, intake) = Input::taken_in(|| ());
         let (sender, receiver) = mpsc::channel(PIECES);
-        let output = Outlet { sink: Sink::Local(sender), totals: Rc::default() };
+        let output = Outlet { sink: Sink::Local(sender), sent: Rc::default() };
         (Self { input: intake, output }, input, receiver)
-    }
-
-    pub(super) fn totals(&self) -> Rc<Cell<OutputTotals>> {
-        Rc::clone(&self.output.totals)
     }
 
     /// Runs `work` on a worker thread, with the operation's input to read and its `data` to write.
@@ -103,9 +109,7 @@ impl Streams {
             never = feed(input, first_read, upload_sender, &turn) => match never {},
         };
         let (result, rest) = result.unwrap_or_else(|error| Err(worker_failed(&error)))?;
-        if !rest.is_empty() {
-            output.send(StreamName::Data, rest.into()).await;
-        }
+        output.send_at_end(rest.into()).await;
         Ok(result)
     }
 }
@@ -152,26 +156,78 @@ async fn feed(
 
 impl Outlet {
     /// Sends bytes of one stream, as its credit allows.
-    pub(crate) async fn send(&self, stream: StreamName, mut bytes: Bytes) {
-        let (id, credits, bulk) = match &self.sink {
-            Sink::Lane { id, credits, bulk } => (*id, credits, bulk),
-            Sink::Local(sender) => return drop(sender.send((stream, bytes)).await),
+    pub(crate) async fn send(&self, stream: StreamName, bytes: Bytes) {
+        if stream == StreamName::Data {
+            self.send_now(stream, self.sent.held.take()).await;
+        }
+        self.send_now(stream, bytes).await;
+    }
+
+    async fn send_now(&self, stream: StreamName, bytes: Bytes) {
+        match &self.sink {
+            Sink::Lane { id, credits, bulk } => drop(self.send_with(*id, credits, bulk, stream, bytes, None).await),
+            Sink::Local(_) if bytes.is_empty() => {}
+            Sink::Local(sender) => drop(sender.send((stream, bytes)).await),
+        }
+    }
+
+    /// Sends bytes of `data` that may be the last: they wait for more of them, or for the result, which then goes with them.
+    pub(crate) async fn send_at_end(&self, bytes: Bytes) {
+        let before = match self.sink {
+            Sink::Lane { .. } => self.sent.held.replace(bytes),
+            // A dialect takes the result by another way, and looks for nothing with it.
+            Sink::Local(_) => bytes,
         };
-        let Some(credit) = credits.of(stream) else { return };
+        self.send_now(StreamName::Data, before).await;
+    }
+
+    /// Sends the result together with the bytes that wait for it. Returns it, for the control lane, where there are none or it is too long for
+    /// the other.
+    pub(super) async fn conclude(&self, result: Finished) -> Option<ReplyBody> {
+        let held = self.sent.held.take();
+        let mut output = self.sent.totals.get();
+        output.data += held.len() as u64;
+        let last = ReplyBody::Finished { result, output };
+        match &self.sink {
+            Sink::Lane { id, credits, bulk } if !held.is_empty() => {
+                let last = self.send_with(*id, credits, bulk, StreamName::Data, held, Some(Box::new(last))).await;
+                last.map(|last| *last)
+            }
+            _ => Some(last),
+        }
+    }
+
+    /// Sends bytes as credit allows, and `last` with the last of them. Returns it where it did not fit.
+    async fn send_with(
+        &self,
+        id: RequestId,
+        credits: &Credits,
+        bulk: &mpsc::Sender<Outgoing>,
+        stream: StreamName,
+        mut bytes: Bytes,
+        mut last: Option<Box<ReplyBody>>,
+    ) -> Option<Box<ReplyBody>> {
+        let credit = credits.of(stream)?;
         while !bytes.is_empty() {
             let length = credit.take(bytes.len().min(OUTPUT_PIECE) as u64).await;
-            let at = self.advance(stream, length);
-            let head = encode_head(id, stream, at, length);
+            let piece = bytes.split_to(length as usize);
+            let mut header = header(id, stream, self.advance(stream, length), length);
+            header.last = last.take_if(|_| bytes.is_empty());
+            let mut head = Vec::with_capacity(128);
+            if encode_line(&header, &mut head).is_err() {
+                last = header.last.take();
+                encode_line(&header, &mut head).expect("a chunk header is short without a reply");
+            }
             // When the lane has ended, so will the session, and this with it.
-            let _ = bulk.send(Outgoing::Chunk(head, bytes.split_to(length as usize))).await;
+            let _ = bulk.send(Outgoing::Chunk(head, piece)).await;
         }
+        last
     }
 
     /// Says that a stream has ended before its operation. One that ends with its operation needs no such word.
     pub(crate) async fn end(&self, stream: StreamName) {
         if let Sink::Lane { id, bulk, .. } = &self.sink {
-            let header =
-                ChunkHeader { id: *id, stream, at: self.advance(stream, 0), end: true, detach: false, payload: None };
+            let header = ChunkHeader { end: true, payload: None, ..header(*id, stream, self.advance(stream, 0), 0) };
             let mut chunk = Vec::new();
             encode_line(&header, &mut chunk).expect("a chunk header is short");
             let _ = bulk.send(Outgoing::Bytes(chunk)).await;
@@ -207,7 +263,7 @@ impl Outlet {
 
     /// Counts bytes that are sent, and tells their position.
     fn advance(&self, stream: StreamName, length: u64) -> u64 {
-        let mut totals = self.totals.get();
+        let mut totals = self.sent.totals.get();
         let total = match stream {
             StreamName::Stdout => &mut totals.stdout,
             StreamName::Stderr => &mut totals.stderr,
@@ -215,7 +271,7 @@ impl Outlet {
         };
         let at = *total;
         *total += length;
-        self.totals.set(totals);
+        self.sent.totals.set(totals);
         at
     }
 }

@@ -129,8 +129,8 @@ struct PortReader(Rc<Port>);
 impl AsyncRead for PortReader {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         loop {
-            match sys::read(&self.0.file, buffer) {
-                Ok(()) => return Poll::Ready(Ok(())),
+            match hearth_socket::read(&self.0.file, buffer) {
+                Ok(_) => return Poll::Ready(Ok(())),
                 Err(Errno::AGAIN) => ready!(self.0.readable.poll_changed(context))?,
                 Err(Errno::INTR) => {}
                 Err(error) => return Poll::Ready(Err(error.into())),

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use hearth_channel::Endpoint;
-use hearth_protocol::{Epoch, Lane, limits};
+use hearth_protocol::{ChunkHeader, Epoch, Lane, ReplyBody, limits};
 
 use crate::support::{Agent, read_line, run, status_kib};
 
@@ -180,6 +180,28 @@ async fn one_upload_of_a_session_at_a_time_has_a_large_window() {
     bulk.write_all(b"{\"id\":1,\"stream\":\"stdin\",\"at\":0,\"end\":true}\n").unwrap();
     assert!(read_line(&mut control).contains("\"finished\""));
     begin(&mut control, 4, limits::UPLOAD_WINDOW);
+}
+
+#[tokio::test]
+async fn a_result_comes_with_the_last_bytes_of_its_operation_where_it_has_any() {
+    let agent = Agent::start();
+    let mut control = agent.raw(epoch(11), Lane::Control);
+    let mut bulk = agent.raw(epoch(11), Lane::Bulk);
+    let list = r#""type":"file","op":"list","path":"""#;
+    control.write_all(b"{\"id\":1,\"type\":\"file\",\"op\":\"stat\",\"path\":\"\"}\n").unwrap();
+    assert!(read_line(&mut control).contains("finished"));
+    std::fs::write(agent.workspace().join("file"), "content").unwrap();
+    for (id, request) in [(2, list), (3, r#""type":"file","op":"read","path":"file""#)] {
+        control.write_all(format!("{{\"id\":{id},{request}}}\n").as_bytes()).unwrap();
+        let header: ChunkHeader = serde_json::from_str(&read_line(&mut bulk)).unwrap();
+        let length = header.payload.unwrap();
+        assert_eq!((header.id.0, header.at), (id, 0));
+        let last = header.last.map(|last| *last);
+        assert!(matches!(last, Some(ReplyBody::Finished { output, .. }) if output.data == length), "{last:?}");
+        bulk.read_exact(&mut vec![0; length as usize]).unwrap();
+        control.write_all(b"{\"id\":9,\"type\":\"ping\"}\n").unwrap();
+        assert!(read_line(&mut control).contains("pong"));
+    }
 }
 
 #[tokio::test]

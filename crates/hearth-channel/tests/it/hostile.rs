@@ -41,13 +41,16 @@ async fn session(control: &[u8], bulk: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use hearth_protocol::{ErrorCode, Fault, OutputTotals, ProcessId, Reply, ReplyBody, RequestId, StreamName};
+    use hearth_protocol::files::FileResult;
+    use hearth_protocol::{
+        ChunkHeader, ErrorCode, Fault, Finished, OutputTotals, ProcessId, Reply, ReplyBody, RequestId, StreamName,
+    };
     use proptest::prelude::*;
 
-    use crate::peer::{chunk, line, success};
+    use crate::peer::{line, success};
 
-    fn reply() -> impl Strategy<Value = Vec<u8>> {
-        let body = prop_oneof![
+    fn body() -> impl Strategy<Value = ReplyBody> {
+        prop_oneof![
             Just(ReplyBody::Pong {}),
             Just(ReplyBody::Done {}),
             Just(ReplyBody::Started { process: ProcessId(1), pid: 2 }),
@@ -59,16 +62,28 @@ mod tests {
                     output: OutputTotals { stdout, stderr, ..OutputTotals::default() },
                 }
             }),
-        ];
-        (prop::option::weighted(0.9, 0..4u64), body).prop_map(|(id, body)| line(&Reply { id: id.map(RequestId), body }))
+            (0..100u64).prop_map(|data| {
+                let result = Finished::File(FileResult::Read { size: data });
+                ReplyBody::Finished { result, output: OutputTotals { data, ..OutputTotals::default() } }
+            }),
+        ]
+    }
+
+    fn reply() -> impl Strategy<Value = Vec<u8>> {
+        (prop::option::weighted(0.9, 0..4u64), body())
+            .prop_map(|(id, body)| line(&Reply { id: id.map(RequestId), body }))
     }
 
     fn chunks() -> impl Strategy<Value = Vec<u8>> {
         let stream = prop::sample::select(vec![StreamName::Stdout, StreamName::Stderr, StreamName::Stdin]);
         let payload = prop::collection::vec(any::<u8>(), 0..40);
         let at = prop_oneof![0..100u64, any::<u64>()];
-        (0..4u64, stream, at, any::<bool>(), payload)
-            .prop_map(|(id, stream, at, end, payload)| chunk(RequestId(id), stream, at, end, &payload))
+        let last = prop::option::weighted(0.2, body().prop_map(Box::new));
+        (0..4u64, stream, at, any::<bool>(), last, payload).prop_map(|(id, stream, at, end, last, bytes)| {
+            let payload = (!bytes.is_empty()).then_some(bytes.len() as u64);
+            let header = ChunkHeader { id: RequestId(id), stream, at, end, detach: false, last, payload };
+            [line(&header), bytes].concat()
+        })
     }
 
     fn lane(message: impl Strategy<Value = Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {

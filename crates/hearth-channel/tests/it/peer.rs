@@ -152,7 +152,7 @@ pub(crate) fn line(message: &impl serde::Serialize) -> Vec<u8> {
 
 pub(crate) fn chunk(id: RequestId, stream: StreamName, at: u64, end: bool, payload: &[u8]) -> Vec<u8> {
     let length = (!payload.is_empty()).then_some(payload.len() as u64);
-    let mut bytes = line(&ChunkHeader { id, stream, at, end, detach: false, payload: length });
+    let mut bytes = line(&ChunkHeader { id, stream, at, end, detach: false, last: None, payload: length });
     bytes.extend_from_slice(payload);
     bytes
 }

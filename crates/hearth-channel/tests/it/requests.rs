@@ -1,9 +1,10 @@
 use std::error::Error;
 
 use hearth_channel::{Channel, ChannelError, ConnectOptions, Ended, Violation};
+use hearth_protocol::files::FileResult;
 use hearth_protocol::{
-    Command, ErrorCode, Fault, FrameError, Lane, Outcome, ProcessId, Reply, ReplyBody, RequestBody, RequestId, Signal,
-    SignalScope, Start, limits,
+    ChunkHeader, Command, ErrorCode, Fault, Finished, FrameError, Lane, Outcome, OutputTotals, ProcessId, Reply,
+    ReplyBody, RequestBody, RequestId, Signal, SignalScope, Start, StreamName, limits,
 };
 
 use crate::peer::{Peer, connected, connected_with, line, seconds};
@@ -213,5 +214,39 @@ async fn everybody_who_waits_is_told_of_the_end() {
     assert!(matches!(*ended, Ended::HungUp { .. }));
     for error in [ping.expect_err("ended"), start.expect_err("ended")] {
         assert!(matches!(error, ChannelError::Ended { .. }), "{error:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_result_may_come_with_the_last_bytes_of_its_operation_and_nothing_else_may() {
+    let finished = |data| ReplyBody::Finished {
+        result: Finished::File(FileResult::Read { size: 7 }),
+        output: OutputTotals { data, ..OutputTotals::default() },
+    };
+    for (last, fits) in [(finished(7), true), (ReplyBody::Done {}, false), (ReplyBody::Pong {}, false)] {
+        let (channel, mut peer) = connected().await;
+        let script = async {
+            let id = peer.request().await.id;
+            let header = |at, last, payload| ChunkHeader {
+                id,
+                stream: StreamName::Data,
+                at,
+                end: false,
+                detach: false,
+                last,
+                payload: Some(payload),
+            };
+            let chunks =
+                [&*line(&header(0, None, 4)), b"cont", &line(&header(4, Some(Box::new(last)), 3)), b"ent"].concat();
+            peer.bulk.send(chunks).await;
+        };
+        let (read, ()) = tokio::join!(channel.read_whole("file", 100), script);
+        match fits {
+            true => assert_eq!(read.unwrap(), "content"),
+            false => assert!(matches!(
+                &*channel.closed().await,
+                Ended::Violation { lane: Lane::Bulk, source: Violation::OutOfPlace { .. } }
+            )),
+        }
     }
 }

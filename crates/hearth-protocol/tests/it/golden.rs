@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 use hearth_protocol::archive::{ArchiveRequest, ArchiveResult, Compression, Export, Exported, Import, Imported};
 use hearth_protocol::dial::{DialRequest, DialResult};
-use hearth_protocol::files::{FileKind, FileRoot};
+use hearth_protocol::files::{FileKind, FileResult, FileRoot};
 use hearth_protocol::{
     AgentHello, Attach, Budget, ChunkDecoder, ChunkHeader, Command, Delivery, Epoch, ErrorCode, ExitStatus, Fault,
     Finished, HelloAnswer, HostHello, Info, Keep, Lane, OutputTotals, ProcessId, ProcessInfo, ProcessState, PtySize,
@@ -32,7 +32,7 @@ pub(crate) fn messages() -> Vec<String> {
     requests
         .chain(replies)
         .chain(groups)
-        .chain([HOST_HELLO, AGENT_HELLO, AGENT_REFUSAL, CHUNK].map(str::to_owned))
+        .chain([HOST_HELLO, AGENT_HELLO, AGENT_REFUSAL, CHUNK, LAST_CHUNK].map(str::to_owned))
         .collect()
 }
 
@@ -41,6 +41,7 @@ const AGENT_HELLO: &str =
     r#"{"hello":{"epoch":"00112233445566778899aabbccddeeff","lane":"bulk","protocol":1,"agent":"0.1.0"}}"#;
 const AGENT_REFUSAL: &str = r#"{"hello":{"epoch":"00112233445566778899aabbccddeeff","lane":"control","error":{"code":"unsupported_version","message":"this agent speaks protocol 1 to 1, the host 7 to 9","outcome":"never_started"},"agent":"0.1.0"}}"#;
 const CHUNK: &str = r#"{"id":9,"stream":"stdout","at":4096,"payload":5}"#;
+const LAST_CHUNK: &str = r#"{"id":9,"stream":"data","at":4096,"last":{"type":"finished","result":{"file":{"listed":{"entries":3}}},"output":{"stdout":0,"stderr":0,"data":4101}},"payload":5}"#;
 
 fn requests() -> Vec<(&'static str, RequestBody)> {
     let process = ProcessId(3);
@@ -316,6 +317,7 @@ fn a_chunk_has_its_bytes() {
         at: 4096,
         end: false,
         detach: false,
+        last: None,
         payload: Some(5),
     };
     let end = ChunkHeader { stream: StreamName::Stdin, at: 4101, end: true, payload: None, ..header.clone() };
@@ -327,6 +329,23 @@ fn a_chunk_has_its_bytes() {
     assert_eq!(decoder.decode(&mut buffer), Ok(Some((header, payload))));
     assert_eq!(decoder.decode(&mut buffer), Ok(Some((end, Bytes::new()))));
     assert_eq!(decoder.decode(&mut buffer), Ok(None));
+}
+
+#[test]
+fn the_last_chunk_of_an_operation_brings_its_result_along() {
+    let output = OutputTotals { data: 4101, ..OutputTotals::default() };
+    let result = Finished::File(FileResult::Listed { entries: 3, next: None });
+    let header = ChunkHeader {
+        id: RequestId(9),
+        stream: StreamName::Data,
+        at: 4096,
+        end: false,
+        detach: false,
+        last: Some(Box::new(ReplyBody::Finished { result, output })),
+        payload: Some(5),
+    };
+    assert_eq!(line(&header), format!("{LAST_CHUNK}\n"));
+    assert_eq!(serde_json::from_str::<ChunkHeader>(LAST_CHUNK).unwrap(), header);
 }
 
 #[test]

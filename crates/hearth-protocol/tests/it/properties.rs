@@ -256,7 +256,7 @@ proptest! {
 
     #[test]
     fn a_chunk_header_is_read_as_written(id in any::<u64>(), at in any::<u64>(), end in any::<bool>(), payload in prop::option::of(any::<u64>())) {
-        let header = ChunkHeader { id: RequestId(id), stream: StreamName::Stderr, at, end, detach: false, payload };
+        let header = ChunkHeader { id: RequestId(id), stream: StreamName::Stderr, at, end, detach: false, last: None, payload };
         let text = serde_json::to_string(&header).expect("plain data");
         prop_assert_eq!(serde_json::from_str::<ChunkHeader>(&text).expect("what we write can be read"), header);
     }

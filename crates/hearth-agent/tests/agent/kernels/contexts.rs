@@ -407,7 +407,8 @@ async fn a_kernel_waits_between_codes_unless_one_has_left_something_at_work() {
         run(if language == Bash { ":" } else { "1" }).await;
         while !waits().await {}
         run(leave).await;
-        assert!(!waits().await, "{language:?}: {leave}");
+        // What is left at work can be taken for the subshell in which bash waits, as long as that has not begun.
+        while waits().await {}
         run(end).await;
         while !waits().await {}
         channel.stop_kernel(language.name()).await.unwrap();
