@@ -1,13 +1,12 @@
 //! The signals that this process gets while a program runs or an image is built.
 
-use std::fs;
 use std::io;
 
 use hearth_engine::protocol;
 use hearth_engine::{channel::Process, protocol::SignalScope};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::terminal;
+use crate::{sys, terminal};
 
 /// What a shell reports for a process that signal n ended.
 fn code(signal: protocol::Signal) -> i32 {
@@ -26,10 +25,9 @@ pub(crate) struct Signals {
 impl Signals {
     /// Installs them.
     pub(crate) fn new() -> io::Result<Self> {
-        let ignored = ignored();
-        let handled = |kind: SignalKind| match ignored >> (kind.as_raw_value() - 1) & 1 {
-            0 => signal(kind).map(Some),
-            _ => Ok(None),
+        let handled = |kind: SignalKind| match sys::is_ignored(kind.as_raw_value())? {
+            false => signal(kind).map(Some),
+            true => Ok(None),
         };
         Ok(Self {
             interrupt: handled(SignalKind::interrupt())?,
@@ -86,13 +84,6 @@ pub(crate) enum Told {
     End(i32),
     /// The terminal has another size.
     Resized,
-}
-
-/// The signals that this process ignores, a bit each; none where `/proc` does not say.
-fn ignored() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
 async fn next(signal: &mut Option<Signal>) {
