@@ -11,6 +11,7 @@ use hearth_engine::{Directories, Engine};
 use hearth_server::TraceOptions;
 
 use crate::failure::Failure;
+use crate::sys;
 use crate::values::Memory;
 
 /// The host that was named on the command line.
@@ -27,6 +28,7 @@ pub(crate) fn choose_host(host: Option<String>) {
 /// The daemon of another host, where one is named.
 pub(crate) fn remote() -> Result<Option<Client>, Failure> {
     let Some(host) = host()? else { return Ok(None) };
+    sys::look_up_names_alone();
     let key = text("HEARTH_API_KEY")?;
     let trust = match (text("HEARTH_FINGERPRINT")?, set("HEARTH_CA")) {
         (Some(fingerprint), _) => Trust::Fingerprint(fingerprint),
@@ -109,6 +111,9 @@ pub(crate) fn traces(base: Option<&str>) -> Result<Option<TraceOptions>, Failure
             None => text("OTEL_EXPORTER_OTLP_ENDPOINT")?.as_deref().map(below),
         },
     };
+    if endpoint.is_some() {
+        sys::look_up_names_alone();
+    }
     let authorities = set("OTEL_EXPORTER_OTLP_CERTIFICATE").map(PathBuf::from);
     Ok(endpoint.map(|endpoint| TraceOptions { endpoint, authorities, service: "hearth".to_owned() }))
 }

@@ -32,7 +32,6 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => return failure::usage(&error),
     };
-    sys::look_up_names_alone();
     let json = arguments.command.wants_json();
     home::choose_host(arguments.host);
     let code = match run(arguments.command) {

@@ -18,17 +18,15 @@ pub(crate) fn is_ignored(signal: i32) -> io::Result<bool> {
     }
 }
 
-/// Has names of hosts and users looked up in files and in DNS alone. The modules for more are made for the C library of the host, and this
-/// program has its own inside, if it was built so.
+/// Has names of hosts looked up in files and in DNS alone. The modules for more are made for the C library of the host, and this program has its
+/// own inside, if it was built so. To be called before one is looked up.
 pub(crate) fn look_up_names_alone() {
     #[cfg(target_feature = "crt-static")]
     {
         unsafe extern "C" {
             fn __nss_configure_lookup(database: *const std::ffi::c_char, services: *const std::ffi::c_char) -> i32;
         }
-        for (database, services) in [(c"hosts", c"files dns"), (c"passwd", c"files"), (c"group", c"files")] {
-            // SAFETY: glibc's, declared as in its <nss.h>; both strings live as long as the program, which has one thread so far.
-            unsafe { __nss_configure_lookup(database.as_ptr(), services.as_ptr()) };
-        }
+        // SAFETY: glibc's, declared as in its <nss.h>; both strings live as long as the program, and nobody looks names up yet.
+        unsafe { __nss_configure_lookup(c"hosts".as_ptr(), c"files dns".as_ptr()) };
     }
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 // Where a daemon listens beside its socket, and how that is kept private.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct ListenOptions {
     /// Serve the API over TCP as well, to whoever has a key (hearth key): an address and a port, 0 for any
     #[arg(long, value_name = "ADDRESS:PORT")]

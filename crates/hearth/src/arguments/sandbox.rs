@@ -326,7 +326,7 @@ pub(crate) struct EventOptions {
     pub(crate) json: bool,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(after_help = "\
 Other commands start it when they need it; then it ends by itself once there has been nothing to do for ten minutes \
 (HEARTH_DAEMON_IDLE names another time). SIGTERM or Ctrl-C ends it; its sandboxes go on, and the next daemon takes them over.")]

@@ -54,7 +54,12 @@ fn begin(options: &DaemonOptions) -> Result<i32, Failure> {
         let _within = runtime.enter();
         trace(options, &log)?
     };
-    let code = runtime.block_on(hold(options, &directories, &log));
+    // A task like any other: what waits in `block_on` has a thread of its own, to which each new connection would be a switch.
+    let held = runtime.spawn({
+        let (options, directories, log) = (options.clone(), directories.clone(), log.clone());
+        async move { hold(&options, &directories, &log).await }
+    });
+    let code = runtime.block_on(held).unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
     if let Some(traces) = traces {
         traces.end();
     }
