@@ -223,9 +223,8 @@ impl Session {
             let active = self.active.borrow();
             let Some(request) = active.get(&header.id) else { return };
             match (&request.input, header.stream) {
-                (Some(input), StreamName::Stdin) if header.last.is_none() => {
-                    self.feed(header, payload, request, input).err()
-                }
+                _ if header.last.is_some() => Some(format!("request {} is answered by the agent", header.id.0)),
+                (Some(input), StreamName::Stdin) => self.feed(header, payload, request, input).err(),
                 _ => Some(format!("request {} takes no {:?}", header.id.0, header.stream)),
             }
         };
