@@ -8,6 +8,8 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use sha2::{Digest, Sha256};
+
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// The agent's profiles: small for a release, quick to build for all else.
 const RELEASED: &str = "agent";
@@ -21,6 +23,9 @@ fn main() {
     };
     println!("cargo:rerun-if-changed={}", agent.display());
     println!("cargo:rustc-env=HEARTH_AGENT_PATH={}", agent.display());
+    let program = std::fs::read(&agent).unwrap_or_else(|error| panic!("read {}: {error}", agent.display()));
+    let digest: String = Sha256::digest(program).iter().map(|byte| format!("{byte:02x}")).collect();
+    println!("cargo:rustc-env=HEARTH_AGENT_SHA256={digest}");
 }
 
 fn build_agent() -> PathBuf {

@@ -10,6 +10,9 @@ use rustix::fs::{MemfdFlags, SealFlags};
 /// The guest agent, a static program.
 pub(crate) static AGENT: &[u8] = include_bytes!(env!("HEARTH_AGENT_PATH"));
 
+/// Its SHA-256 in hexadecimal, from the build: each sandbox looks for the files that depend on it.
+pub(crate) const AGENT_SHA256: &str = env!("HEARTH_AGENT_SHA256");
+
 /// The agent as a file that can be executed, in memory alone. It is gone when this is dropped and all that run it have ended.
 #[derive(Debug)]
 pub struct AgentProgram(File);

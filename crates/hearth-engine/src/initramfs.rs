@@ -11,7 +11,7 @@ use hearth_vmm::MachineKind;
 use sha2::{Digest, Sha256};
 
 use crate::EngineError;
-use crate::agent::AGENT;
+use crate::agent::{AGENT, AGENT_SHA256};
 
 /// The modules that every machine needs: the channel, disks, and the layers of its root.
 const MODULES: &[&str] = &["virtio_console", "virtio_blk", "erofs", "overlay"];
@@ -73,7 +73,7 @@ fn remove_unused(cache: &Path) {
 
 fn key(image: &Image, contents: Contents) -> String {
     let mut hash = Sha256::new();
-    hash.update(Sha256::digest(AGENT));
+    hash.update(AGENT_SHA256);
     hash.update(image.manifest.kernel.modules.as_str());
     hash.update(format!("{contents:?}"));
     hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()

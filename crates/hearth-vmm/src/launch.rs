@@ -19,7 +19,10 @@ use rustix::process::{getegid, geteuid};
 use tokio::io::AsyncReadExt;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::jail::{FromLauncher, JailFailure as Failure, JailGap, JailLevel, MAX_MESSAGE, Plan, Prepared, Step};
+use crate::jail::{
+    self, CgroupLimits, FromLauncher, Groups, JailFailure as Failure, JailGap, JailLevel, MAX_MESSAGE, Plan, Prepared,
+    Step,
+};
 use crate::machine::Note;
 use crate::process::{Child, ProcessRecord};
 use crate::spec::{Confinement, Launcher};
@@ -39,7 +42,8 @@ const NAMESPACES: u64 = (libc::CLONE_NEWNS
 pub(crate) struct Launched {
     pub(crate) child: Child,
     pub(crate) level: JailLevel,
-    pub(crate) prepared: Prepared,
+    pub(crate) gaps: Vec<JailGap>,
+    pub(crate) groups: Groups,
 }
 
 /// What to launch. The descriptors are QEMU's, numbered from [`crate::jail::FIRST_QEMU_FD`].
@@ -51,16 +55,17 @@ pub(crate) struct Launch<'a> {
     pub(crate) descriptors: Vec<OwnedFd>,
     /// Where to note which process it is, if it may outlive this one.
     pub(crate) note_in: Option<PathBuf>,
+    pub(crate) limits: CgroupLimits,
 }
 
 /// Launches in the strongest jail that is wanted and allowed. A refusal of namespaces is remembered for the process.
 pub(crate) async fn launch(request: Launch<'_>) -> Result<Launched, LaunchError> {
     static REFUSED: OnceLock<String> = OnceLock::new();
-    let Launch { launcher, confinement, mut plan, output, descriptors, note_in } = request;
+    let Launch { launcher, confinement, mut plan, output, descriptors, note_in, limits } = request;
     let (output, descriptors, note_in) = (Arc::new(output), Arc::new(descriptors), note_in.as_deref());
     if confinement == Confinement::Strongest && REFUSED.get().is_none() {
         plan.level = JailLevel::Namespaces;
-        match attempt(launcher, &plan, &output, &descriptors, note_in).await {
+        match attempt(launcher, &plan, &output, &descriptors, note_in, &limits).await {
             Err(LaunchError::Launch { failure, source }) if failure.is_refusal() => {
                 drop(REFUSED.set(format!("{failure}: {source}")));
             }
@@ -68,12 +73,12 @@ pub(crate) async fn launch(request: Launch<'_>) -> Result<Launched, LaunchError>
         }
     }
     plan.level = JailLevel::Landlock;
-    let mut launched = attempt(launcher, &plan, &output, &descriptors, note_in).await?;
+    let mut launched = attempt(launcher, &plan, &output, &descriptors, note_in, &limits).await?;
     let reason = match confinement {
         Confinement::WithoutNamespaces => "not asked for".to_owned(),
         Confinement::Strongest => REFUSED.get().cloned().unwrap_or_default(),
     };
-    launched.prepared.gaps.insert(0, JailGap::Namespaces { reason });
+    launched.gaps.insert(0, JailGap::Namespaces { reason });
     Ok(launched)
 }
 
@@ -83,15 +88,18 @@ async fn attempt(
     output: &Arc<OwnedFd>,
     descriptors: &Arc<Vec<OwnedFd>>,
     note_in: Option<&Path>,
+    limits: &CgroupLimits,
 ) -> Result<Launched, LaunchError> {
     let prepare = |source| LaunchError::Prepare { source };
     let (mut report, report_end) = report_pipe().map_err(prepare)?;
     let mut order = Order::new(launcher, plan, output.clone(), descriptors.clone(), report_end)?;
     let go_ahead = note_in.map(|_| order.owned_apart()).transpose().map_err(prepare)?;
     let raw = spawner().spawn(order).await.map_err(|source| failed(Failure::at(Step::Namespaces)(source)))?;
-    let mut child = Child::new(raw);
+    let (child, limits) = (Child::new(raw), limits.clone());
+    let pid = child.pid();
+    let confining = tokio::task::spawn_blocking(move || Confined::new(child, &limits));
     if let (Some(directory), Some(go_ahead)) = (note_in, go_ahead) {
-        let process = ProcessRecord::of(child.pid()).map_err(prepare)?;
+        let process = ProcessRecord::of(pid).map_err(prepare)?;
         Note { process, held: None }.write(directory).map_err(prepare)?;
         // A launcher that has failed no longer reads, and says why.
         let _ = rustix::io::write(&go_ahead, b"g");
@@ -99,18 +107,41 @@ async fn attempt(
     let mut text = Vec::new();
     let mut bounded = (&mut report).take(MAX_MESSAGE);
     // Its end means that the launcher has ended, or has become QEMU.
-    match tokio::time::timeout(LAUNCH_TIMEOUT, bounded.read_to_end(&mut text)).await {
+    let reported = tokio::time::timeout(LAUNCH_TIMEOUT, bounded.read_to_end(&mut text));
+    let (reported, confined) = tokio::join!(reported, confining);
+    let Confined { mut child, groups } = confined.map_err(|error| prepare(io::Error::other(error)))?;
+    match reported {
         Ok(Ok(_)) => {}
         Ok(Err(source)) => return Err(prepare(source)),
         Err(_) => return Err(LaunchError::TimedOut),
     }
     match read_report(&text) {
-        Some(FromLauncher::Ready(prepared)) => Ok(Launched { child, level: plan.level, prepared }),
+        Some(FromLauncher::Ready(Prepared { mut gaps })) => {
+            let groups = groups.unwrap_or_else(|reason| {
+                gaps.push(JailGap::Cgroup { reason });
+                Groups::default()
+            });
+            Ok(Launched { child, level: plan.level, gaps, groups })
+        }
         Some(FromLauncher::Failed(failure)) => Err(failed(failure)),
         None => {
             let status = child.wait().await.map_err(prepare)?.unwrap_or_default();
             Err(LaunchError::NotALauncher { program: launcher.program.display().to_string(), status })
         }
+    }
+}
+
+/// A child, and the control groups that it was put into or the reason why not. They are dropped in this order, and the child is held as long
+/// as its number is used.
+struct Confined {
+    child: Child,
+    groups: Result<Groups, String>,
+}
+
+impl Confined {
+    fn new(child: Child, limits: &CgroupLimits) -> Self {
+        let groups = jail::confine(child.pid(), limits);
+        Self { child, groups }
     }
 }
 
@@ -309,8 +340,7 @@ mod tests {
 
     #[test]
     fn last_line_of_a_report_counts() {
-        let text =
-            b"{\"ready\":{\"gaps\":[],\"cgroups\":[]}}\n{\"failed\":{\"step\":\"exec\",\"path\":null,\"errno\":2}}\n";
+        let text = b"{\"ready\":{\"gaps\":[]}}\n{\"failed\":{\"step\":\"exec\",\"path\":null,\"errno\":2}}\n";
         let Some(FromLauncher::Failed(failure)) = read_report(text) else { panic!("not a failure") };
         assert_eq!((failure.step, failure.errno), (Step::Exec, 2));
     }

@@ -1,22 +1,34 @@
 //! A control group for QEMU, with limits on memory and tasks, where the host lets us make one: below our own group, in
 //! the unified hierarchy or in the old ones. Where it does not, the reason is reported and nothing else changes.
+//!
+//! Its owner puts the launcher into it, while that builds the rest of the jail: the kernel takes some 10 ms for a process that changes its
+//! group, all of it waiting.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::identity::{MAX_TASKS, directory_hash};
-use super::plan::CgroupLimits;
 
 const MOUNT: &str = "/sys/fs/cgroup";
-/// All our groups' names begin so; empty ones are left over from owners that were killed.
+/// All our groups' names begin so.
 const PREFIX: &str = "hearth-";
+/// The file of a group into which the processes are written that it is to have.
+const PROCESSES: &str = "cgroup.procs";
+
+/// Limits for QEMU's control group.
+#[derive(Clone, Debug)]
+pub(crate) struct CgroupLimits {
+    /// The group's name, below this process's own group.
+    name: String,
+    memory_bytes: u64,
+    tasks: u32,
+}
 
 impl CgroupLimits {
-    /// Limits for the machine in a directory, in a group below this process's own; none where there are no control groups.
-    pub(crate) fn below_own(directory: &Path, memory_bytes: u64) -> Option<Self> {
-        let memberships = fs::read_to_string("/proc/self/cgroup").ok()?;
-        Some(Self { name: group_name(directory), memberships, memory_bytes, tasks: MAX_TASKS })
+    /// Limits for the machine in a directory.
+    pub(crate) fn of(directory: &Path, memory_bytes: u64) -> Self {
+        Self { name: group_name(directory), memory_bytes, tasks: MAX_TASKS }
     }
 }
 
@@ -34,13 +46,50 @@ fn group_name(directory: &Path) -> String {
     format!("{PREFIX}{:016x}", directory_hash(directory))
 }
 
-/// Moves this process into new groups and returns their directories, or says why that cannot be.
-pub(super) fn join(limits: &CgroupLimits) -> Result<Vec<PathBuf>, String> {
-    if Path::new(MOUNT).join("cgroup.controllers").exists() {
-        let own = own_group(&limits.memberships, "").ok_or("not in the unified hierarchy")?;
-        return join_unified(&own, limits).map(|group| vec![group]);
+/// The control groups of one machine. Dropping this removes them, which the kernel does when they are empty.
+#[derive(Debug, Default)]
+pub(crate) struct Groups(Vec<PathBuf>);
+
+impl Groups {
+    /// Those of a machine that was taken over.
+    pub(crate) fn noted(directories: Vec<PathBuf>) -> Self {
+        Self(directories)
     }
-    join_old(&limits.memberships, limits)
+
+    fn make(&mut self, own: &Path, name: &str) -> Result<PathBuf, String> {
+        let group = own.join(name);
+        match fs::create_dir(&group) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(format!("{}: {error}", group.display())),
+            _ => {
+                self.0.push(group.clone());
+                Ok(group)
+            }
+        }
+    }
+}
+
+impl Drop for Groups {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|group| drop(fs::remove_dir(group)));
+    }
+}
+
+/// Moves a process into new groups, or says why that cannot be.
+pub(crate) fn confine(process: u32, limits: &CgroupLimits) -> Result<Groups, String> {
+    let memberships = fs::read_to_string("/proc/self/cgroup").map_err(|error| format!("/proc/self/cgroup: {error}"))?;
+    if Path::new(MOUNT).join("cgroup.controllers").exists() {
+        let own = own_group(&memberships, "").ok_or("not in the unified hierarchy")?;
+        return confine_unified(process, &own, limits);
+    }
+    let mut groups = Groups::default();
+    let kinds = [("memory", "memory.limit_in_bytes", limits.memory_bytes), ("pids", "pids.max", limits.tasks.into())];
+    for (controller, file, limit) in kinds {
+        let own = own_group(&memberships, controller).ok_or_else(|| format!("no {controller} hierarchy"))?;
+        let group = groups.make(&own, &limits.name)?;
+        put(&group, file, limit)?;
+        put(&group, PROCESSES, process)?;
+    }
+    Ok(groups)
 }
 
 /// Finds the group of a hierarchy in lines like `4:memory:/user.slice`; the unified one has no name.
@@ -53,15 +102,14 @@ fn own_group(memberships: &str, controller: &str) -> Option<PathBuf> {
     Some(Path::new(MOUNT).join(controller).join(line.trim_start_matches('/')))
 }
 
-fn join_unified(own: &Path, limits: &CgroupLimits) -> Result<PathBuf, String> {
-    sweep(own);
-    let group = make(own, &limits.name)?;
-    let limited = enable_controllers(own, &group)
-        .and_then(|()| put(&group, "memory.max", limits.memory_bytes))
-        .and_then(|()| put(&group, "pids.max", limits.tasks))
-        .and_then(|()| put(&group, "cgroup.procs", 0));
-    limited.inspect_err(|_| drop(fs::remove_dir(&group)))?;
-    Ok(group)
+fn confine_unified(process: u32, own: &Path, limits: &CgroupLimits) -> Result<Groups, String> {
+    let mut groups = Groups::default();
+    let group = groups.make(own, &limits.name)?;
+    enable_controllers(own, &group)?;
+    put(&group, "memory.max", limits.memory_bytes)?;
+    put(&group, "pids.max", limits.tasks)?;
+    put(&group, PROCESSES, process)?;
+    Ok(groups)
 }
 
 fn enable_controllers(own: &Path, group: &Path) -> Result<(), String> {
@@ -75,38 +123,6 @@ fn enable_controllers(own: &Path, group: &Path) -> Result<(), String> {
     // Refused while the group has processes of its own, as it has unless a service manager has delegated it emptied.
     put(own, "cgroup.subtree_control", "+memory +pids")?;
     if available() { Ok(()) } else { Err(format!("{} does not delegate memory and pids", own.display())) }
-}
-
-fn join_old(memberships: &str, limits: &CgroupLimits) -> Result<Vec<PathBuf>, String> {
-    let memory = join_one_old(memberships, "memory", "memory.limit_in_bytes", limits.memory_bytes, &limits.name)?;
-    let tasks = join_one_old(memberships, "pids", "pids.max", u64::from(limits.tasks), &limits.name)?;
-    Ok(vec![memory, tasks])
-}
-
-fn join_one_old(memberships: &str, controller: &str, file: &str, limit: u64, name: &str) -> Result<PathBuf, String> {
-    let own = own_group(memberships, controller).ok_or_else(|| format!("no {controller} hierarchy"))?;
-    sweep(&own);
-    let group = make(&own, name)?;
-    put(&group, file, limit)
-        .and_then(|()| put(&group, "cgroup.procs", 0))
-        .inspect_err(|_| drop(fs::remove_dir(&group)))?;
-    Ok(group)
-}
-
-/// Removes groups whose owner was killed; the kernel keeps those that are in use.
-fn sweep(own: &Path) {
-    let entries = fs::read_dir(own).into_iter().flatten().flatten();
-    entries
-        .filter(|entry| entry.file_name().as_encoded_bytes().starts_with(PREFIX.as_bytes()))
-        .for_each(|entry| drop(fs::remove_dir(entry.path())));
-}
-
-fn make(own: &Path, name: &str) -> Result<PathBuf, String> {
-    let group = own.join(name);
-    match fs::create_dir(&group) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(format!("{}: {error}", group.display())),
-        _ => Ok(group),
-    }
 }
 
 fn put(group: &Path, file: &str, value: impl ToString) -> Result<(), String> {

@@ -4,7 +4,8 @@
 //! the plan says, reports on another, and becomes QEMU. It is one process from beginning to end, so QEMU is process 1
 //! of its own process namespace, and nothing is left when it ends. In order:
 //!
-//! 1. a control group with limits on memory and tasks, where one may be made (`cgroup.rs`);
+//! 1. a control group with limits on memory and tasks, where one may be made (`cgroup.rs`): the owner's work, done beside the rest, before
+//!    there is a guest;
 //! 2. a root of its own (`root.rs`): `/usr` and QEMU's own directory read-only, `/dev/null`, `/dev/kvm` when it is used,
 //!    its own entry of `/proc`, and nothing else. There is no writable directory at all: the kernel, disks, memory and
 //!    sockets are descriptors that the owner has opened;
@@ -38,9 +39,10 @@ use rustix::process::{PTracer, Signal, set_parent_process_death_signal, set_ptra
 
 use crate::sys;
 pub use cgroup::groups_of;
+pub(crate) use cgroup::{CgroupLimits, Groups, confine};
 pub(crate) use identity::dedicated_user;
 use plan::JailFailure as Failure;
-pub(crate) use plan::{CgroupLimits, FromLauncher, Plan, Prepared, Step};
+pub(crate) use plan::{FromLauncher, Plan, Prepared, Step};
 pub use plan::{JailFailure, JailGap, JailLevel, JailReport};
 pub use probe::{JailSupport, probe};
 
@@ -92,10 +94,6 @@ fn run(report: &mut std::fs::File) -> Result<(), Failure> {
 
 fn prepare(plan: &Plan) -> Result<Prepared, Failure> {
     let mut gaps = Vec::new();
-    let cgroups = plan.cgroup.as_ref().map(cgroup::join).transpose().unwrap_or_else(|reason| {
-        gaps.push(JailGap::Cgroup { reason });
-        None
-    });
     let own_proc = root::open_own_proc()?;
     if plan.level == JailLevel::Namespaces {
         root::build(plan)?;
@@ -106,7 +104,7 @@ fn prepare(plan: &Plan) -> Result<Prepared, Failure> {
     if !rules::restrict_access(plan)? {
         gaps.push(JailGap::Landlock);
     }
-    Ok(Prepared { gaps, cgroups: cgroups.unwrap_or_default() })
+    Ok(Prepared { gaps })
 }
 
 /// Ties this process's life to its owner's. This comes after every change of identity, each of which unties it.

@@ -80,17 +80,6 @@ impl JailReport {
     }
 }
 
-/// Limits for QEMU's control group.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct CgroupLimits {
-    /// The group's name, below the owner's own group.
-    pub(crate) name: String,
-    /// The owner's `/proc/self/cgroup`: in a namespace of its own the launcher no longer sees where it is.
-    pub(crate) memberships: String,
-    pub(crate) memory_bytes: u64,
-    pub(crate) tasks: u32,
-}
-
 /// What the launcher is to build and run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Plan {
@@ -105,7 +94,6 @@ pub(crate) struct Plan {
     pub(crate) reopened: Vec<i32>,
     pub(crate) kvm: bool,
     pub(crate) with_owner: bool,
-    pub(crate) cgroup: Option<CgroupLimits>,
     /// The size up to which a writable disk may grow.
     pub(crate) file_size: u64,
     /// How many descriptors QEMU is to have.
@@ -127,8 +115,6 @@ impl Plan {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Prepared {
     pub(crate) gaps: Vec<JailGap>,
-    /// The control groups that were made, to be removed with QEMU.
-    pub(crate) cgroups: Vec<PathBuf>,
 }
 
 /// One line of the launcher's report.

@@ -3,8 +3,9 @@
 use std::fs::File;
 use std::path::Path;
 
+use super::cgroup::CgroupLimits;
 use super::dedicated_user;
-use super::plan::{CgroupLimits, JailGap, JailLevel, Plan};
+use super::plan::{JailGap, JailLevel, Plan};
 use crate::launch::{Launch, LaunchError, launch};
 use crate::spec::{Confinement, Launcher};
 use crate::sys;
@@ -51,12 +52,13 @@ pub async fn probe(launcher: &Launcher, directory: &Path) -> Result<JailSupport,
         output: output.into(),
         descriptors: Vec::new(),
         note_in: None,
+        limits: CgroupLimits::of(directory, 1 << 30),
     };
     let launched = launch(request).await?;
     let mut child = launched.child;
     child.wait().await.map_err(|source| LaunchError::Prepare { source })?;
-    launched.prepared.cgroups.iter().for_each(|group| drop(std::fs::remove_dir(group)));
-    Ok(JailSupport { level: launched.level, missing: launched.prepared.gaps, landlock_abi: sys::landlock_abi() })
+    drop(launched.groups);
+    Ok(JailSupport { level: launched.level, missing: launched.gaps, landlock_abi: sys::landlock_abi() })
 }
 
 fn empty_plan(directory: &Path) -> Plan {
@@ -69,7 +71,6 @@ fn empty_plan(directory: &Path) -> Plan {
         reopened: Vec::new(),
         kvm: false,
         with_owner: true,
-        cgroup: CgroupLimits::below_own(directory, 1 << 30),
         file_size: 0,
         descriptors: 0,
         program: None,

@@ -16,6 +16,7 @@ use super::note::{MemoryFile, Note};
 use super::{Machine, MachineError, Ram, Sockets};
 use crate::command_line::layer_node;
 use crate::console::{CONSOLE_TAIL, Console};
+use crate::jail::Groups;
 use crate::process::Child;
 use crate::saved::SealedRam;
 use crate::sockets::{SocketFile, connect_checked};
@@ -52,7 +53,7 @@ impl Machine {
         let killer = child.killer().map_err(failed)?;
         let (console, task) = Console::follow(console, CONSOLE_TAIL);
         let followed = Followed { stream: console.clone(), task };
-        let ended = supervise(child, None, Some(followed), cgroups);
+        let ended = supervise(child, None, Some(followed), Groups::noted(cgroups));
         Ok(Self {
             pid,
             jail: held.jail,

@@ -1,6 +1,5 @@
 //! How a machine ends, and the task that sees it.
 
-use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +8,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::console::Console;
+use crate::jail::Groups;
 use crate::process::Child;
 
 /// How much of what QEMU said on standard error is kept, in bytes.
@@ -60,15 +60,15 @@ pub(super) fn supervise(
     mut child: Child,
     stderr: Option<Followed>,
     console: Option<Followed>,
-    cgroups: Vec<PathBuf>,
+    groups: Groups,
 ) -> watch::Receiver<Option<Exit>> {
     let (publish, ended) = watch::channel(None);
     tokio::spawn(async move {
         let status = child.wait().await.ok().flatten();
         // An error of waiting leaves a child that is killed here.
         drop(child);
-        // They are empty now; one that is not is swept by the next launch.
-        cgroups.iter().for_each(|group| drop(std::fs::remove_dir(group)));
+        // They are empty now.
+        drop(groups);
         let (stderr, console) = (read_out(stderr).await, read_out(console).await);
         publish.send_replace(Some(Exit { status, stderr, console }));
     });

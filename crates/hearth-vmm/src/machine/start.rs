@@ -47,8 +47,8 @@ pub(super) async fn start(spec: &MachineSpec) -> Result<Machine, MachineError> {
     .await
 }
 
-/// Without changed pages the state waits in its pipe before QEMU is there, and nothing is asked of QEMU. With them, it is held back
-/// until they are in place: QEMU checks it against the guest's memory.
+/// The guest goes on when QEMU has its devices' state, which is held back until QEMU is confined, and until the pages that the guest had
+/// changed, if there are any, are in place: QEMU checks the state against the guest's memory. Without them nothing is asked of QEMU.
 pub(super) async fn restore(spec: &MachineSpec, saved: SavedMachine) -> Result<Machine, MachineError> {
     check(spec)?;
     if saved.ram.size() != spec.memory.bytes() {
@@ -56,10 +56,10 @@ pub(super) async fn restore(spec: &MachineSpec, saved: SavedMachine) -> Result<M
     }
     let (mut feed, state) = StateFeed::new(saved.devices.clone())?;
     let files = Files::to_restore(spec, &saved.ram, state)?;
+    let running = launch_with(spec, GuestSource::Saved { state: () }, files).await?;
     if saved.delta.is_none() {
         feed.begin();
     }
-    let running = launch_with(spec, GuestSource::Saved { state: () }, files).await?;
     let pid = running.launched.child.pid();
     let ram = Ram::Restored(saved.ram.clone());
     hold(spec, running, ram, async |sockets| {
@@ -112,7 +112,8 @@ async fn launch_with(spec: &MachineSpec, guest: GuestSource<()>, files: Files) -
     let descriptors = listeners.with_files(files)?;
     let (launcher, confinement) = (&spec.launcher, spec.confinement);
     let note_in = (spec.lifetime == Lifetime::Detached).then(|| spec.directory.clone());
-    let launched = launch(Launch { launcher, confinement, plan, output, descriptors, note_in }).await?;
+    let limits = limits(spec);
+    let launched = launch(Launch { launcher, confinement, plan, output, descriptors, note_in, limits }).await?;
     let (stream, task) = Console::follow(stderr, STDERR_TAIL);
     let stderr = Followed { stream, task };
     Ok(Running { launched, sockets: listeners.handed_over(), stderr, user, clients, memory: numbers.memory })
@@ -149,9 +150,12 @@ async fn write_delta(pid: u32, ram: Arc<SealedRam>, delta: Arc<Delta>) -> Result
     written.unwrap_or_else(|error| Err(io::Error::other(error))).map_err(|source| MachineError::GuestMemory { source })
 }
 
-fn plan(spec: &MachineSpec, user: Option<u32>, numbers: &Descriptors, files: &Files, arguments: Vec<String>) -> Plan {
+fn limits(spec: &MachineSpec) -> CgroupLimits {
     let cache_mib = if spec.accelerator == Accelerator::Tcg { TRANSLATION_CACHE_MIB } else { 0 };
-    let memory_bytes = spec.memory.bytes() + ((cache_mib + OVERHEAD_MIB) << 20);
+    CgroupLimits::of(&spec.directory, spec.memory.bytes() + ((cache_mib + OVERHEAD_MIB) << 20))
+}
+
+fn plan(spec: &MachineSpec, user: Option<u32>, numbers: &Descriptors, files: &Files, arguments: Vec<String>) -> Plan {
     Plan {
         // The launch decides.
         level: JailLevel::Namespaces,
@@ -161,7 +165,6 @@ fn plan(spec: &MachineSpec, user: Option<u32>, numbers: &Descriptors, files: &Fi
         reopened: files.reopened(numbers),
         kvm: spec.accelerator == Accelerator::Kvm,
         with_owner: spec.lifetime == Lifetime::WithOwner,
-        cgroup: CgroupLimits::below_own(&spec.directory, memory_bytes),
         file_size: files.largest_writable(),
         descriptors: numbers.count(),
         program: Some(spec.qemu.path().to_owned()),
@@ -235,7 +238,7 @@ async fn hold(
     ram: Ram,
     set_going: impl AsyncFnOnce(&Sockets) -> Result<Option<Qmp>, MachineError>,
 ) -> Result<Machine, MachineError> {
-    let Running { launched: Launched { child, level, prepared }, sockets, stderr, user, clients, memory } = running;
+    let Running { launched: Launched { child, level, gaps, groups }, sockets, stderr, user, clients, memory } = running;
     let killer = child.killer().map_err(|source| MachineError::System { doing: "duplicate a descriptor", source })?;
     let pid = child.pid();
     let connection = match clients.console {
@@ -249,8 +252,8 @@ async fn hold(
         }
         Err(error) => (Err(error), None),
     };
-    let mut ended = supervise(child, Some(stderr), followed, prepared.cgroups);
-    let jail = JailReport { level, missing: prepared.gaps, uid: user.unwrap_or(geteuid().as_raw()) };
+    let mut ended = supervise(child, Some(stderr), followed, groups);
+    let jail = JailReport { level, missing: gaps, uid: user.unwrap_or(geteuid().as_raw()) };
     let going = async {
         let (console, qmp) = (console?, set_going(&sockets).await?);
         if spec.lifetime == Lifetime::Detached {
