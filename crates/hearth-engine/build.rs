@@ -23,7 +23,7 @@ fn main() {
     };
     println!("cargo:rerun-if-changed={}", agent.display());
     println!("cargo:rustc-env=HEARTH_AGENT_PATH={}", agent.display());
-    let program = std::fs::read(&agent).unwrap_or_else(|error| panic!("read {}: {error}", agent.display()));
+    let program = std::fs::read(&agent).expect("the agent is there");
     let digest: String = Sha256::digest(program).iter().map(|byte| format!("{byte:02x}")).collect();
     println!("cargo:rustc-env=HEARTH_AGENT_SHA256={digest}");
 }

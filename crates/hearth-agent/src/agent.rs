@@ -1,5 +1,6 @@
 //! The agent's core: what a request is answered with, whatever connection it came by.
 
+use std::cell::RefCell;
 use std::fs;
 use std::rc::Rc;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use tokio::sync::watch;
 use crate::history::Histories;
 use crate::kernel::Kernels;
 use crate::process::{Defaults, Processes, Trees};
+use crate::renew::Identity;
 use crate::roots::Roots;
 use crate::runtime::Runtime;
 use crate::secrets::{Place, Secrets};
@@ -28,6 +30,8 @@ pub(crate) struct Agent {
     pub(crate) kernels: Kernels,
     /// Whether the whole machine is the agent's: it may then set its clock and name, and turn it off.
     pub(crate) owns_machine: bool,
+    /// What the first renewal writes to, of a guest that was settled.
+    pub(crate) identity: RefCell<Identity>,
     /// The grace that processes have, once the end is asked for.
     shutdown: watch::Sender<Option<Duration>>,
 }
@@ -59,6 +63,7 @@ impl Agent {
             services,
             shells,
             owns_machine,
+            identity: RefCell::default(),
             shutdown: watch::Sender::new(None),
         }))
     }

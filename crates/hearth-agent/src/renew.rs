@@ -3,6 +3,9 @@
 //! Everything is checked, then done, in one turn of the agent: no other request, of whatever session, sees a half-renewed guest. The order is
 //! the one of [`Renew`]'s fields. The clock comes first, because what follows notes the time; entropy before anything could draw on it;
 //! secrets behind the identity, because theirs is the one step that can be refused for want of room.
+//!
+//! A guest that is to be saved as a template has its files of identity mapped before. What runs first in a restored guest is translated
+//! first, under emulation; so a name is then a few stores into memory, and not the way through a file system.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -15,11 +18,41 @@ use rustix::io::Errno;
 use rustix::time::{ClockId, Timespec};
 
 use crate::agent::Agent;
-use crate::sys;
+use crate::sys::{self, MappedFile};
 
 /// The files that hold the machine's id. The second, D-Bus's, is usually a link to the first, or not there.
 const MACHINE_ID: &str = "/etc/machine-id";
 const MACHINE_ID_OF_DBUS: &str = "/var/lib/dbus/machine-id";
+const HOST_NAME: &str = "/etc/hostname";
+const HOSTS: &str = "/etc/hosts";
+
+/// What is known of the files of a guest's identity since it was settled. Good for one renewal, before which nothing else has run.
+#[derive(Debug, Default)]
+pub(crate) struct Identity(Vec<(&'static str, Option<MappedFile>)>);
+
+impl Identity {
+    fn of_machine() -> Self {
+        let files = [HOST_NAME, HOSTS, MACHINE_ID, MACHINE_ID_OF_DBUS].map(|path| {
+            let flags = OFlags::NOFOLLOW.bits() as i32;
+            match OpenOptions::new().read(true).write(true).custom_flags(flags).open(path) {
+                Ok(file) => MappedFile::new(&file).ok().map(|mapped| (path, Some(mapped))),
+                Err(error) => is_none_of_its_own(&error).then_some((path, None)),
+            }
+        });
+        Self(files.into_iter().flatten().collect())
+    }
+
+    /// Writes over a file that was mapped and is as long as the text; false where that has to be done in another way.
+    fn write(&mut self, path: &str, text: &str) -> bool {
+        let mapped = self.0.iter_mut().find(|(known, _)| *known == path).and_then(|(_, file)| file.as_mut());
+        mapped.is_some_and(|file| file.write(text.as_bytes()))
+    }
+
+    /// Whether a file was looked for, and is not there or a link.
+    fn is_without(&self, path: &str) -> bool {
+        self.0.iter().any(|(known, file)| *known == path && file.is_none())
+    }
+}
 
 impl Agent {
     /// Does what `renew`, which is valid in itself, asks for.
@@ -35,11 +68,14 @@ impl Agent {
         let seed = renew.seed_bytes();
         let secrets = renew.secrets.map(|secrets| self.processes.secrets.plan(SecretRequest::Replace { secrets }));
         let change = secrets.transpose()?.flatten();
+        let mut identity = self.identity.take();
         let renewed = || -> Result<(), Failure> {
             renew.unix_nanoseconds.map_or(Ok(()), set_clock).map_err(failed("set the clock"))?;
             seed.map_or(Ok(()), |seed| sys::reseed(&seed)).map_err(failed("seed the random generator"))?;
-            renew.hostname.map_or(Ok(()), |name| set_host_name(&name)).map_err(failed("set the host name"))?;
-            renew.machine_id.map_or(Ok(()), |id| set_machine_id(&id)).map_err(failed("set the machine id"))
+            let named = renew.hostname.map_or(Ok(()), |name| set_host_name(&mut identity, &name));
+            named.map_err(failed("set the host name"))?;
+            let identified = renew.machine_id.map_or(Ok(()), |id| set_machine_id(&mut identity, &id));
+            identified.map_err(failed("set the machine id"))
         };
         renewed().map_err(Failure::into_fault)?;
         if let Some(change) = change {
@@ -50,6 +86,13 @@ impl Agent {
             self.processes.give_variables(variables);
         }
         Ok(())
+    }
+
+    /// Gets ready for the first renewal of each guest that will be restored from what this one is.
+    pub(crate) fn settle(&self) {
+        if self.owns_machine {
+            self.identity.replace(Identity::of_machine());
+        }
     }
 }
 
@@ -77,34 +120,44 @@ fn set_clock(unix_nanoseconds: u64) -> io::Result<()> {
     Ok(rustix::time::clock_settime(ClockId::Realtime, time)?)
 }
 
-fn set_host_name(name: &str) -> io::Result<()> {
+fn set_host_name(identity: &mut Identity, name: &str) -> io::Result<()> {
     rustix::system::sethostname(name.as_bytes())?;
     // The overlay may be full; the name holds all the same, and /etc/hosts maps localhost in any case.
-    let _ = write_over("/etc/hostname", &format!("{name}\n"), OpenOptions::new().create(true).mode(0o644));
+    let options = || OpenOptions::new().create(true).mode(0o644).clone();
+    let _ = write_over(identity, HOST_NAME, &format!("{name}\n"), &mut options());
     let hosts = format!("127.0.0.1 localhost {name}\n::1 localhost\n");
-    let _ = write_over("/etc/hosts", &hosts, OpenOptions::new().create(true).mode(0o644));
+    let _ = write_over(identity, HOSTS, &hosts, &mut options());
     Ok(())
 }
 
-fn set_machine_id(id: &str) -> io::Result<()> {
-    write_machine_id(MACHINE_ID, id, true)?;
-    match write_machine_id(MACHINE_ID_OF_DBUS, id, false) {
-        // Not there, or a link to the first.
-        Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP)) => {
-            Ok(())
-        }
+fn set_machine_id(identity: &mut Identity, id: &str) -> io::Result<()> {
+    write_machine_id(identity, MACHINE_ID, id, true)?;
+    if identity.is_without(MACHINE_ID_OF_DBUS) {
+        return Ok(());
+    }
+    match write_machine_id(identity, MACHINE_ID_OF_DBUS, id, false) {
+        // Else it has the first one's.
+        Err(error) if is_none_of_its_own(&error) => Ok(()),
         other => other,
     }
 }
 
-fn write_machine_id(path: &str, id: &str, create: bool) -> io::Result<()> {
+/// Whether a file is not there, or a link.
+fn is_none_of_its_own(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP))
+}
+
+fn write_machine_id(identity: &mut Identity, path: &str, id: &str, create: bool) -> io::Result<()> {
     let flags = OFlags::NOFOLLOW.bits() as i32;
-    write_over(path, &format!("{id}\n"), OpenOptions::new().create(create).mode(0o444).custom_flags(flags))
+    write_over(identity, path, &format!("{id}\n"), OpenOptions::new().create(create).mode(0o444).custom_flags(flags))
 }
 
 /// Writes over what is there, mostly a text of the same length: so that a full disk is no obstacle, in one piece, so that nobody reads a
 /// mixture, and without emptying the file first, which would cost a restored guest a tenth of its renewal.
-fn write_over(path: &str, text: &str, options: &mut OpenOptions) -> io::Result<()> {
+fn write_over(identity: &mut Identity, path: &str, text: &str, options: &mut OpenOptions) -> io::Result<()> {
+    if identity.write(path, text) {
+        return Ok(());
+    }
     let file = options.write(true).truncate(false).open(path)?;
     file.write_all_at(text.as_bytes(), 0)?;
     let length = text.len() as u64;
@@ -125,15 +178,38 @@ mod tests {
         let id = "0123456789abcdef0123456789abcdef";
         for old in ["", "uninitialized\n", &"f".repeat(100)] {
             fs::write(path("id"), old).unwrap();
-            write_machine_id(&path("id"), id, false).unwrap();
+            write_machine_id(&mut Identity::default(), &path("id"), id, false).unwrap();
             assert_eq!(fs::read_to_string(path("id")).unwrap(), format!("{id}\n"));
         }
-        write_machine_id(&path("new"), id, true).unwrap();
+        write_machine_id(&mut Identity::default(), &path("new"), id, true).unwrap();
         assert_eq!(fs::read_to_string(path("new")).unwrap(), format!("{id}\n"));
-        assert_eq!(write_machine_id(&path("none"), id, false).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(
+            write_machine_id(&mut Identity::default(), &path("none"), id, false).unwrap_err().kind(),
+            io::ErrorKind::NotFound
+        );
         symlink(path("id"), path("link")).unwrap();
         fs::write(path("id"), "kept").unwrap();
-        assert!(write_machine_id(&path("link"), id, true).is_err());
+        assert!(write_machine_id(&mut Identity::default(), &path("link"), id, true).is_err());
         assert_eq!(fs::read_to_string(path("id")).unwrap(), "kept");
+    }
+
+    #[test]
+    fn a_settled_identity_is_written_where_it_was_and_nothing_of_another_length_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("hostname");
+        fs::write(&path, "before\n").unwrap();
+        let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        let mut identity = Identity(vec![(HOST_NAME, MappedFile::new(&file).ok()), (MACHINE_ID_OF_DBUS, None)]);
+        assert!(identity.write(HOST_NAME, "behind\n"));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "behind\n");
+        assert!(!identity.write(HOST_NAME, "longer than before\n"), "the file would have to grow");
+        assert!(!identity.write(HOSTS, "behind\n"), "nothing is known of it");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "behind\n");
+        assert!(
+            identity.is_without(MACHINE_ID_OF_DBUS) && !identity.is_without(HOST_NAME) && !identity.is_without(HOSTS)
+        );
+        fs::write(&path, "").unwrap();
+        let empty = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        assert!(MappedFile::new(&empty).is_err(), "there is nothing to map");
     }
 }

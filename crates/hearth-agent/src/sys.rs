@@ -445,6 +445,46 @@ pub(crate) fn reseed(seed: &[u8]) -> io::Result<()> {
     if done { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// A file as memory: what is written here is in the file, without a call. It stays mapped when this is dropped, for that costs the guest that it
+/// is done in more than a page.
+#[derive(Debug)]
+pub(crate) struct MappedFile {
+    bytes: &'static mut [u8],
+}
+
+impl MappedFile {
+    /// Maps a file of at most a page, which must keep its length for as long as this is written to, and writes to it as it is: the page is there then.
+    pub(crate) fn new(file: &File) -> io::Result<Self> {
+        const MOST: u64 = 4096;
+        let length = file.metadata()?.len();
+        if !(1..=MOST).contains(&length) {
+            return Err(io::Error::from(io::ErrorKind::InvalidInput));
+        }
+        // SAFETY: a mapping at an address of the kernel's choice, checked below.
+        let address = unsafe {
+            let protection = libc::PROT_READ | libc::PROT_WRITE;
+            libc::mmap(std::ptr::null_mut(), length as usize, protection, libc::MAP_SHARED, file.as_raw_fd(), 0)
+        };
+        if address == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: that many bytes are mapped there, for good, and nothing else has this address.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(address.cast::<u8>(), length as usize) };
+        // SAFETY: a byte of the slice's own; volatile, or it would be no write.
+        unsafe { std::ptr::write_volatile(&raw mut bytes[0], bytes[0]) };
+        Ok(Self { bytes })
+    }
+
+    /// Writes bytes over all that the file has; false, and nothing is written, where they are not as many.
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> bool {
+        let fits = self.bytes.len() == bytes.len();
+        if fits {
+            self.bytes.copy_from_slice(bytes);
+        }
+        fits
+    }
+}
+
 /// Writes a file system back, marks it clean on its disk, and has all that would write to it from now on wait.
 pub(crate) fn freeze_file_system(root: &File) -> io::Result<()> {
     const FIFREEZE: libc::c_ulong = 0xc004_5877;

@@ -137,7 +137,18 @@ impl Channel {
         bulk_queue.send(hello).await.expect("the queue is empty and its writer is here");
         let session = Arc::new(Session::new(control_queue, bulk_queue));
         let bulk_incoming = Incoming::new(bulk.read);
-        Ok(Self::spawn(session, options, (incoming, control_writer), (bulk_incoming, bulk_writer), (epoch, deadline)))
+        let bulk = (bulk_incoming, bulk_writer);
+        Ok(Self::spawn(session, options, (incoming, control_writer), bulk, Some((epoch, deadline))))
+    }
+
+    /// Goes on with the session that an earlier channel had when its guest was saved: nothing was under way in it, and the guest has seen no end
+    /// of it. Over connections that the restored guest takes for the earlier ones; that it is there shows the first answer.
+    pub fn resume(control: Connection, bulk: Connection, options: ConnectOptions) -> Self {
+        let (control_queue, control_writer) = writer(control.write, options.queue_timeout);
+        let (bulk_queue, bulk_writer) = writer(bulk.write, options.queue_timeout);
+        let session = Arc::new(Session::new(control_queue, bulk_queue));
+        let control = (Incoming::new(control.read), control_writer);
+        Self::spawn(session, options, control, (Incoming::new(bulk.read), bulk_writer), None)
     }
 
     fn spawn(
@@ -145,11 +156,11 @@ impl Channel {
         options: ConnectOptions,
         control: (Incoming, Writer),
         bulk: (Incoming, Writer),
-        (epoch, deadline): (Epoch, Instant),
+        bulk_hello: Option<(Epoch, Instant)>,
     ) -> Self {
         let readers = [
             Task::spawn(until_ended(session.clone(), read_control(session.clone(), control.0))),
-            Task::spawn(until_ended(session.clone(), read_bulk(session.clone(), bulk.0, epoch, deadline))),
+            Task::spawn(until_ended(session.clone(), read_bulk(session.clone(), bulk.0, bulk_hello))),
         ];
         let writer = Task::spawn(until_ended(session.clone(), write(session.clone(), control.1, bulk.1)));
         Self { session, options, still: watch::Sender::new(false), writer, _readers: readers }
@@ -196,12 +207,21 @@ impl Channel {
         }
     }
 
-    /// Makes the guest this sandbox's own. Nothing else should be asked before it is done.
+    /// Makes the guest this sandbox's own. Nothing else should be asked before it is done. It may be the first word to a guest that has yet to
+    /// go on, so [`ConnectOptions::timeout`] bounds it.
     ///
     /// # Errors
     /// As [`Self::request`].
     pub async fn renew(&self, renew: Renew) -> Result<(), ChannelError> {
-        done("renew", self.request(RequestBody::Renew(renew)).await?)
+        done("renew", self.request_within(RequestBody::Renew(renew), self.options.timeout).await?)
+    }
+
+    /// Has the guest do what it can before it is saved as what others are restored from. Nothing else should be asked behind it.
+    ///
+    /// # Errors
+    /// As [`Self::request`].
+    pub async fn settle(&self) -> Result<(), ChannelError> {
+        done("settle", self.request(RequestBody::Settle {}).await?)
     }
 
     /// Stops all processes of the guest, so that it can be saved. What would start one over this channel waits for [`Self::thaw`], for as long

@@ -40,13 +40,15 @@ fn control_line(session: &Session, line: &Bytes) -> Result<(), Violation> {
     session.reply(reply.map_err(|error| Violation::NotAReply { reason: tame(&error.to_string()) })?)
 }
 
-/// Waits for the agent's hello, then reads chunks until the lane ends or breaks.
-pub(crate) async fn read_bulk(session: Arc<Session>, mut incoming: Incoming, epoch: Epoch, deadline: Instant) {
-    let begun = Instant::now();
-    let greeted = time::timeout_at(deadline, await_hello(&mut incoming, epoch, Lane::Bulk)).await;
-    let greeted = greeted.unwrap_or_else(|_| Err(ConnectError::NoAnswer { after: deadline - begun }));
-    if let Err(source) = greeted {
-        return session.end(Ended::Bulk { source });
+/// Waits for the agent's hello if one is to come, of an epoch until a deadline, then reads chunks until the lane ends or breaks.
+pub(crate) async fn read_bulk(session: Arc<Session>, mut incoming: Incoming, hello: Option<(Epoch, Instant)>) {
+    if let Some((epoch, deadline)) = hello {
+        let begun = Instant::now();
+        let greeted = time::timeout_at(deadline, await_hello(&mut incoming, epoch, Lane::Bulk)).await;
+        let greeted = greeted.unwrap_or_else(|_| Err(ConnectError::NoAnswer { after: deadline - begun }));
+        if let Err(source) = greeted {
+            return session.end(Ended::Bulk { source });
+        }
     }
     let mut chunks = ChunkDecoder::default();
     loop {

@@ -248,11 +248,21 @@ impl Engine {
         let machine = Machine::restore(machine, origin.saved.clone()).await;
         let machine = machine.map_err(|source| EngineError::Machine { source })?;
         phases.note(Phase::Started);
+        let first_answer = async {
+            // A template's guest was saved in a session with nothing under way, and any other in the middle of one.
+            let channel = match origin.saved.delta {
+                None => resume(&machine)?,
+                Some(_) => connect(&machine).await.inspect(|_| phases.note(Phase::Connected))?,
+            };
+            renew(&channel, directory.id(), origin.renew, &spec.given).await?;
+            if origin.saved.delta.is_none() {
+                phases.note(Phase::Connected);
+            }
+            Ok(channel)
+        };
         // Its console has nothing to say, so only the time bounds the wait.
-        let channel = tokio::time::timeout(TCG_SILENCE, answer(&machine, way.accelerator)).await;
-        let channel = channel.unwrap_or_else(|_| Err(silent(way.accelerator, "restored")))?;
-        phases.note(Phase::Connected);
-        renew(&channel, directory.id(), origin.renew, &spec.given).await?;
+        let answered = tokio::time::timeout(TCG_SILENCE, or_end(&machine, way.accelerator, first_answer)).await;
+        let channel = answered.unwrap_or_else(|_| Err(silent(way.accelerator, "restored")))?;
         // A template's one process, the interpreter that waits, was not frozen.
         if origin.saved.delta.is_some() {
             let thawed = channel.thaw().await;
@@ -331,14 +341,23 @@ async fn reach(machine: &Machine, accelerator: Accelerator) -> Result<Channel, E
 
 /// Waits until the agent has answered, or QEMU has ended.
 pub(crate) async fn answer(machine: &Machine, accelerator: Accelerator) -> Result<Channel, EngineError> {
+    or_end(machine, accelerator, connect(machine)).await
+}
+
+/// Waits for `answer`, or QEMU's end.
+async fn or_end(
+    machine: &Machine,
+    accelerator: Accelerator,
+    answer: impl Future<Output = Result<Channel, EngineError>>,
+) -> Result<Channel, EngineError> {
     tokio::select! {
-        connected = connect(machine) => match connected {
+        answered = answer => match answered {
             // The first sign of a QEMU that ends may be its end of the connection; its exit then says more.
             Err(error) => match tokio::time::timeout(EXIT_AFTER_HANG_UP, machine.exited()).await {
                 Ok(exit) => Err(ended(accelerator, &exit)),
                 Err(_) => Err(error),
             },
-            connected => connected,
+            answered => answered,
         },
         exit = machine.exited() => Err(ended(accelerator, &exit)),
     }
@@ -361,22 +380,45 @@ fn fell_silent(accelerator: Accelerator, stall: Stall, console: &[u8]) -> Engine
     EngineError::Boot { accelerator: name(accelerator), what, console: printable(console), silent: true }
 }
 
+/// The bounds on waiting for a machine's agent.
+fn patience() -> ConnectOptions {
+    ConnectOptions { timeout: BOOT, ..ConnectOptions::default() }
+}
+
 pub(crate) async fn connect(machine: &Machine) -> Result<Channel, EngineError> {
-    let options = ConnectOptions { timeout: BOOT, ..ConnectOptions::default() };
-    let (control, bulk) = (port_name(CONTROL_PORT), port_name(BULK_PORT));
-    let endpoint = |port| Endpoint::Unix {
-        path: machine.port_path(port).expect("the machine was given this port").to_owned(),
-        expected_uid: rustix::process::geteuid().as_raw(),
-    };
-    let endpoints = Endpoints { control: endpoint(&control), bulk: endpoint(&bulk) };
-    let connected = match (machine.take_port(&control), machine.take_port(&bulk)) {
-        (Some(control), Some(bulk)) => {
-            match Connection::try_from(control).and_then(|control| Ok((control, bulk.try_into()?))) {
-                Ok((control, bulk)) => Channel::over(control, bulk, options).await,
-                Err(source) => Err(ConnectError::Dial { endpoint: endpoints.control.to_string(), source }.into()),
-            }
-        }
-        _ => Channel::connect(&endpoints, options).await,
+    let endpoints = endpoints(machine);
+    let connected = match earlier_connections(machine, &endpoints)? {
+        Some((control, bulk)) => Channel::over(control, bulk, patience()).await,
+        None => Channel::connect(&endpoints, patience()).await,
     };
     connected.map_err(|source| EngineError::Channel { what: "reach the agent", source })
+}
+
+/// Goes on with the session that a restored guest was saved in.
+fn resume(machine: &Machine) -> Result<Channel, EngineError> {
+    let connections = earlier_connections(machine, &endpoints(machine))?;
+    let (control, bulk) = connections.expect("a restored machine's ports are connected before it starts");
+    Ok(Channel::resume(control, bulk, patience()))
+}
+
+fn endpoints(machine: &Machine) -> Endpoints {
+    let endpoint = |port: &str| Endpoint::Unix {
+        path: machine.port_path(&port_name(port)).expect("the machine was given this port").to_owned(),
+        expected_uid: rustix::process::geteuid().as_raw(),
+    };
+    Endpoints { control: endpoint(CONTROL_PORT), bulk: endpoint(BULK_PORT) }
+}
+
+/// The connections to a restored machine's ports that were made before QEMU was there.
+fn earlier_connections(
+    machine: &Machine,
+    endpoints: &Endpoints,
+) -> Result<Option<(Connection, Connection)>, EngineError> {
+    let [control, bulk] = [CONTROL_PORT, BULK_PORT].map(|name| machine.take_port(&port_name(name)));
+    let (Some(control), Some(bulk)) = (control, bulk) else { return Ok(None) };
+    let connections = Connection::try_from(control).and_then(|control| Ok((control, bulk.try_into()?)));
+    connections.map(Some).map_err(|source| {
+        let source = ConnectError::Dial { endpoint: endpoints.control.to_string(), source }.into();
+        EngineError::Channel { what: "reach the agent", source }
+    })
 }

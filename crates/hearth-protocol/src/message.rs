@@ -42,6 +42,9 @@ pub enum RequestBody {
     Info {},
     /// Makes the guest this sandbox's own. Reply: [`ReplyBody::Done`], before which no other work should be asked.
     Renew(Renew),
+    /// Does what can be done before the guest is saved as what others are restored from: what the first [`RequestBody::Renew`] writes to is then
+    /// at hand. Nothing is to be asked behind it but whether the agent is there. Reply: [`ReplyBody::Done`].
+    Settle {},
     /// Stops all processes, so that a save catches them all at one moment and none goes on before its guest was renewed. Nothing can be
     /// started until [`RequestBody::Thaw`], which a guest that was saved so needs as well. Reply: [`ReplyBody::Done`], once all stand still.
     Freeze {},

@@ -1,8 +1,8 @@
 /*
  * PID 1 of the floor's guest: what restoring a guest and running one command costs at the least. Built by `cc -static`.
  *
- * It loads the modules of one port, and then sends back every byte that comes on the port; behind each it spawns /true, a static
- * program, once, and sends its exit status. A host that leaves ends the machine.
+ * It loads the modules of one port, and then sends back every byte that comes on the port; behind each it spawns PROGRAM, the
+ * image's `true`, once, and sends its exit status. A host that leaves ends the machine.
  */
 #include <fcntl.h>
 #include <stdio.h>
@@ -31,7 +31,7 @@ int main(void)
         write(port, &byte, 1);
         pid_t child = vfork();
         if (child == 0) {
-            execl("/true", "true", (char *)NULL);
+            execl(PROGRAM, "true", (char *)NULL);
             _exit(127);
         }
         if (waitpid(child, &status, 0) < 0)

@@ -3,9 +3,10 @@
 //!
 //! Same QEMU, board, processor, accelerator, memory, guest kernel and trick as a sandbox's: a sealed memory file mapped privately, and the
 //! devices' state by `-incoming`. Less than a sandbox's: one port and no disk; its end of the port is connected before it starts, nothing is
-//! asked of it, and the guest has no file system but the initial one. Its `true` is `int main() { return 0; }` linked statically with the C
-//! library, which has run once before the guest was saved.
+//! asked of it, and the guest has no file system but the initial one. Its `true` is the image's own, with the libraries that it needs, and has
+//! run once before the guest was saved.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
@@ -23,9 +24,12 @@ use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 
 use super::host::{Host, write_file};
+use super::live::{argv, finish};
 
 const INIT: &str = include_str!("floor.c");
-const TRUE: &str = "int main(void) { return 0; }";
+/// Says where `true` is, and what its loader reads.
+const FIND_TRUE: &str =
+    r#"true=$(command -v true); echo "$true"; echo /etc/ld.so.cache; ldd "$true" | grep -o "/[^ ]*""#;
 const PORT: &str = "floor";
 const SEND: u8 = b'r';
 /// A bound on a boot, and on a restore, that never ends.
@@ -56,7 +60,9 @@ impl Floor {
         let mut spec = draft.machine.clone();
         spec.disks.clear();
         spec.ports = vec![PortName::new(PORT)?];
-        spec.initramfs = write_file(&spec, "floor.cpio", &initramfs(&host.image()?, spec.kind, &spec.directory)?)?;
+        let own_true = Files::of_true(host).await?;
+        let archive = initramfs(&host.image()?, spec.kind, &spec.directory, &own_true)?;
+        spec.initramfs = write_file(&spec, "floor.cpio", &archive)?;
         let arguments = arguments(&spec)?;
         let (qemu, mib) = (spec.qemu.path().to_owned(), spec.memory.mib());
         let machine = Machine::start(spec).await?;
@@ -160,15 +166,56 @@ fn arguments(spec: &MachineSpec) -> Result<Vec<String>> {
     Ok(shared)
 }
 
-fn initramfs(image: &Image, kind: MachineKind, directory: &Path) -> Result<Vec<u8>> {
+/// Files of the image, by their paths.
+struct Files(Vec<(String, Vec<u8>)>);
+
+impl Files {
+    /// Reads the image's `true` in a sandbox, and what it needs to run.
+    async fn of_true(host: &Host) -> Result<Self> {
+        let sandbox = host.create(host.spec()).await?;
+        let output = async |words: &[&str]| {
+            let mut output = Vec::new();
+            let process = sandbox.channel().start(argv(words)).await?;
+            finish(&process, |bytes| output.extend_from_slice(bytes)).await?;
+            anyhow::Ok(output)
+        };
+        let paths = String::from_utf8(output(&["sh", "-c", FIND_TRUE]).await?)?;
+        let mut files = Vec::new();
+        for path in paths.lines() {
+            files.push((path.to_owned(), output(&["cat", path]).await?));
+        }
+        sandbox.remove().await;
+        Ok(Self(files))
+    }
+
+    /// The path of `true` itself.
+    fn program(&self) -> Result<&str> {
+        self.0.first().map(|(path, _)| path.as_str()).context("the image has no `true`")
+    }
+
+    fn add_to(&self, mut archive: Initramfs) -> Result<Initramfs> {
+        let parents = self.0.iter().flat_map(|(path, _)| Path::new(path).ancestors().skip(1));
+        let directories: BTreeSet<&str> =
+            parents.filter_map(|parent| parent.to_str()).map(|parent| parent.trim_start_matches('/')).collect();
+        for directory in directories.into_iter().filter(|directory| !directory.is_empty()) {
+            archive = archive.directory(directory, 0o755)?;
+        }
+        for (path, content) in &self.0 {
+            archive = archive.file(path.trim_start_matches('/'), 0o755, content)?;
+        }
+        Ok(archive)
+    }
+}
+
+fn initramfs(image: &Image, kind: MachineKind, directory: &Path, own_true: &Files) -> Result<Vec<u8>> {
     let bus = if kind == MachineKind::Pc { "virtio_pci" } else { "virtio_mmio" };
-    let (init, own_true) = (compile(INIT, directory)?, compile(TRUE, directory)?);
-    let mut archive = Initramfs::new()
+    let init = compile(directory, own_true.program()?)?;
+    let archive = Initramfs::new()
         .directory("dev", 0o755)?
         .character_device("dev/console", 0o600, (5, 1))?
         .directory("modules", 0o755)?
-        .file("init", 0o755, &init)?
-        .file("true", 0o755, &own_true)?;
+        .file("init", 0o755, &init)?;
+    let mut archive = own_true.add_to(archive)?;
     let mut order = String::new();
     for module in image.modules()?.load_order(&[bus, "virtio_console"])? {
         let name = format!("modules/{}.ko", module.name);
@@ -178,10 +225,13 @@ fn initramfs(image: &Image, kind: MachineKind, directory: &Path) -> Result<Vec<u
     Ok(archive.file("modules/order", 0o644, order.as_bytes())?.finish())
 }
 
-fn compile(source: &str, directory: &Path) -> Result<Vec<u8>> {
+/// Compiles the guest's first program, which is to spawn another.
+fn compile(directory: &Path, program: &str) -> Result<Vec<u8>> {
     let (input, output) = (directory.join("floor.c"), directory.join("floor"));
-    std::fs::write(&input, source)?;
-    let compiled = StdCommand::new("cc").args(["-O2", "-static", "-w", "-o"]).arg(&output).arg(&input).status();
+    std::fs::write(&input, INIT)?;
+    let program = format!("-DPROGRAM={program:?}");
+    let compiled =
+        StdCommand::new("cc").args(["-O2", "-static", "-w", &program, "-o"]).arg(&output).arg(&input).status();
     let status = compiled.context("run cc, which `scripts/setup --demo` installs")?;
     ensure!(status.success(), "cc does not compile the floor's program");
     Ok(std::fs::read(&output)?)

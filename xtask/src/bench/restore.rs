@@ -23,7 +23,7 @@ const TRUE: Figure = Figure {
     name: "restore.true",
     unit: "ms",
     baseline: Some(
-        "bare QEMU, no jail, restores a guest of one static program, which answers a byte and spawns its static `true`",
+        "bare QEMU, no jail, restores a guest of one static program, which answers a byte and spawns the image's `true`",
     ),
     goal: Some(Goal::RatioAtMost(1.25)),
 };

@@ -283,6 +283,10 @@ impl Session {
             RequestBody::Ping {} => Ok(Some(ReplyBody::Pong {})),
             RequestBody::Info {} => Ok(Some(ReplyBody::Info(self.agent.info()))),
             RequestBody::Renew(renew) => self.agent.renew(renew).and(done),
+            RequestBody::Settle {} => {
+                self.agent.settle();
+                done
+            }
             RequestBody::Freeze {} => processes.freeze().await.and(done),
             RequestBody::Thaw {} => processes.thaw().and(done),
             RequestBody::Start(start) => self.start(request.id, &start).await,

@@ -98,7 +98,7 @@ impl Engine {
         let _ = channel.warm_kernel().await;
         settle(&channel).await;
         let saved = machine.into_template().await.map_err(|source| EngineError::Machine { source })?;
-        // The guest was saved with a host at its ports; it finds one there again when it is restored.
+        // The guest was saved with a host at its ports, and a session; it finds the host there again when it is restored, and goes on.
         drop(channel);
         let key = self.template_key(spec, base, way)?;
         let made = Made { key, way, saved, scratch: place.scratch.clone() };
@@ -135,10 +135,10 @@ impl Engine {
 }
 
 /// Lets the agent tidy up behind the last program, and the kernel behind both: what is put off now every restored guest would begin with.
-/// Nothing tells when a kernel has nothing left to do, so this is time.
+/// Nothing tells when a kernel has nothing left to do, so this is time. Whoever restores the guest goes on with this channel's session.
 async fn settle(channel: &Channel) {
     // A guest that does not answer shows that when it is restored. A request behind a program's end is answered when that is forgotten.
-    let _ = channel.ping().await;
+    let _ = channel.settle().await;
     tokio::time::sleep(SETTLE).await;
     let _ = channel.ping().await;
     tokio::time::sleep(SETTLE).await;

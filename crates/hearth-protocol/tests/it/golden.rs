@@ -68,6 +68,7 @@ fn requests() -> Vec<(&'static str, RequestBody)> {
         (r#"{"id":9,"type":"renew"}"#, RequestBody::Renew(Renew::default())),
         (r#"{"id":9,"type":"freeze"}"#, RequestBody::Freeze {}),
         (r#"{"id":9,"type":"thaw"}"#, RequestBody::Thaw {}),
+        (r#"{"id":9,"type":"settle"}"#, RequestBody::Settle {}),
         (
             r#"{"id":9,"type":"start","command":{"shell":"true"}}"#,
             RequestBody::Start(Start::new(Command::Shell("true".into()))),
