@@ -237,8 +237,9 @@ struct Peek {
 }
 
 const KNOWN: &[&str] = &[
-    "ping", "info", "renew", "freeze", "thaw", "start", "attach", "detach", "signal", "resize", "list", "credit",
-    "shutdown", "file", "dial", "secret", "service", "archive", "history", "process", "shell", "kernel", "packages",
+    "ping", "info", "renew", "settle", "freeze", "thaw", "start", "attach", "detach", "signal", "resize", "list",
+    "credit", "shutdown", "file", "dial", "secret", "service", "archive", "history", "process", "shell", "kernel",
+    "packages",
 ];
 
 /// Reads one line of the control lane.

@@ -28,8 +28,7 @@ use super::live::{argv, finish};
 
 const INIT: &str = include_str!("floor.c");
 /// Says where `true` is, and what its loader reads.
-const FIND_TRUE: &str =
-    r#"true=$(command -v true); echo "$true"; echo /etc/ld.so.cache; ldd "$true" | grep -o "/[^ ]*""#;
+const FIND_TRUE: &str = r#"echo /usr/bin/true; echo /etc/ld.so.cache; ldd /usr/bin/true | grep -o "/[^ ]*""#;
 const PORT: &str = "floor";
 const SEND: u8 = b'r';
 /// A bound on a boot, and on a restore, that never ends.

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use hearth_channel::Endpoint;
+use hearth_channel::{Channel, ConnectOptions, Connection, Endpoint};
 use hearth_protocol::{ChunkHeader, Epoch, Lane, ReplyBody, limits};
 
 use crate::support::{Agent, read_line, run, status_kib};
@@ -264,4 +264,22 @@ async fn the_same_agent_is_reached_over_vsock() {
         run(&agent.connect_to(Endpoint::Vsock { cid: LOOPBACK, port }).await, "echo over vsock").await.stdout,
         b"over vsock\n"
     );
+}
+
+#[tokio::test]
+async fn a_session_goes_on_with_whoever_has_its_connections_next() {
+    let agent = Agent::start();
+    let [control, bulk] = [Lane::Control, Lane::Bulk].map(|lane| agent.raw(epoch(7), lane));
+    let mut earlier = control.try_clone().unwrap();
+    earlier.write_all(b"{\"id\":1,\"type\":\"ping\"}\n{\"id\":2,\"type\":\"settle\"}\n").unwrap();
+    assert_eq!(read_line(&mut earlier), r#"{"id":1,"type":"pong"}"#);
+    assert_eq!(read_line(&mut earlier), r#"{"id":2,"type":"done"}"#);
+    let connection = |stream: UnixStream| {
+        stream.set_nonblocking(true).unwrap();
+        Connection::try_from(tokio::net::UnixStream::from_std(stream).unwrap()).unwrap()
+    };
+    let channel = Channel::resume(connection(control), connection(bulk), ConnectOptions::default());
+    channel.ping().await.unwrap();
+    let outcome = run(&channel, "cat; echo behind").await;
+    assert_eq!((outcome.stdout.as_slice(), outcome.code()), (b"behind\n".as_slice(), Some(0)));
 }

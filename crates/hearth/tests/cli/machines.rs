@@ -97,14 +97,16 @@ fn an_image_in_use_is_not_removed() {
 #[test]
 fn two_sandboxes_at_once_know_nothing_of_each_other() {
     let Some(home) = Home::with_images() else { return };
-    let script = "hostname; cat /etc/machine-id; echo $HEARTH_SANDBOX_ID; head -c 8 /dev/urandom | od -An -tx8";
+    let script = "hostname; cat /etc/machine-id; echo $HEARTH_SANDBOX_ID; head -c 8 /dev/urandom | od -An -tx8; \
+        cat /etc/hostname; getent hosts $(hostname) | tr -s ' '";
     let both = [0, 1].map(|_| Running::start(&mut home.command(&["run", "--", "sh", "-c", script])));
     let [first, second] = both.map(Running::finish);
     assert!(first.status.success() && second.status.success(), "{} {}", said(&first), said(&second));
     let lines = |output: &Output| text(&output.stdout).lines().map(str::to_owned).collect::<Vec<_>>();
     let [first, second] = [lines(&first), lines(&second)];
-    assert_eq!((first.len(), first[1].len()), (4, 32), "{first:?}");
+    assert_eq!((first.len(), first[1].len()), (6, 32), "{first:?}");
     assert!(first.iter().zip(&second).all(|(one, other)| one != other), "{first:?} {second:?}");
-    assert!(first[0].starts_with("sb-") && first[0] == first[2], "{first:?}");
+    assert!(first[0].starts_with("sb-") && first[0] == first[2] && first[0] == first[4], "{first:?}");
+    assert!(first[5].ends_with(&first[0]), "{first:?}");
     home.assert_nothing_left();
 }
