@@ -88,8 +88,9 @@ impl Agent {
         Ok(())
     }
 
-    /// Gets ready for the first renewal of each guest that will be restored from what this one is.
+    /// Gets ready for the first renewal, and the first program, of each guest that will be restored from what this one is.
     pub(crate) fn settle(&self) {
+        self.processes.park();
         if self.owns_machine {
             self.identity.replace(Identity::of_machine());
         }

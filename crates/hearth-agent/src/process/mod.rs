@@ -13,10 +13,12 @@
 mod child;
 mod input;
 mod output;
+mod parked;
 mod part;
 mod request;
 mod ring;
 mod spawn;
+mod sys;
 mod tree;
 mod users;
 
@@ -35,16 +37,16 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
 use crate::secrets::{Automaton, Change, Secrets, redact_command, redact_fault, redact_tag};
-use crate::sys;
 use child::Pipes;
 pub(crate) use child::Process;
 pub(crate) use input::{Input, Intake, Piece};
 pub(crate) use output::{Cursor, OUTPUT_PIECE, Output};
+use parked::Parked;
 pub(crate) use part::Part;
 pub(crate) use request::{Source, read_output, run, write_input};
 use ring::Memory;
-use spawn::Surroundings;
 pub(crate) use spawn::{Circumstances, Defaults, Extra, home_of};
+use spawn::{Spawned, Surroundings};
 pub(crate) use tree::Trees;
 use tree::{Group, Tree};
 pub(crate) use users::User;
@@ -68,6 +70,12 @@ const FREEZE: Duration = Duration::from_secs(2);
 /// for its clients to leave, and may take a second one for haste.
 const FIRST_DOUBT: Duration = Duration::from_millis(50);
 
+/// A child that was to begin, and its tree.
+struct Begun {
+    tree: Tree,
+    spawned: Result<Spawned, Fault>,
+}
+
 /// All processes of an agent.
 pub(crate) struct Processes {
     defaults: Defaults,
@@ -81,6 +89,8 @@ pub(crate) struct Processes {
     ending: Cell<bool>,
     all: RefCell<BTreeMap<ProcessId, Rc<Process>>>,
     by_pid: RefCell<HashMap<u32, Rc<Process>>>,
+    /// What the first start of a guest that was settled finds done.
+    parked: RefCell<Option<Parked>>,
     /// Some child was reaped.
     reaped: Notify,
 }
@@ -100,6 +110,7 @@ impl Processes {
             ending: Cell::new(false),
             all: RefCell::default(),
             by_pid: RefCell::default(),
+            parked: RefCell::default(),
             reaped: Notify::new(),
         })
     }
@@ -162,17 +173,13 @@ impl Processes {
         if let Some(tag) = &start.tag {
             self.refuse_taken(tag)?;
         }
-        let tree = self.trees.prepare(&start.limits)?;
-        let group = tree.group();
-        let spawned = self.circumstances(start).and_then(|circumstances| {
-            spawn::spawn(start, circumstances, extra, group.as_deref().map(Group::directory))
-        });
-        drop(group);
         let hidden = self.secrets.hide_with(&start.redact);
         let values = self.secrets.automaton(&hidden);
+        let redact = |fault| redact_fault(values.as_ref(), fault);
+        let Begun { tree, spawned } = self.begin(start, extra).map_err(redact)?;
         let spawned = spawned.map_err(|fault| {
             tree.release();
-            redact_fault(values.as_ref(), fault)
+            redact(fault)
         })?;
         tree.set_leader(spawned.pid);
         let id = ProcessId(self.next.replace(self.next.get() + 1));
@@ -213,14 +220,31 @@ impl Processes {
         Ok(process)
     }
 
+    /// Has a child begin, in a tree of its own.
+    fn begin(self: &Rc<Self>, start: &Start, extra: Vec<Extra>) -> Result<Begun, Fault> {
+        if let Some(begun) = self.begin_parked(start, &extra)? {
+            return Ok(begun);
+        }
+        let tree = self.trees.prepare(&start.limits)?;
+        let group = tree.group();
+        let spawned = self.circumstances(start).and_then(|circumstances| {
+            spawn::spawn(start, circumstances, extra, group.as_deref().map(Group::directory))
+        });
+        drop(group);
+        Ok(Begun { tree, spawned })
+    }
+
+    fn surrounded<T>(&self, work: impl FnOnce(&Surroundings<'_>) -> T) -> T {
+        let variables = self.variables.borrow();
+        work(&Surroundings { defaults: &self.defaults, secrets: &self.secrets, variables: &variables })
+    }
+
     /// Who a process would be if it were started now, where, and with which variables.
     ///
     /// # Errors
     /// [`ErrorCode::UnknownUser`]; those of the secrets that are asked for.
     pub(crate) fn circumstances(&self, start: &Start) -> Result<Circumstances, Fault> {
-        let variables = self.variables.borrow();
-        let surroundings = Surroundings { defaults: &self.defaults, secrets: &self.secrets, variables: &variables };
-        Circumstances::of(start, &surroundings)
+        self.surrounded(|surroundings| Circumstances::of(start, surroundings))
     }
 
     /// The working directory that a process would be started in.
@@ -305,14 +329,14 @@ impl Processes {
     /// Reaps children until the agent ends: its own, and, as PID 1 or subreaper, every orphan.
     pub(crate) async fn reap(self: Rc<Self>, child_signals: AsyncFd<OwnedFd>) {
         loop {
-            while let Some(child) = sys::reap_one() {
+            while let Some(child) = crate::sys::reap_one() {
                 if let Some(process) = self.by_pid.borrow_mut().remove(&child.pid) {
                     process.reaped.set(Some(child));
                     process.reaping.notify_waiters();
                 }
             }
             self.reaped.notify_waiters();
-            if sys::child_ended(&child_signals).await.is_err() {
+            if crate::sys::child_ended(&child_signals).await.is_err() {
                 return;
             }
         }
@@ -322,6 +346,7 @@ impl Processes {
     /// started from now on.
     pub(crate) async fn stop_all(&self, grace: Duration) {
         self.ending.set(true);
+        self.unpark().await;
         if !grace.is_zero() {
             let all_end = async {
                 let running = self.running();

@@ -18,9 +18,10 @@ use tokio::io::unix::AsyncFd;
 
 use super::input::Target;
 use super::ring::FILL;
+use super::sys::{self, Identity, Place, Program, SpawnError, Step};
 use super::users::User;
 use crate::secrets::Secrets;
-use crate::sys::{self, Identity, Plan, SpawnError, Step};
+use crate::sys::watch;
 
 /// The variable that tells a process where its secrets are files.
 const SECRETS_VARIABLE: &[u8] = b"HEARTH_SECRETS";
@@ -46,7 +47,7 @@ pub(super) struct Surroundings<'a> {
 }
 
 /// The variables of a process, by name.
-type Environment = BTreeMap<Vec<u8>, Vec<u8>>;
+pub(super) type Environment = BTreeMap<Vec<u8>, Vec<u8>>;
 
 /// Who a child is, where it starts, and with which variables.
 #[derive(Debug)]
@@ -59,11 +60,21 @@ pub(crate) struct Circumstances {
 
 impl Circumstances {
     pub(super) fn of(start: &Start, surroundings: &Surroundings<'_>) -> Result<Self, Fault> {
-        let Surroundings { defaults, secrets, variables } = *surroundings;
+        let defaults = surroundings.defaults;
         let user = effective_user(start.user.as_deref(), defaults)?;
-        let home = home_of(user.as_ref(), defaults);
-        let cwd = working_directory(start, defaults, &home);
-        let mut environment = environment(start, variables, user.as_ref(), &home);
+        let cwd = working_directory(start, defaults, &home_of(user.as_ref(), defaults));
+        Self::there(start, surroundings, user, cwd)
+    }
+
+    /// Those of a process whose user and directory are known.
+    pub(super) fn there(
+        start: &Start,
+        surroundings: &Surroundings<'_>,
+        user: Option<User>,
+        cwd: Vec<u8>,
+    ) -> Result<Self, Fault> {
+        let Surroundings { defaults, secrets, variables } = *surroundings;
+        let mut environment = environment(start, variables, user.as_ref(), &home_of(user.as_ref(), defaults));
         add_secrets(&mut environment, start, secrets)?;
         Ok(Self { user, cwd, environment })
     }
@@ -88,11 +99,11 @@ pub(crate) struct Extra {
 }
 
 /// The agent's ends and the child's.
-struct Descriptors {
-    child: [OwnedFd; 3],
-    stdin: Option<Target>,
-    stdout: Rc<AsyncFd<OwnedFd>>,
-    stderr: Option<Rc<AsyncFd<OwnedFd>>>,
+pub(super) struct Descriptors {
+    pub(super) child: [OwnedFd; 3],
+    pub(super) stdin: Option<Target>,
+    pub(super) stdout: Rc<AsyncFd<OwnedFd>>,
+    pub(super) stderr: Option<Rc<AsyncFd<OwnedFd>>>,
     terminal: Option<Rc<AsyncFd<OwnedFd>>>,
 }
 
@@ -104,24 +115,47 @@ pub(super) fn spawn(
     cgroup: Option<BorrowedFd<'_>>,
 ) -> Result<Spawned, Fault> {
     let Circumstances { user, cwd, environment } = circumstances;
-    let (program, argv) = command_line(&start.command);
-    let search = environment.get(b"PATH".as_slice()).cloned().unwrap_or_default();
+    let program = program(&start.command, environment);
     let descriptors = open_descriptors(start, user.as_ref()).map_err(|error| spawn_failed("make its pipes", &error))?;
     let extra = prepare_extra(extra, user.as_ref()).map_err(|error| spawn_failed("pass it descriptors", &error))?;
-    let plan = Plan {
-        programs: candidates(&program, &search),
-        argv,
-        env: environment.into_iter().map(|(name, value)| c_string(&[name.as_slice(), b"=", &value].concat())).collect(),
-        cwd: c_string(&cwd),
+    let extra = extra.iter().map(|extra| (extra.fd.as_fd(), extra.number)).collect();
+    let place = Place { extra, ..place(&descriptors, user.as_ref(), &cwd, cgroup) };
+    let pid = sys::spawn(&place, &program);
+    let pid = pid.map_err(|error| explain(&error, &start.command, &cwd, user.as_ref()))?;
+    Ok(descriptors.of_child(pid))
+}
+
+impl Descriptors {
+    /// The agent's ends, of a child that has its own.
+    pub(super) fn of_child(self, pid: u32) -> Spawned {
+        let Self { stdin, stdout, stderr, terminal, .. } = self;
+        Spawned { pid, stdin, stdout, stderr, terminal }
+    }
+}
+
+/// Where a child of these descriptors is to be.
+pub(super) fn place<'a>(
+    descriptors: &'a Descriptors,
+    user: Option<&'a User>,
+    cwd: &[u8],
+    cgroup: Option<BorrowedFd<'a>>,
+) -> Place<'a> {
+    Place {
+        cwd: c_string(cwd),
         stdio: [descriptors.child[0].as_fd(), descriptors.child[1].as_fd(), descriptors.child[2].as_fd()],
-        extra: extra.iter().map(|extra| (extra.fd.as_fd(), extra.number)).collect(),
+        extra: Vec::new(),
         terminal: descriptors.terminal.is_some(),
-        identity: user.as_ref().map(|user| Identity { uid: user.uid, gid: user.gid, groups: &user.groups }),
+        identity: user.map(|user| Identity { uid: user.uid, gid: user.gid, groups: &user.groups }),
         cgroup,
-    };
-    let pid = sys::spawn(&plan).map_err(|error| explain(&error, &program, &cwd, user.as_ref()))?;
-    let Descriptors { stdin, stdout, stderr, terminal, .. } = descriptors;
-    Ok(Spawned { pid, stdin, stdout, stderr, terminal })
+    }
+}
+
+/// What a child is to become.
+pub(super) fn program(command: &Command, environment: Environment) -> Program {
+    let (program, argv) = command_line(command);
+    let search = environment.get(b"PATH".as_slice()).cloned().unwrap_or_default();
+    let variable = |(name, value): (Vec<u8>, Vec<u8>)| c_string(&[name.as_slice(), b"=", &value].concat());
+    Program { paths: candidates(&program, &search), argv, env: environment.into_iter().map(variable).collect() }
 }
 
 /// The shell of the user that a process would run as.
@@ -256,23 +290,28 @@ fn open_descriptors(start: &Start, user: Option<&User>) -> io::Result<Descriptor
     }
 }
 
-fn open_pipes(piped_input: bool) -> io::Result<Descriptors> {
+pub(super) fn open_pipes(piped_input: bool) -> io::Result<Descriptors> {
     let (child_stdin, stdin) = match piped_input {
         true => {
             let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
-            (read, Some(Target::Pipe(sys::watch(nonblocking(write)?)?)))
+            (read, Some(Target::Pipe(watch(nonblocking(write)?)?)))
         }
-        false => (rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?, None),
+        false => (no_input()?, None),
     };
     let (stdout, child_stdout) = output_pipe()?;
     let (stderr, child_stderr) = output_pipe()?;
     Ok(Descriptors {
         child: [child_stdin, child_stdout, child_stderr],
         stdin,
-        stdout: Rc::new(sys::watch(nonblocking(stdout)?)?),
-        stderr: Some(Rc::new(sys::watch(nonblocking(stderr)?)?)),
+        stdout: Rc::new(watch(nonblocking(stdout)?)?),
+        stderr: Some(Rc::new(watch(nonblocking(stderr)?)?)),
         terminal: None,
     })
+}
+
+/// What a child without input reads.
+pub(super) fn no_input() -> io::Result<OwnedFd> {
+    Ok(rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?)
 }
 
 /// A pipe that holds as much as is read at a time, where the kernel allows it. A process that fills it and is emptied takes two
@@ -293,7 +332,7 @@ fn open_terminal(size: PtySize, user: Option<&User>) -> io::Result<Descriptors> 
     if let Some(user) = user {
         rustix::fs::fchown(&child, Some(rustix::fs::Uid::from_raw(user.uid)), None)?;
     }
-    let terminal = Rc::new(sys::watch(nonblocking(ours)?)?);
+    let terminal = Rc::new(watch(nonblocking(ours)?)?);
     Ok(Descriptors {
         child: [child.try_clone()?, child.try_clone()?, child],
         stdin: Some(Target::Terminal(Rc::clone(&terminal))),
@@ -340,8 +379,9 @@ fn spawn_failed(what: &str, error: &io::Error) -> Fault {
     Fault::never_started(ErrorCode::SpawnFailed, format!("the guest could not {what}: {error}"))
 }
 
-fn explain(failure: &SpawnError, program: &RawString, cwd: &[u8], user: Option<&User>) -> Fault {
+pub(super) fn explain(failure: &SpawnError, command: &Command, cwd: &[u8], user: Option<&User>) -> Fault {
     let error = &failure.error;
+    let (program, _) = command_line(command);
     let refuse = Fault::never_started;
     match failure.step {
         Step::Exec if error.kind() == io::ErrorKind::NotFound => {

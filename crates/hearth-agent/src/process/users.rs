@@ -4,6 +4,11 @@ use std::fs;
 
 use hearth_protocol::{ErrorCode, Fault};
 
+/// The list of users.
+pub(super) const USERS: &str = "/etc/passwd";
+/// The list of groups.
+pub(super) const GROUPS: &str = "/etc/group";
+
 /// A user of the guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct User {
@@ -21,8 +26,8 @@ impl User {
     /// # Errors
     /// [`ErrorCode::UnknownUser`].
     pub(crate) fn find(wanted: &str) -> Result<Self, Fault> {
-        let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
-        let group = fs::read_to_string("/etc/group").unwrap_or_default();
+        let passwd = fs::read_to_string(USERS).unwrap_or_default();
+        let group = fs::read_to_string(GROUPS).unwrap_or_default();
         Self::find_in(&passwd, &group, wanted).ok_or_else(|| {
             Fault::never_started(ErrorCode::UnknownUser, format!("there is no user {wanted:?} in /etc/passwd"))
         })

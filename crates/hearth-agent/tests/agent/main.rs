@@ -12,6 +12,7 @@ mod fuzz;
 mod history;
 mod kernels;
 mod packages;
+mod parked;
 mod processes;
 mod secrets;
 mod services;
