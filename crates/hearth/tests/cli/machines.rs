@@ -95,6 +95,19 @@ fn an_image_in_use_is_not_removed() {
 }
 
 #[test]
+fn the_first_program_of_a_restored_sandbox_finds_its_process_made() {
+    let Some(home) = Home::with_images() else { return };
+    // In hundredths of a second. A template's guest is left alone for half a second between the making of that process and its saving.
+    let age =
+        "read up rest </proc/uptime; set -- $(cat /proc/$$/stat); echo $((${up%.*} * 100 + 1${up#*.} - 100 - ${22}))";
+    let ran = home.run(&["sh", "-c", age]);
+    assert!(ran.status.success(), "{}", said(&ran));
+    let age: u64 = text(&ran.stdout).trim().parse().unwrap();
+    assert!(age >= 50, "it was made {age} hundredths of a second ago");
+    home.assert_nothing_left();
+}
+
+#[test]
 fn two_sandboxes_at_once_know_nothing_of_each_other() {
     let Some(home) = Home::with_images() else { return };
     let script = "hostname; cat /etc/machine-id; echo $HEARTH_SANDBOX_ID; head -c 8 /dev/urandom | od -An -tx8; \
