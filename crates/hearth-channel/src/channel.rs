@@ -166,6 +166,12 @@ impl Channel {
         Self { session, options, still: watch::Sender::new(false), writer, _readers: readers }
     }
 
+    /// Whether nothing is under way and nothing can come for an earlier request: then the number of the next one, by which two such moments are known
+    /// to have nothing between them. A guest that is saved so can [go on](Self::resume) without a greeting.
+    pub fn quiet(&self) -> Option<u64> {
+        self.session.quiet()
+    }
+
     /// Asks for anything that has one reply, within the default bound.
     ///
     /// For starts and attaches use [`Self::start`] and [`Self::attach`], for operations with streams [`Self::operate`]: streams would have no

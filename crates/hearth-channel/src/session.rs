@@ -77,6 +77,13 @@ impl Session {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The number of the next request, if no request is under way and nothing can come for an earlier one.
+    pub(crate) fn quiet(&self) -> Option<u64> {
+        let slots = self.lock();
+        let is_quiet = slots.open.is_empty() && slots.late.chunks == 0 && slots.late.replies == 0;
+        is_quiet.then_some(slots.next)
+    }
+
     /// Ends the session, once: the first reason counts. Everybody who waits is told.
     pub(crate) fn end(&self, reason: Ended) {
         let first = self.ended.send_if_modified(|ended| {

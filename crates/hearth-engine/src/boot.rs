@@ -109,6 +109,8 @@ pub(crate) struct Origin {
     pub(crate) template: Arc<Template>,
     pub(crate) saved: SavedMachine,
     pub(crate) renew: Renewal,
+    /// Whether it was saved in a session with nothing under way, with which it can go on.
+    pub(crate) quiet: bool,
 }
 
 /// What a guest is told when it goes on.
@@ -249,13 +251,12 @@ impl Engine {
         let machine = machine.map_err(|source| EngineError::Machine { source })?;
         phases.note(Phase::Started);
         let first_answer = async {
-            // A template's guest was saved in a session with nothing under way, and any other in the middle of one.
-            let channel = match origin.saved.delta {
-                None => resume(&machine)?,
-                Some(_) => connect(&machine).await.inspect(|_| phases.note(Phase::Connected))?,
+            let channel = match origin.quiet {
+                true => resume(&machine)?,
+                false => connect(&machine).await.inspect(|_| phases.note(Phase::Connected))?,
             };
             renew(&channel, directory.id(), origin.renew, &spec.given).await?;
-            if origin.saved.delta.is_none() {
+            if origin.quiet {
                 phases.note(Phase::Connected);
             }
             Ok(channel)

@@ -24,6 +24,8 @@ pub(crate) struct Moment {
     pub(crate) scratch: Option<Scratch>,
     /// For how long the sandbox's processes stood still.
     pub(crate) stopped: Duration,
+    /// Whether nothing was under way in its session.
+    pub(crate) quiet: bool,
 }
 
 /// A sandbox that stands still. It goes on when this is dropped, unless it was told that it is never to.
@@ -32,6 +34,8 @@ pub(crate) struct Stillness {
     qmp: Qmp,
     begun: Instant,
     over: bool,
+    /// What the channel says of itself once processes stand still.
+    quiet: Option<u64>,
     /// Lasts as long as this does.
     _span: Span,
 }
@@ -42,9 +46,11 @@ impl Stillness {
         let failed = |source| EngineError::Capture { source };
         let qmp = sandbox.machine().qmp().await.map_err(failed)?.clone();
         let _span = info_span!("standstill");
-        let still = Self { channel: sandbox.share_channel(), qmp, begun: Instant::now(), over: false, _span };
+        let channel = sandbox.share_channel();
+        let mut still = Self { channel, qmp, begun: Instant::now(), over: false, quiet: None, _span };
         let frozen = still.channel.freeze().await;
         frozen.map_err(|source| EngineError::Channel { what: "stop the guest's processes", source })?;
+        still.quiet = still.channel.quiet();
         sandbox.machine().suspend().await.map_err(failed)?;
         Ok(still)
     }
@@ -54,6 +60,11 @@ impl Stillness {
         self.over = true;
         go_on(&self.channel, &self.qmp).await?;
         Ok(self.begun.elapsed())
+    }
+
+    /// Whether nothing has been under way in the session since processes stand still: what was saved meanwhile can go on with it.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.quiet.is_some() && self.channel.quiet() == self.quiet
     }
 
     /// Leaves it as it is, since its machine is about to end.
@@ -107,6 +118,7 @@ impl Sandbox {
             }
         };
         let (saved, switched) = tokio::join!(self.machine().capture(prepared), self.switch_disk(place, &disk, disk_to));
+        let quiet = still.is_quiet();
         let stopped = still.end().await?;
         let (saved, scratch) = match (saved, switched) {
             (Ok(saved), Ok(copied)) => (saved, copied),
@@ -124,7 +136,7 @@ impl Sandbox {
             }
             Disk::None | Disk::Full => scratch,
         };
-        Ok(Moment { saved, scratch, stopped })
+        Ok(Moment { saved, scratch, stopped, quiet })
     }
 
     async fn prepare_disk(&self, scratch: &mut Scratch) -> Result<Disk, EngineError> {

@@ -199,7 +199,7 @@ impl Engine {
                 phases.note(Phase::Template);
                 let place = self.place_for(id, template.scratch.as_ref())?;
                 phases.note(Phase::Prepared);
-                let origin = Origin { saved: template.saved.clone(), template, renew: Renewal::Anew };
+                let origin = Origin { saved: template.saved.clone(), template, renew: Renewal::Anew, quiet: true };
                 let sandbox = self.start_saved(spec, base, place, origin, phases).await.map_err(|(_, error)| error)?;
                 sandbox.after_failures(failed)
             }

@@ -119,6 +119,7 @@ impl Engine {
             }
         };
         let saved = sandbox.machine().capture(prepared).instrument(info_span!("capture")).await.map_err(failed)?;
+        let quiet = still.is_quiet();
         let directory = place.directory.path().to_owned();
         let overlays = place.scratch.as_ref().map_or(0, |scratch| scratch.overlays());
         let lasts = place.directory.lifetime() == Lifetime::Detached;
@@ -129,7 +130,7 @@ impl Engine {
             if lasts {
                 saved::sync(&directory).inspect_err(|_| saved::remove_changes(&directory))?;
             }
-            let record = PauseRecord { devices, memory, overlays };
+            let record = PauseRecord { devices, memory, overlays, quiet };
             // Unless it is noted, it is not paused.
             let noted = note(&record).inspect_err(|_| saved::remove_changes(&directory));
             Ok(noted.map(|()| record))
@@ -185,6 +186,6 @@ impl Engine {
             Ok(SavedMachine { devices, ram, delta: Some(Arc::new(delta)) })
         });
         let saved = loaded.await.map_err(|source| EngineError::Saved { source })?;
-        Ok((base, Origin { template, saved, renew: Renewal::Same }))
+        Ok((base, Origin { template, saved, renew: Renewal::Same, quiet: paused.record.quiet }))
     }
 }

@@ -119,7 +119,7 @@ impl Engine {
         let scratch = record.disk_mib.map(|_| Scratch::saved(&own, record.overlays.len()));
         let place = self.place_for(id, scratch.as_ref())?;
         phases.note(Phase::Prepared);
-        let origin = Origin { template, saved, renew: Renewal::Anew };
+        let origin = Origin { template, saved, renew: Renewal::Anew, quiet: false };
         self.start_saved(spec, base, place, origin, phases).await.map_err(|(_, error)| error)
     }
 

@@ -54,6 +54,9 @@ pub(crate) struct PauseRecord {
     pub(crate) memory: FileRecord,
     /// The overlays of its disk.
     pub(crate) overlays: usize,
+    /// Whether nothing was under way in the session that it was saved in.
+    #[serde(default)]
+    pub(crate) quiet: bool,
 }
 
 impl PauseRecord {

@@ -47,11 +47,9 @@ fn state() -> impl Strategy<Value = Kept> {
     prop_oneof![
         Just(Kept::Running),
         Just(Kept::Stopped),
-        (any::<u32>(), 0_usize..17).prop_map(move |(bytes, overlays)| Kept::Paused(PauseRecord {
-            devices: file(bytes.into()),
-            memory: file(u64::from(bytes) + 1),
-            overlays,
-        })),
+        (any::<u32>(), 0_usize..17, any::<bool>()).prop_map(move |(bytes, overlays, quiet)| Kept::Paused(
+            PauseRecord { devices: file(bytes.into()), memory: file(u64::from(bytes) + 1), overlays, quiet }
+        )),
         ".{0,20}".prop_map(Kept::Failed),
     ]
 }

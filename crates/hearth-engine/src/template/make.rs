@@ -11,7 +11,7 @@ use tracing::{Instrument, info_span};
 use super::store::{self, About, Made};
 use super::{Below, Template, TemplateId, TemplateKey, Templates};
 use crate::accelerator::Way;
-use crate::boot::{Boot, Booted, Phases, Renewal};
+use crate::boot::{Boot, Booted, Phases, Renewal, connect};
 use crate::create::Base;
 use crate::saved::{SavedFault, apart};
 use crate::scratch::Scratch;
@@ -86,7 +86,7 @@ impl Engine {
         let place = self.place_to_boot(SandboxId::random(), spec, Lifetime::WithOwner)?;
         let mut phases = Phases::since(std::time::Instant::now());
         let boot = Boot { spec, base, place: &place, renewal: Renewal::Anew };
-        let Booted { machine, channel, way, failed } = self.boot(boot, &mut phases).await?;
+        let Booted { machine, mut channel, way, failed } = self.boot(boot, &mut phases).await?;
         for argv in WARM_UP {
             let mut start = Start::new(Command::Argv(argv.iter().map(|word| (*word).into()).collect()));
             (start.attach, start.forget) = (Some(Delivery::Lossless), true);
@@ -97,6 +97,12 @@ impl Engine {
         // An image without Python has none.
         let _ = channel.warm_kernel().await;
         settle(&channel).await;
+        if channel.quiet().is_none() {
+            // Something could still come for a request of the warm-up: the guest is saved in another session.
+            drop(channel);
+            channel = connect(&machine).await?;
+            settle(&channel).await;
+        }
         let saved = machine.into_template().await.map_err(|source| EngineError::Machine { source })?;
         // The guest was saved with a host at its ports, and a session; it finds the host there again when it is restored, and goes on.
         drop(channel);
