@@ -55,6 +55,33 @@ async fn b52_guests_of_one_template_share_no_identity_and_have_the_right_time() 
 }
 
 #[tokio::test]
+async fn copies_answer_whatever_their_source_was_asked_while_they_were_made() {
+    let Some(source) = Guest::boot().await else { return };
+    let fork = || source.engine().fork(source.sandbox(), ForkSpec { copies: 2, secrets: false });
+    let channel = source.channel();
+    assert!(channel.quiet().is_some(), "nothing was asked that is not answered");
+    let quiet = fork().await.unwrap();
+    let asked = tokio::select! {
+        forked = fork() => forked.unwrap(),
+        // A request that is under way when memory is taken is answered in the source alone.
+        () = async { loop { channel.ping().await.unwrap() } } => unreachable!("it asks for ever"),
+    };
+    let attach = Start { attach: Some(Delivery::Lossless), ..Start::new(Command::Shell(COUNTER.into())) };
+    let followed = channel.start(attach).await.unwrap();
+    assert_eq!(channel.quiet(), None);
+    let in_use = fork().await.unwrap();
+    drop(followed);
+    assert_eq!(channel.quiet(), None, "something could still come for it");
+    for copy in [quiet, asked, in_use].into_iter().flat_map(|forked| forked.copies) {
+        let copy = source.beside(copy);
+        assert_eq!(copy.say("echo here").await, "here");
+        copy.remove().await;
+    }
+    assert_eq!(source.say("echo here").await, "here");
+    source.remove().await;
+}
+
+#[tokio::test]
 async fn a_fork_goes_on_from_one_moment_in_every_copy_and_in_the_source() {
     let Some(source) = Guest::boot().await else { return };
     source.say("echo before > /workspace/file; mkdir -p /tmp/d; echo x > /tmp/d/x").await;
