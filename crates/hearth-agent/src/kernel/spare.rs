@@ -108,6 +108,7 @@ impl Spare {
         };
         if is_as_new {
             waiting.live.process.reveal();
+            processes.disown_parked();
             return Some(waiting.live);
         }
         processes.kill_tree(&waiting.live.process).await;

@@ -333,6 +333,8 @@ impl Processes {
                 if let Some(process) = self.by_pid.borrow_mut().remove(&child.pid) {
                     process.reaped.set(Some(child));
                     process.reaping.notify_waiters();
+                } else {
+                    self.parked_has_ended(child.pid);
                 }
             }
             self.reaped.notify_waiters();

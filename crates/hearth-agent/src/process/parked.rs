@@ -2,8 +2,10 @@
 //!
 //! Made before the guest is saved as a template ([`Processes::park`](super::Processes::park)): in a control group, with pipes, as the default user,
 //! in the default directory. Under emulation what a restored guest does first is translated first, and this is a quarter of what
-//! starting a program takes. It serves the first start that asks for just that, and no other: from then on users' programs may run.
+//! starting a program takes. It serves the first start that asks for just that, and no other, nor any once code runs that was not started so (the
+//! first of an interpreter that waited): that is its user's, and could stop it, and the agent with it.
 
+use std::cell::Cell;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -11,13 +13,17 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::rc::Rc;
+use std::time::Duration;
 
-use hearth_protocol::{Command, Fault, ResourceLimits, Start};
+use hearth_protocol::{Command, Fault, ResourceLimits, Signal, Start};
 
 use super::spawn::{self, Circumstances, Descriptors, Surroundings};
-use super::tree::{Group, Tree};
+use super::tree::{Group, Tree, signal_process};
 use super::users::{GROUPS, USERS, User};
 use super::{Begun, Extra, KILL_PATIENCE, Processes, sys};
+
+/// How long one that nobody will use is left alone: whoever made it useless is to have its answer first.
+const LEISURE: Duration = Duration::from_secs(1);
 
 /// One, and what it has.
 pub(super) struct Parked {
@@ -30,6 +36,8 @@ pub(super) struct Parked {
     no_input: OwnedFd,
     /// What its user and directory were found by, as it was then.
     found_by: Option<Vec<Stamp>>,
+    /// Whether it is never to be used.
+    disowned: Cell<bool>,
 }
 
 /// What tells a file from another, and from what it was before.
@@ -89,6 +97,25 @@ impl Processes {
         Ok(None)
     }
 
+    /// Has nobody use the child that waits any more, and lets go of it when there is time.
+    pub(crate) fn disown_parked(self: &Rc<Self>) {
+        let is_news = self.parked.borrow().as_ref().is_some_and(|parked| !parked.disowned.replace(true));
+        if is_news {
+            let processes = Rc::clone(self);
+            tokio::task::spawn_local(async move {
+                tokio::time::sleep(LEISURE).await;
+                processes.unpark().await;
+            });
+        }
+    }
+
+    /// Takes note of the end of a child that may be the one that waits.
+    pub(super) fn parked_has_ended(&self, pid: u32) {
+        if let Some(parked) = self.parked.borrow_mut().take_if(|parked| parked.child.pid() == pid) {
+            parked.tree.release();
+        }
+    }
+
     /// Lets go of the child that waits, if there is one, and returns when it is gone.
     pub(super) async fn unpark(&self) {
         if let Some(parked) = self.parked.take() {
@@ -116,13 +143,13 @@ impl Parked {
         };
         tree.set_leader(child.pid());
         let found_by = stamps(&cwd);
-        Some(Self { child, tree, user, cwd, descriptors, no_input, found_by })
+        Some(Self { child, tree, user, cwd, descriptors, no_input, found_by, disowned: Cell::default() })
     }
 
     /// Whether it is what `start` asks for.
     pub(super) fn fits(&self, start: &Start) -> bool {
         let is_default = start.user.is_none() && start.cwd.is_none() && start.pty.is_none() && start.limits.is_empty();
-        is_default && self.found_by.is_some() && self.found_by == stamps(&self.cwd)
+        is_default && !self.disowned.get() && self.found_by.is_some() && self.found_by == stamps(&self.cwd)
     }
 
     /// Has it become the program that `start` asks for, in these circumstances, which are its own. Where it is not there any more, its tree
@@ -146,8 +173,10 @@ impl Parked {
         Circumstances::there(start, surroundings, self.user.clone(), self.cwd.clone())
     }
 
-    /// Lets go of it, and returns its tree, which is empty soon.
-    pub(super) fn let_go(self) -> Tree {
+    /// Ends it, even one that was stopped, and returns its tree, which is empty soon.
+    fn let_go(self) -> Tree {
+        // It was not reaped, so its number is nobody else's.
+        signal_process(self.child.pid(), Signal::Kill);
         self.tree
     }
 }

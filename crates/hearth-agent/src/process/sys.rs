@@ -200,7 +200,8 @@ pub(super) fn spawn(place: &Place<'_>, program: &Program) -> Result<u32, SpawnEr
     child.outcome(pid).map(|()| pid)
 }
 
-/// A child that has all but its program, and waits for it. One that is dropped ends by itself; what it runs on is then never freed.
+/// A child that has all but its program, and waits for it. One that is dropped ends by itself, unless it was stopped; what it runs on is then
+/// never freed.
 pub(super) struct Parked {
     pid: u32,
     child: ManuallyDrop<Box<Child>>,

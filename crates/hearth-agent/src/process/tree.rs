@@ -362,7 +362,7 @@ impl Tree {
 }
 
 /// Sends a signal to one process; one that has just ended is no error.
-pub(crate) fn signal_process(pid: u32, signal: Signal) {
+pub(super) fn signal_process(pid: u32, signal: Signal) {
     let _ = sys::kill(pid as i32, signal.number());
 }
 

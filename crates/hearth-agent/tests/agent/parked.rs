@@ -3,8 +3,10 @@
 use std::path::Path;
 
 use hearth_channel::Channel;
+use hearth_protocol::kernel::{KernelExec, KernelLanguage};
 use hearth_protocol::{Command, ErrorCode, PtySize, ResourceLimits, Start};
 
+use crate::kernels::exec;
 use crate::support::{Agent, HANG, fault, finish, is_alive, number, run, shell};
 
 /// All that a program can see of how it was started, but for its numbers.
@@ -147,4 +149,29 @@ async fn an_agent_that_ends_leaves_no_child_that_waits() {
     drop(channel);
     assert!(agent.stop());
     assert!(!Path::new(&format!("/proc/{}/exe", parked[0])).exists() || !is_alive(parked[0]));
+}
+
+#[tokio::test]
+async fn code_of_an_interpreter_that_waited_keeps_no_program_from_starting() {
+    let agent = Agent::start();
+    let channel = agent.connect().await;
+    channel.warm_kernel().await.unwrap();
+    channel.settle().await.unwrap();
+    let parked = waiting(&agent)[0];
+    let stop = format!("import os, signal; os.kill({parked}, signal.SIGSTOP)");
+    exec(&channel, KernelExec::new(KernelLanguage::Python), &stop).await.unwrap();
+    let kernels = channel.kernels().await.unwrap();
+    assert!(kernels.iter().all(|kernel| kernel.warmed), "its interpreter was another: {kernels:?}");
+    assert_eq!(run(&channel, "echo here").await.stdout, b"here\n");
+    until_none_waits(&agent).await;
+}
+
+#[tokio::test]
+async fn a_child_that_nobody_may_use_any_more_ends_by_itself() {
+    let agent = Agent::start();
+    let channel = agent.connect().await;
+    channel.warm_kernel().await.unwrap();
+    channel.settle().await.unwrap();
+    exec(&channel, KernelExec::new(KernelLanguage::Python), "1").await.unwrap();
+    until_none_waits(&agent).await;
 }
