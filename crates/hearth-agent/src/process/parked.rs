@@ -1,8 +1,8 @@
 //! A child that waits for its program: what a restored guest's first one finds done.
 //!
 //! Made before the guest is saved as a template ([`Processes::park`](super::Processes::park)): in a control group, with pipes, as the default user,
-//! in the default directory. Under emulation what a restored guest does first is translated first, and this is a quarter of what
-//! starting a program takes. It serves the first start that asks for just that, and no other, nor any once code runs that was not started so (the
+//! in the default directory. Under emulation what a restored guest does first is translated first, and this is a tenth of what
+//! it translates until its first program has ended. It serves the first start that asks for just that, and no other, nor any once code runs that was not started so (the
 //! first of an interpreter that waited): that is its user's, and could stop it, and the agent with it.
 
 use std::cell::Cell;
@@ -69,7 +69,10 @@ impl Processes {
         if self.parked.borrow().is_none()
             && let Ok(tree) = self.trees.prepare(&ResourceLimits::default())
         {
-            self.parked.replace(self.surrounded(|surroundings| Parked::new(tree, surroundings)));
+            match self.surrounded(|surroundings| Parked::new(&tree, surroundings)) {
+                Some(parked) => drop(self.parked.replace(Some(parked(tree)))),
+                None => _ = tree.release(),
+            }
             self.trees.refill();
         }
     }
@@ -131,8 +134,8 @@ impl Processes {
 }
 
 impl Parked {
-    /// Makes one in a tree of its own; `None` where it cannot be made.
-    pub(super) fn new(tree: Tree, surroundings: &Surroundings<'_>) -> Option<Self> {
+    /// Makes one, which is then given the tree that it was born in; `None` where it cannot be made.
+    fn new(tree: &Tree, surroundings: &Surroundings<'_>) -> Option<impl FnOnce(Tree) -> Self + use<>> {
         let start = Start::new(Command::Argv(Vec::new()));
         let Circumstances { user, cwd, .. } = Circumstances::of(&start, surroundings).ok()?;
         let (descriptors, no_input) = (spawn::open_pipes(true).ok()?, spawn::no_input().ok()?);
@@ -143,7 +146,8 @@ impl Parked {
         };
         tree.set_leader(child.pid());
         let found_by = stamps(&cwd);
-        Some(Self { child, tree, user, cwd, descriptors, no_input, found_by, disowned: Cell::default() })
+        let disowned = Cell::default();
+        Some(move |tree| Self { child, tree, user, cwd, descriptors, no_input, found_by, disowned })
     }
 
     /// Whether it is what `start` asks for.

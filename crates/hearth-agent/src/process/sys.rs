@@ -232,7 +232,8 @@ impl Parked {
         drop((go_on, its_word));
         match parked.await_word() {
             true => Ok(parked),
-            false => Err(parked.end().expect_err("a child that does not wait has failed")),
+            // One that was killed has left no word of a failure.
+            false => Err(parked.end().err().unwrap_or(SpawnError::of_clone(io::ErrorKind::BrokenPipe))),
         }
     }
 
