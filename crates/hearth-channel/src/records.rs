@@ -1,4 +1,4 @@
-//! An operation's `data` as records: one JSON object a line.
+//! An operation's `data` as records: one JSON value a line.
 
 use std::marker::PhantomData;
 

@@ -16,7 +16,7 @@ pub enum StreamName {
     Stdout,
     /// Guest to host: a process's error output.
     Stderr,
-    /// Guest to host: what a request returns that no program wrote: a file's bytes, an archive, or entries and events, one JSON object
+    /// Guest to host: what a request returns that no program wrote: a file's bytes, an archive, or entries and events, one JSON value
     /// a line.
     Data,
 }

@@ -1,6 +1,6 @@
 //! Requests about files: group `file`.
 //!
-//! Whatever may be long is a stream: a file's bytes either way, and, as one JSON object a line, entries of a list ([`FileEntry`]),
+//! Whatever may be long is a stream: a file's bytes either way, and, as one JSON value a line, entries of a list ([`FileRow`]),
 //! matches ([`Line`]) and events ([`FileEvent`]) as `data`, edits ([`TextEdit`]) as `stdin`.
 
 mod result;
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::RawString;
 
-pub use result::{FileEntry, FileEvent, FileKind, FileResult};
+pub use result::{FileEntry, FileEvent, FileKind, FileResult, FileRow};
 pub use search::{Case, Enough, Line, Search};
 
 /// Which directory a path is beneath, and cannot leave.
@@ -68,7 +68,7 @@ impl<T: Into<Vec<u8>>> From<T> for Place {
 pub enum FileRequest {
     /// Describes what is at a path. Result: [`FileResult::Entry`].
     Stat(Place),
-    /// Lists a directory, as `data`: a [`FileEntry`] a line. Result: [`FileResult::Listed`].
+    /// Lists a directory, as `data`: a [`FileRow`] a line. Result: [`FileResult::Listed`].
     List(List),
     /// Reads a regular file, as `data`. Result: [`FileResult::Read`].
     Read(Read),

@@ -22,6 +22,7 @@
 //! Each stream of a request has its own credit ([`SendWindow`], [`ReceiveWindow`]), so that one slow reader delays
 //! nobody else. Nothing is ever sent again by itself; a [`Fault`] tells whether sending it again is safe.
 
+mod addressed;
 pub mod archive;
 mod chunk;
 mod command;

@@ -1,7 +1,9 @@
 //! Requests and replies: what travels on the control lane.
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::addressed::addressed;
 use crate::archive::{ArchiveRequest, ArchiveResult};
 use crate::dial::{DialRequest, DialResult};
 use crate::files::{FileRequest, FileResult};
@@ -23,13 +25,20 @@ use crate::{
 pub struct RequestId(pub u64);
 
 /// One line from the host.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Request {
     /// The request's own id; for [`RequestBody::Credit`] and [`RequestBody::Detach`] the id of the request they are about.
     pub id: RequestId,
     /// What is asked.
     #[serde(flatten)]
     pub body: RequestBody,
+}
+
+impl<'de> Deserialize<'de> for Request {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (id, body) = addressed(deserializer)?;
+        Ok(Self { id: id.ok_or_else(|| D::Error::missing_field("id"))?, body })
+    }
 }
 
 /// What a host may ask.
@@ -122,13 +131,20 @@ pub enum RequestBody {
 }
 
 /// One line from the agent.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Reply {
     /// The request that is answered; `None` when the line could not be read far enough to know.
     pub id: Option<RequestId>,
     /// The answer.
     #[serde(flatten)]
     pub body: ReplyBody,
+}
+
+impl<'de> Deserialize<'de> for Reply {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (id, body) = addressed::<_, Option<RequestId>, _>(deserializer)?;
+        Ok(Self { id: id.flatten(), body })
+    }
 }
 
 /// What the agent answers.

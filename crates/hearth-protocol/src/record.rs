@@ -1,4 +1,4 @@
-//! Records: one JSON object a line, as `data` and uploads carry lists, matches, events and edits of any length.
+//! Records: one JSON value a line, as `data` and uploads carry lists, matches, events and edits of any length.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;

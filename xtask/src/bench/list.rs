@@ -50,8 +50,8 @@ async fn measure(effort: Effort) -> Result<Vec<Row>> {
     make_directory(&native.workspace().join("few"), FILES)?;
     let mut echo = Echo::start()?;
     let (mut directories, mut few, mut trees) = (Samples::default(), Samples::default(), Samples::default());
-    for round in 0..WARM_UP + effort.samples(1000, 200) {
-        for (path, entries, samples) in [("tree/directory-007", SHAPE.1, &mut directories), ("few", FILES, &mut few)] {
+    for (path, entries, samples) in [("tree/directory-007", SHAPE.1, &mut directories), ("few", FILES, &mut few)] {
+        for round in 0..WARM_UP + effort.samples(1000, 200) {
             let own = list(&native.channel, List::new(path), entries).await?;
             let bare = echo.round_trip()? + read_and_look(&native.workspace().join(path))?;
             if round >= WARM_UP {

@@ -1,7 +1,7 @@
 //! Lists.
 
 use hearth_files::{FileError, Listed, Lister, Listing};
-use hearth_protocol::files::{FileResult, List};
+use hearth_protocol::files::{FileResult, FileRow, List};
 use hearth_protocol::{Fault, StreamName, encode_record};
 
 use crate::agent::Agent;
@@ -11,6 +11,8 @@ use crate::session::operation::{Streams, cancelled};
 const STEPS: usize = 512;
 /// What is gathered before it is sent, in bytes.
 const PIECE: usize = 64 * 1024;
+/// Room for what most directories take, in bytes.
+const FEW: usize = 2 * 1024;
 /// What is gathered on the agent's own thread: the client reads it while the next entries are looked up.
 const EARLY: usize = 16 * 1024;
 
@@ -33,7 +35,7 @@ pub(super) async fn list(agent: &Agent, list: List, streams: Streams) -> Result<
     let after = list.after.as_ref().map(|after| after.as_bytes());
     let lister = Lister::open(&root, list.path.as_bytes(), Listing { depth, after })?;
     let left = list.limit.unwrap_or(u64::MAX);
-    let mut page = Page { lister, left, entries: 0, lines: Vec::new(), ended: false };
+    let mut page = Page { lister, left, entries: 0, lines: Vec::with_capacity(FEW), ended: false };
     for _ in 0..STEPS {
         if page.is_full() {
             break;
@@ -73,7 +75,7 @@ impl Page {
     fn advance(&mut self) -> Result<(), FileError> {
         match self.lister.advance()? {
             Listed::Entry(entry) => {
-                encode_record(&entry, &mut self.lines);
+                encode_record(&FileRow(&entry), &mut self.lines);
                 self.entries += 1;
                 self.left -= 1;
             }

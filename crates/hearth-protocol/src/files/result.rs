@@ -1,6 +1,7 @@
 //! What requests about files are answered with.
 
-use serde::{Deserialize, Serialize};
+use serde::ser::SerializeSeq;
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::search::Enough;
 use crate::{ErrorCode, RawString};
@@ -96,6 +97,33 @@ pub struct FileEntry {
     /// Why a list does not say what is in this directory although it was to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unreadable: Option<ErrorCode>,
+}
+
+/// An entry as the record of a list: its fields in their order, without their names, which would be half of it. Read as a [`FileEntry`].
+#[derive(Debug, Clone, Copy)]
+pub struct FileRow<'a>(pub &'a FileEntry);
+
+impl Serialize for FileRow<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let FileEntry { path, kind, size, allocated, mode, uid, gid, links, modified_ns, target, unreadable } = self.0;
+        let mut row = serializer.serialize_seq(None)?;
+        row.serialize_element(path)?;
+        row.serialize_element(kind)?;
+        row.serialize_element(size)?;
+        row.serialize_element(allocated)?;
+        row.serialize_element(mode)?;
+        row.serialize_element(uid)?;
+        row.serialize_element(gid)?;
+        row.serialize_element(links)?;
+        row.serialize_element(modified_ns)?;
+        if target.is_some() || unreadable.is_some() {
+            row.serialize_element(target)?;
+        }
+        if unreadable.is_some() {
+            row.serialize_element(unreadable)?;
+        }
+        row.end()
+    }
 }
 
 /// What a directory can hold.

@@ -1,8 +1,8 @@
 //! The messages of the group `file`, and the records of its streams.
 
 use hearth_protocol::files::{
-    Case, Chmod, Create, Enough, FileEntry, FileEvent, FileKind, FileRequest, FileResult, FileRoot, Line, List, Mkdir,
-    Place, Read, Remove, Search, Symlink, TextEdit, Transfer, Watch, Write,
+    Case, Chmod, Create, Enough, FileEntry, FileEvent, FileKind, FileRequest, FileResult, FileRoot, FileRow, Line,
+    List, Mkdir, Place, Read, Remove, Search, Symlink, TextEdit, Transfer, Watch, Write,
 };
 use hearth_protocol::{
     ErrorCode, Finished, OutputTotals, RawString, Reply, ReplyBody, RequestBody, RequestId, decode_record,
@@ -179,13 +179,23 @@ fn each_record_about_files_has_its_bytes() {
     let link = FileEntry { kind: FileKind::Symlink, target: Some("b".into()), ..entry() };
     check_record(
         r#"{"path":"a","kind":"symlink","size":5,"allocated":4096,"mode":420,"uid":1000,"gid":1000,"links":1,"modified_ns":1,"target":"b"}"#,
-        link,
+        link.clone(),
     );
     let closed = FileEntry { kind: FileKind::Directory, unreadable: Some(ErrorCode::PermissionDenied), ..entry() };
     check_record(
         r#"{"path":"a","kind":"directory","size":5,"allocated":4096,"mode":420,"uid":1000,"gid":1000,"links":1,"modified_ns":1,"unreadable":"permission_denied"}"#,
-        closed,
+        closed.clone(),
     );
+    for (text, entry) in [
+        (r#"["a","file",5,4096,420,1000,1000,1,1]"#, entry()),
+        (r#"["a","symlink",5,4096,420,1000,1000,1,1,"b"]"#, link),
+        (r#"["a","directory",5,4096,420,1000,1000,1,1,null,"permission_denied"]"#, closed),
+    ] {
+        let mut row = Vec::new();
+        encode_record(&FileRow(&entry), &mut row);
+        assert_eq!(String::from_utf8(row).unwrap(), format!("{text}\n"));
+        assert_eq!(decode_record::<FileEntry>(text.as_bytes()).expect(text), entry);
+    }
     let line = Line { path: "a".into(), line: 7, text: "text".into(), spans: vec![(0, 1), (3, 4)], cut: true };
     check_record(r#"{"path":"a","line":7,"text":"text","spans":[[0,1],[3,4]],"cut":true}"#, line.clone());
     check_record(r#"{"path":"a","line":7,"text":"text"}"#, Line { spans: Vec::new(), cut: false, ..line });
