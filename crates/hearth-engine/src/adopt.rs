@@ -141,15 +141,14 @@ impl Engine {
 
     /// Connects to its machine and its agent, and lets both go on.
     async fn reach_again(&self, directory: &SandboxDirectory, last: &Lasting) -> Result<Reached, EngineError> {
-        let failed = |source| EngineError::Machine { source };
-        let machine = Machine::adopt(adoption(directory)).await.map_err(failed)?;
-        let was_stopped = machine.is_suspended().await.map_err(failed)?;
+        let machine = Machine::adopt(adoption(directory)).await?;
+        let was_stopped = machine.is_suspended().await?;
         let overlays = match last.spec.disk {
-            Some(_) => machine.overlays(scratch::NUMBER).await.map_err(failed)?,
+            Some(_) => machine.overlays(scratch::NUMBER).await?,
             None => 0,
         };
         if was_stopped {
-            machine.proceed().await.map_err(failed)?;
+            machine.proceed().await?;
         }
         let answer = timeout(TCG_SILENCE, boot::answer(&machine, last.way.accelerator)).await;
         let channel = answer.unwrap_or_else(|_| Err(boot::silent(last.way.accelerator, "taken over")))?;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use hearth_channel::{Channel, ConnectError, ConnectOptions, Connection, Endpoint, Endpoints};
 use hearth_protocol::{BULK_PORT, CONTROL_PORT};
 use hearth_vmm::jail::groups_of;
-use hearth_vmm::{Accelerator, Confinement, Exit, Lifetime, Machine, MachineSpec, PortName, SavedMachine, Stall};
+use hearth_vmm::{Accelerator, Confinement, Exit, Lifetime, Machine, MachineSpec, PortName, Resting, Stall};
 use tracing::Span;
 
 use crate::accelerator::{Finding, Findings, Way, name};
@@ -107,7 +107,7 @@ fn towards_a_phase() -> Span {
 pub(crate) struct Origin {
     /// What it was restored from first of all.
     pub(crate) template: Arc<Template>,
-    pub(crate) saved: SavedMachine,
+    pub(crate) saved: Resting,
     pub(crate) renew: Renewal,
     /// Whether it was saved in a session with nothing under way, with which it can go on.
     pub(crate) quiet: bool,
@@ -240,23 +240,25 @@ impl Engine {
         spec: &SandboxSpec,
         base: &Base,
         place: &Place,
-        origin: &Origin,
+        origin: Origin,
         phases: &mut Phases,
     ) -> Result<(Machine, Channel), EngineError> {
-        let (directory, way) = (&place.directory, origin.template.way);
+        let Origin { template, saved, renew: renewal, quiet } = origin;
+        let (directory, way) = (&place.directory, template.way);
         let machine = self.machine_spec(spec, base, directory.path(), place.scratch.as_ref(), way)?;
         let machine = MachineSpec { lifetime: directory.lifetime(), ..machine };
         directory.note_groups(&groups_of(directory.path()));
-        let machine = Machine::restore(machine, origin.saved.clone()).await;
-        let machine = machine.map_err(|source| EngineError::Machine { source })?;
+        // A template's one process, the interpreter that waits, was not frozen.
+        let is_frozen = saved.changes.is_some();
+        let machine = Machine::restore(machine, saved).await?;
         phases.note(Phase::Started);
         let first_answer = async {
-            let channel = match origin.quiet {
+            let channel = match quiet {
                 true => resume(&machine)?,
                 false => connect(&machine).await.inspect(|_| phases.note(Phase::Connected))?,
             };
-            renew(&channel, directory.id(), origin.renew, &spec.given).await?;
-            if origin.quiet {
+            renew(&channel, directory.id(), renewal, &spec.given).await?;
+            if quiet {
                 phases.note(Phase::Connected);
             }
             Ok(channel)
@@ -264,8 +266,7 @@ impl Engine {
         // Its console has nothing to say, so only the time bounds the wait.
         let answered = tokio::time::timeout(TCG_SILENCE, or_end(&machine, way.accelerator, first_answer)).await;
         let channel = answered.unwrap_or_else(|_| Err(silent(way.accelerator, "restored")))?;
-        // A template's one process, the interpreter that waits, was not frozen.
-        if origin.saved.delta.is_some() {
+        if is_frozen {
             let thawed = channel.thaw().await;
             thawed.map_err(|source| EngineError::Channel { what: "let the guest's processes go on", source })?;
         }
@@ -313,7 +314,7 @@ async fn boot_once(
 ) -> Result<(Machine, Channel), EngineError> {
     let (accelerator, directory) = (machine.accelerator, &boot.place.directory);
     directory.note_groups(&groups_of(directory.path()));
-    let machine = Machine::start(machine).await.map_err(|source| EngineError::Machine { source })?;
+    let machine = Machine::start(machine).await?;
     phases.note(Phase::Started);
     let channel = match reach(&machine, accelerator).await {
         Ok(channel) => channel,

@@ -56,35 +56,46 @@ impl<W: Write> Write for CheckedWriter<W> {
 }
 
 /// Sums up what is read.
-pub(crate) struct CheckedReader<'a> {
+pub(crate) struct CheckedReader {
     file: BufReader<File>,
-    record: &'a FileRecord,
+    sum_to_be: String,
     left: u64,
     sum: Xxh3,
 }
 
-impl<'a> CheckedReader<'a> {
+impl CheckedReader {
     /// Opens a file; `None` when its size is wrong.
-    pub(crate) fn open(path: &Path, record: &'a FileRecord) -> io::Result<Option<Self>> {
+    pub(crate) fn open(path: &Path, record: &FileRecord) -> io::Result<Option<Self>> {
         let file = File::open(path)?;
         let right = file.metadata()?.len() == record.bytes;
         let file = BufReader::with_capacity(BUFFER, file);
-        Ok(right.then(|| Self { file, record, left: record.bytes, sum: Xxh3::new() }))
+        Ok(right.then(|| Self { file, sum_to_be: record.xxh3.clone(), left: record.bytes, sum: Xxh3::new() }))
     }
 
     /// Whether all of it was read, and was what it must be.
     pub(crate) fn is_whole(&self) -> bool {
-        self.left == 0 && format!("{:016x}", self.sum.digest()) == self.record.xxh3
+        self.left == 0 && format!("{:016x}", self.sum.digest()) == self.sum_to_be
     }
 }
 
-impl Read for CheckedReader<'_> {
+impl Read for CheckedReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let most = usize::try_from(self.left).map_or(buffer.len(), |left| left.min(buffer.len()));
         let count = self.file.read(&mut buffer[..most])?;
         self.sum.update(&buffer[..count]);
         self.left -= count as u64;
         Ok(count)
+    }
+}
+
+/// What fails at its end, as [`io::ErrorKind::InvalidData`], unless it was what it must be: for whoever reads without knowing of checksums.
+pub(crate) struct SureReader(pub(crate) CheckedReader);
+
+impl Read for SureReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.0.read(buffer)?;
+        let is_sure = count > 0 || buffer.is_empty() || self.0.is_whole();
+        if is_sure { Ok(count) } else { Err(io::ErrorKind::InvalidData.into()) }
     }
 }
 
@@ -101,6 +112,8 @@ mod tests {
         let whole = |record: &FileRecord| {
             let Some(mut reader) = CheckedReader::open(&path, record).unwrap() else { return false };
             io::copy(&mut reader, &mut io::sink()).unwrap();
+            let sure = io::copy(&mut SureReader(CheckedReader::open(&path, record).unwrap().unwrap()), &mut io::sink());
+            assert_eq!(sure.is_ok(), reader.is_whole());
             reader.is_whole()
         };
         assert!(whole(&record));

@@ -199,7 +199,8 @@ impl Engine {
                 phases.note(Phase::Template);
                 let place = self.place_for(id, template.scratch.as_ref())?;
                 phases.note(Phase::Prepared);
-                let origin = Origin { saved: template.saved.clone(), template, renew: Renewal::Anew, quiet: true };
+                let origin =
+                    Origin { saved: template.saved.clone().into(), template, renew: Renewal::Anew, quiet: true };
                 let sandbox = self.start_saved(spec, base, place, origin, phases).await.map_err(|(_, error)| error)?;
                 sandbox.after_failures(failed)
             }
@@ -235,10 +236,11 @@ impl Engine {
         origin: Origin,
         mut phases: Phases,
     ) -> Result<Sandbox, (Place, EngineError)> {
-        match self.restore(spec, &base, &place, &origin, &mut phases).await {
+        let template = origin.template.clone();
+        match self.restore(spec, &base, &place, origin, &mut phases).await {
             Ok((machine, channel)) => {
-                let booted = Booted { machine, channel, way: origin.template.way, failed: Vec::new() };
-                Ok(Sandbox::new(spec, place, booted, origin.template.into(), base, phases))
+                let booted = Booted { machine, channel, way: template.way, failed: Vec::new() };
+                Ok(Sandbox::new(spec, place, booted, template.into(), base, phases))
             }
             Err(error) => Err((place, error)),
         }

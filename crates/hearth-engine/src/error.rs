@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use hearth_channel::ChannelError;
 use hearth_image::{ImageError, InitramfsError, ModulesError};
 use hearth_protocol::Fault;
-use hearth_vmm::{InvalidSpec, MachineError, QemuError};
+use hearth_vmm::{DeltaError, InvalidSpec, MachineError, QemuError};
 
 use crate::fleet::OverBudget;
 use crate::store::StoreError;
@@ -366,6 +366,21 @@ impl EngineError {
     /// Whether another accelerator or board might do better.
     pub(crate) fn speaks_against_the_way(&self) -> bool {
         matches!(self, Self::Boot { .. } | Self::Machine { source: MachineError::Died(_) })
+    }
+}
+
+impl From<MachineError> for EngineError {
+    /// That what was saved is damaged is seen while a machine reads it.
+    fn from(error: MachineError) -> Self {
+        match error {
+            MachineError::Changes { path, source: DeltaError::Read { source } }
+                if source.kind() == io::ErrorKind::InvalidData =>
+            {
+                Self::Saved { source: SavedFault::Damaged { path } }
+            }
+            MachineError::Changes { path, source } => Self::Saved { source: SavedFault::Memory { path, source } },
+            source => Self::Machine { source },
+        }
     }
 }
 

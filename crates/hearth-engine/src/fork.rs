@@ -72,7 +72,8 @@ impl Engine {
         }
         let spec = &source.spec;
         let starts = places.into_iter().zip(bases).map(|(place, base)| {
-            let origin = Origin { template: template.clone(), saved: moment.saved.clone(), renew, quiet: moment.quiet };
+            let origin =
+                Origin { template: template.clone(), saved: moment.saved.clone().into(), renew, quiet: moment.quiet };
             let span = info_span!("copy", hearth.sandbox = %place.directory.id());
             let starting = async {
                 let started = self.start_saved(spec, base, place, origin, Phases::since(begun)).await;

@@ -3,10 +3,9 @@
 //! What must stay true, whenever this process is killed: the machine, or all of what was saved, is there. So it is noted that a sandbox is paused
 //! once the files are whole and before its machine ends, and that it runs before they go.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hearth_vmm::{Lifetime, SavedMachine};
+use hearth_vmm::{Lifetime, Resting};
 use tracing::{Instrument, info_span};
 
 use crate::boot::{Origin, Phases, Renewal};
@@ -181,9 +180,8 @@ impl Engine {
         let directory = paused.place.directory.path().to_owned();
         let (record, ram) = (paused.record.clone(), template.saved.ram.clone());
         let loaded = apart(move || {
-            let delta = saved::read_changes(&directory, &record.memory, ram.size())?;
-            let devices = saved::read_devices(&directory, &record.devices)?;
-            Ok(SavedMachine { devices, ram, delta: Some(Arc::new(delta)) })
+            let changes = Some(saved::open_changes(&directory, &record.memory)?);
+            Ok(Resting { devices: saved::read_devices(&directory, &record.devices)?, ram, changes })
         });
         let saved = loaded.await.map_err(|source| EngineError::Saved { source })?;
         Ok((base, Origin { template, saved, renew: Renewal::Same, quiet: paused.record.quiet }))

@@ -9,14 +9,14 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hearth_vmm::{Delta, DeltaError, MAX_DEVICE_STATE, MemoryMib, SavedMachine, SealedRam};
+use hearth_vmm::{Changes, Delta, DeltaError, MAX_DEVICE_STATE, MemoryMib, SavedMachine, SealedRam, read_pages};
 use rustix::fs::{FlockOperation, flock};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tempfile::TempDir;
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::checked::{CheckedReader, CheckedWriter, FileRecord};
+use crate::checked::{CheckedReader, CheckedWriter, FileRecord, SureReader};
 
 const DEVICES: &str = "devices";
 const MEMORY: &str = "memory";
@@ -290,10 +290,19 @@ pub(crate) fn is_ram(directory: &Path, record: &FileRecord, ram: &SealedRam) -> 
     read_whole(&path, record, |reader| ram.is_as_written(reader).map_err(SavedFault::file(&path)))
 }
 
-pub(crate) fn read_changes(directory: &Path, record: &FileRecord, size: u64) -> Result<Delta, SavedFault> {
+/// What [`write_changes`] has written of the memory, for a machine that is being started to read.
+pub(crate) fn open_changes(directory: &Path, record: &FileRecord) -> Result<Changes, SavedFault> {
+    let path = directory.join(MEMORY);
+    let reader = CheckedReader::open(&path, record).map_err(SavedFault::file(&path))?;
+    let reader = reader.ok_or_else(|| SavedFault::damaged(&path))?;
+    Ok(Changes::Written { path, input: Box::new(SureReader(reader)) })
+}
+
+/// Reads what a machine would, for one that is not started yet.
+pub(crate) fn check_changes(directory: &Path, record: &FileRecord, size: u64) -> Result<(), SavedFault> {
     let path = directory.join(MEMORY);
     let failed = |source| SavedFault::Memory { path: path.clone(), source };
-    read_whole(&path, record, |reader| Delta::read_from(reader, size).map_err(failed))
+    read_whole(&path, record, |reader| read_pages(reader, size, |_, _| Ok(())).map_err(failed))
 }
 
 /// Has all files of a directory, and that they are there, be on the host's disk.
@@ -314,7 +323,7 @@ pub(crate) fn remove_changes(directory: &Path) {
 fn read_whole<T>(
     path: &Path,
     record: &FileRecord,
-    read: impl FnOnce(&mut CheckedReader<'_>) -> Result<T, SavedFault>,
+    read: impl FnOnce(&mut CheckedReader) -> Result<T, SavedFault>,
 ) -> Result<T, SavedFault> {
     let opened = CheckedReader::open(path, record).map_err(SavedFault::file(path))?;
     let mut reader = opened.ok_or_else(|| SavedFault::damaged(path))?;

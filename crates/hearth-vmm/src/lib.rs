@@ -41,7 +41,9 @@ pub use memory::HostMemory;
 pub use overlay::create_overlay;
 pub use qemu::{Qemu, QemuError, QemuProgram, QemuVersion};
 pub use qmp::{CloseReason, DEFAULT_TIMEOUT, MAX_LINE, Qmp, QmpError, QmpEvent};
-pub use saved::{Delta, DeltaError, MAX_DEVICE_STATE, PAGE, RamError, Run, SavedMachine, SealedRam};
+pub use saved::{
+    Changes, Delta, DeltaError, MAX_DEVICE_STATE, PAGE, RamError, Resting, Run, SavedMachine, SealedRam, read_pages,
+};
 pub use sockets::{MAX_SOCKET_PATH, SocketError};
 pub use spec::{
     Accelerator, Confinement, CpuCount, Disk, HostFlush, InvalidSpec, Launcher, Lifetime, MachineKind, MachineSpec,

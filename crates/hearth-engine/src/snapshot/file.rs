@@ -280,7 +280,7 @@ fn parse<T: DeserializeOwned>(entry: impl Read) -> Option<T> {
 impl Imported {
     fn check(&self) -> Result<(), SavedFault> {
         let size = u64::from(self.record.memory_mib) << 20;
-        store::load(self.own.path(), &self.record, size)?;
+        store::check(self.own.path(), &self.record, size)?;
         crate::template::check(self.of_template.path(), &self.template)
     }
 

@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hearth_vmm::{CpuCount, MemoryMib, SavedMachine};
+use hearth_vmm::{CpuCount, MemoryMib, Resting};
 use tracing::{Instrument, info_span};
 
 pub use file::{SnapshotExport, SnapshotFileError};
@@ -22,7 +22,7 @@ pub use store::SnapshotRecord;
 use crate::boot::{Origin, Phase, Phases, Renewal};
 use crate::fleet::SandboxName;
 use crate::sandbox::Sandbox;
-use crate::saved::{SavedFault, apart};
+use crate::saved::apart;
 use crate::scratch::Scratch;
 use crate::template::Template;
 use crate::{AcceleratorChoice, DiskMib, Engine, EngineError, Given, SandboxId, SandboxSpec, StartFrom};
@@ -190,11 +190,11 @@ fn spec_of(record: &SnapshotRecord) -> Result<SandboxSpec, EngineError> {
     })
 }
 
-async fn load(own: &Path, record: &SnapshotRecord, template: &Arc<Template>) -> Result<SavedMachine, EngineError> {
+async fn load(own: &Path, record: &SnapshotRecord, template: &Arc<Template>) -> Result<Resting, EngineError> {
     let (own, record, ram) = (own.to_owned(), record.clone(), template.saved.ram.clone());
     let loaded = apart(move || {
-        let (devices, delta) = store::load(&own, &record, ram.size())?;
-        Ok::<_, SavedFault>(SavedMachine { ram, devices, delta: Some(Arc::new(delta)) })
+        let (devices, changes) = store::load(&own, &record)?;
+        Ok(Resting { ram, devices, changes: Some(changes) })
     });
     loaded.await.map_err(|source| EngineError::Saved { source })
 }

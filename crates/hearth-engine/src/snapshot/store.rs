@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use hearth_vmm::{Delta, SavedMachine};
+use hearth_vmm::{Changes, SavedMachine};
 use serde::{Deserialize, Serialize};
 
 use crate::checked::FileRecord;
@@ -152,15 +152,24 @@ pub(super) fn remove(directory: &Path, name: &SandboxName) -> Result<(), SavedFa
     saved::remove(&path(directory, name))
 }
 
-/// Loads and checks all that a sandbox is started from; the disk's layers are only checked.
-pub(super) fn load(own: &Path, record: &SnapshotRecord, memory: u64) -> Result<(Arc<[u8]>, Delta), SavedFault> {
+/// Loads and checks all that a sandbox is started from. The changes of its memory are checked as they are read, the disk's layers only here.
+pub(super) fn load(own: &Path, record: &SnapshotRecord) -> Result<(Arc<[u8]>, Changes), SavedFault> {
+    check_disks(own, record)?;
+    Ok((saved::read_devices(own, &record.devices)?, saved::open_changes(own, &record.memory)?))
+}
+
+/// Checks all of it, for a memory of `memory` bytes.
+pub(super) fn check(own: &Path, record: &SnapshotRecord, memory: u64) -> Result<(), SavedFault> {
+    check_disks(own, record)?;
+    saved::read_devices(own, &record.devices)?;
+    saved::check_changes(own, &record.memory, memory)
+}
+
+fn check_disks(own: &Path, record: &SnapshotRecord) -> Result<(), SavedFault> {
     let scratch = Scratch::saved(own, record.overlays.len());
     if let Some(base) = &record.base {
         saved::check_disk(&scratch.base(), base)?;
     }
-    for (number, overlay) in (1..).zip(&record.overlays) {
-        saved::check_disk(&scratch.overlay(number), overlay)?;
-    }
-    let devices = saved::read_devices(own, &record.devices)?;
-    Ok((devices, saved::read_changes(own, &record.memory, memory)?))
+    let mut overlays = (1..).zip(&record.overlays);
+    overlays.try_for_each(|(number, overlay)| saved::check_disk(&scratch.overlay(number), overlay))
 }

@@ -103,7 +103,7 @@ impl Engine {
             channel = connect(&machine).await?;
             settle(&channel).await;
         }
-        let saved = machine.into_template().await.map_err(|source| EngineError::Machine { source })?;
+        let saved = machine.into_template().await?;
         // The guest was saved with a host at its ports, and a session; it finds the host there again when it is restored, and goes on.
         drop(channel);
         let key = self.template_key(spec, base, way)?;

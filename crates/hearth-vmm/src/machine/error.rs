@@ -7,6 +7,7 @@ use crate::console::Stall;
 use crate::launch::LaunchError;
 use crate::machine::Exit;
 use crate::qmp::QmpError;
+use crate::saved::DeltaError;
 use crate::sockets::SocketError;
 use crate::spec::InvalidSpec;
 
@@ -89,6 +90,14 @@ pub enum MachineError {
     GuestMemory {
         /// Why.
         source: io::Error,
+    },
+    /// The pages that the guest had changed are not what was written, or cannot be read. The guest has not gone on.
+    #[error("cannot load the memory {}", path.display())]
+    Changes {
+        /// Where they are.
+        path: PathBuf,
+        /// Why.
+        source: DeltaError,
     },
     /// QEMU's own state is empty, or larger than any that was seen.
     #[error("QEMU saved {bytes} bytes of device state: 1 to {} are taken", crate::saved::MAX_DEVICE_STATE)]

@@ -31,7 +31,7 @@ use crate::jail::JailReport;
 use crate::memory::{self, HostMemory};
 use crate::process::Killer;
 use crate::qmp::Qmp;
-use crate::saved::{SavedMachine, SealedRam};
+use crate::saved::{Resting, SealedRam};
 use crate::sockets::SocketFile;
 use crate::spec::{Lifetime, MachineSpec, PortName};
 
@@ -92,9 +92,9 @@ impl Machine {
     /// The spec must be that of the saved machine but for its directory, lifetime and the paths of its disks ([`MachineSpec::fingerprint`]).
     ///
     /// # Errors
-    /// As [`Machine::start`]; [`MachineError::SavedSize`] and [`MachineError::GuestMemory`].
-    pub async fn restore(spec: MachineSpec, saved: SavedMachine) -> Result<Self, MachineError> {
-        start::restore(&spec, saved).await
+    /// As [`Machine::start`]; [`MachineError::SavedSize`], [`MachineError::GuestMemory`] and [`MachineError::Changes`].
+    pub async fn restore(spec: MachineSpec, resting: impl Into<Resting>) -> Result<Self, MachineError> {
+        start::restore(&spec, resting.into()).await
     }
 
     /// Returns QEMU's process id as the owner sees it.

@@ -23,7 +23,7 @@ use crate::jail::{self, CgroupLimits, FIRST_QEMU_FD, JailLevel, JailReport, Plan
 use crate::launch::{Launch, Launched, launch};
 use crate::process::ProcessRecord;
 use crate::qmp::{Qmp, QmpError};
-use crate::saved::{Delta, Mapping, SavedMachine, SealedRam};
+use crate::saved::{Changes, DeltaError, Mapping, Resting, SealedRam, read_pages};
 use crate::sockets::{self, Listener, SocketError, connect_checked};
 use crate::spec::{Accelerator, Lifetime, MachineSpec, PortName};
 
@@ -49,24 +49,24 @@ pub(super) async fn start(spec: &MachineSpec) -> Result<Machine, MachineError> {
 
 /// The guest goes on when QEMU has its devices' state, which is held back until QEMU is confined, and until the pages that the guest had
 /// changed, if there are any, are in place: QEMU checks the state against the guest's memory. Without them nothing is asked of QEMU.
-pub(super) async fn restore(spec: &MachineSpec, saved: SavedMachine) -> Result<Machine, MachineError> {
+pub(super) async fn restore(spec: &MachineSpec, resting: Resting) -> Result<Machine, MachineError> {
     check(spec)?;
-    if saved.ram.size() != spec.memory.bytes() {
-        return Err(MachineError::SavedSize { saved: saved.ram.size() >> 20, spec: spec.memory.mib() });
+    let Resting { ram, devices, changes } = resting;
+    if ram.size() != spec.memory.bytes() {
+        return Err(MachineError::SavedSize { saved: ram.size() >> 20, spec: spec.memory.mib() });
     }
-    let (mut feed, state) = StateFeed::new(saved.devices.clone())?;
-    let files = Files::to_restore(spec, &saved.ram, state)?;
+    let (mut feed, state) = StateFeed::new(devices)?;
+    let files = Files::to_restore(spec, &ram, state)?;
     let running = launch_with(spec, GuestSource::Saved { state: () }, files).await?;
-    if saved.delta.is_none() {
+    if changes.is_none() {
         feed.begin();
     }
     let pid = running.launched.child.pid();
-    let ram = Ram::Restored(saved.ram.clone());
-    hold(spec, running, ram, async |sockets| {
-        let Some(delta) = saved.delta else { return Ok(None) };
+    hold(spec, running, Ram::Restored(ram.clone()), async |sockets| {
+        let Some(changes) = changes else { return Ok(None) };
         // Its first word means that it has mapped the memory and waits for the state.
         let qmp = control(sockets).await?;
-        write_delta(pid, saved.ram, delta).await?;
+        write_changes(pid, ram, changes).await?;
         feed.begin();
         Ok(Some(qmp))
     })
@@ -144,10 +144,22 @@ impl StateFeed {
     }
 }
 
-async fn write_delta(pid: u32, ram: Arc<SealedRam>, delta: Arc<Delta>) -> Result<(), MachineError> {
-    let write = move || Mapping::find(pid, &ram)?.write(delta.runs(), delta.content());
-    let written = tokio::task::spawn_blocking(write).await;
-    written.unwrap_or_else(|error| Err(io::Error::other(error))).map_err(|source| MachineError::GuestMemory { source })
+async fn write_changes(pid: u32, ram: Arc<SealedRam>, changes: Changes) -> Result<(), MachineError> {
+    let guest_memory = |source| MachineError::GuestMemory { source };
+    let write = move || {
+        let mapping = Mapping::find(pid, &ram).map_err(guest_memory)?;
+        match changes {
+            Changes::Held(delta) => mapping.write(delta.runs(), delta.content()).map_err(guest_memory),
+            Changes::Written { path, input } => {
+                let read = read_pages(input, ram.size(), |runs, bytes| mapping.write(runs, bytes));
+                read.map_err(|error| match error {
+                    DeltaError::Write { source } => guest_memory(source),
+                    source => MachineError::Changes { path, source },
+                })
+            }
+        }
+    };
+    tokio::task::spawn_blocking(write).await.unwrap_or_else(|error| Err(guest_memory(io::Error::other(error))))
 }
 
 fn limits(spec: &MachineSpec) -> CgroupLimits {

@@ -5,6 +5,10 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::ops::Range;
+use std::panic::resume_unwind;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 
 use super::{PAGE, RamError, SealedRam, ram};
 use crate::MemoryMib;
@@ -12,6 +16,8 @@ use crate::MemoryMib;
 const MAGIC: &[u8; 8] = b"HRTHPGS1";
 /// How much is read or written at once, in bytes.
 const PIECE: usize = 1 << 20;
+/// The most threads that place what is read.
+const HANDS: usize = 4;
 
 /// Neighbouring pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +56,12 @@ pub enum DeltaError {
     /// It goes on behind its end.
     #[error("there is something behind the end of saved memory")]
     Trailing,
+    /// It cannot be written to where it belongs.
+    #[error("cannot write memory")]
+    Write {
+        /// Why.
+        source: io::Error,
+    },
     /// There is no room for it.
     #[error(transparent)]
     Ram(#[from] RamError),
@@ -94,24 +106,6 @@ impl Delta {
         write_head(&self.runs, out)?;
         out.write_all(&self.content)
     }
-
-    /// Reads one for a memory of `size` bytes. Never takes more than that much memory, whatever the file says.
-    ///
-    /// # Errors
-    /// [`DeltaError`].
-    pub fn read_from(input: &mut impl Read, size: u64) -> Result<Self, DeltaError> {
-        let runs = read_head(input, size)?;
-        let length = length(&runs);
-        let failed = |source| DeltaError::Read { source };
-        let mut content = Vec::new();
-        content.try_reserve_exact(length as usize).map_err(|error| failed(io::Error::other(error)))?;
-        input.take(length).read_to_end(&mut content).map_err(failed)?;
-        if content.len() as u64 != length {
-            return Err(failed(io::ErrorKind::UnexpectedEof.into()));
-        }
-        expect_end(input)?;
-        Ok(Self { runs, content })
-    }
 }
 
 /// Those pages of a piece of memory at a place that are not zero, with their numbers.
@@ -131,27 +125,25 @@ impl SealedRam {
             Ok(())
         })?;
         write_head(&runs, out)?;
-        let mut buffer = vec![0; PIECE];
-        for_each_piece(&runs, |at, length| {
-            self.read(at, &mut buffer[..length])?;
-            out.write_all(&buffer[..length])
-        })
+        let (mut buffer, mut begun, mut runs) = (vec![0; PIECE], None, runs.into_iter());
+        loop {
+            let batch = take_batch(&mut begun, &mut runs);
+            let bytes = &mut buffer[..length(&batch) as usize];
+            if batch.is_empty() {
+                return Ok(());
+            }
+            each_place(&batch, |at, part| self.read(at, &mut bytes[part]))?;
+            out.write_all(bytes)?;
+        }
     }
 
     /// Reads memory of `size` bytes that [`Self::write_to`] has written.
     ///
     /// # Errors
     /// [`DeltaError`].
-    pub fn read_from(input: &mut impl Read, memory: MemoryMib) -> Result<Self, DeltaError> {
-        let runs = read_head(input, memory.bytes())?;
+    pub fn read_from(input: impl Read + Send, memory: MemoryMib) -> Result<Self, DeltaError> {
         let ram = Self::unsealed(memory)?;
-        let mut buffer = vec![0; PIECE];
-        for_each_piece(&runs, |at, length| {
-            input.read_exact(&mut buffer[..length])?;
-            ram.write(at, &buffer[..length])
-        })
-        .map_err(|source| DeltaError::Read { source })?;
-        expect_end(input)?;
+        read_pages(input, memory.bytes(), |batch, bytes| each_place(batch, |at, part| ram.write(at, &bytes[part])))?;
         Ok(ram.seal()?)
     }
 }
@@ -206,22 +198,95 @@ impl Run {
     }
 }
 
+/// Reads what [`Delta::write_to`] or [`SealedRam::write_to`] has written for a memory of `size` bytes, to the end of `input`: hands on some runs
+/// at a time with their content, at most a MiB, in any order and several at once, and never more than the memory has, whatever the file says.
+///
+/// # Errors
+/// [`DeltaError`]; what `each` fails with is a [`DeltaError::Write`].
+pub fn read_pages(
+    input: impl Read + Send,
+    size: u64,
+    each: impl Fn(&[Run], &[u8]) -> io::Result<()> + Sync,
+) -> Result<(), DeltaError> {
+    let reader = Mutex::new(PageReader::new(input, size)?);
+    let work = || {
+        let mut buffer = Vec::new();
+        loop {
+            let next = reader.lock().unwrap_or_else(PoisonError::into_inner).next(&mut buffer)?;
+            let Some(runs) = next else { return Ok(()) };
+            each(&runs, &buffer).map_err(|source| DeltaError::Write { source })?;
+        }
+    };
+    // Placing pages takes longer than reading and summing them up, which one does at a time.
+    let hands = thread::available_parallelism().map_or(1, usize::from).min(HANDS);
+    thread::scope(|scope| {
+        // Where there can be no more threads, this one does all.
+        let others = (1..hands).map_while(|_| thread::Builder::new().spawn_scoped(scope, work).ok());
+        let others: Vec<_> = others.collect();
+        let own = work();
+        let ended = others.into_iter().map(|other| other.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        ended.fold(own, Result::and)
+    })
+}
+
+/// Reads pages some at a time.
+struct PageReader<R> {
+    input: R,
+    runs: std::vec::IntoIter<Run>,
+    /// What is left of a run that was begun.
+    begun: Option<Run>,
+    ended: bool,
+}
+
+impl<R: Read> PageReader<R> {
+    fn new(mut input: R, size: u64) -> Result<Self, DeltaError> {
+        let runs = read_head(&mut input, size)?.into_iter();
+        Ok(Self { input, runs, begun: None, ended: false })
+    }
+
+    /// Takes the next runs, and fills `buffer` with their content; `None` at the end, and behind an error.
+    fn next(&mut self, buffer: &mut Vec<u8>) -> Result<Option<Vec<Run>>, DeltaError> {
+        if self.ended {
+            return Ok(None);
+        }
+        let batch = take_batch(&mut self.begun, &mut self.runs);
+        self.ended = true;
+        if batch.is_empty() {
+            return expect_end(&mut self.input).map(|()| None);
+        }
+        buffer.resize(length(&batch) as usize, 0);
+        self.input.read_exact(buffer).map_err(|source| DeltaError::Read { source })?;
+        self.ended = false;
+        Ok(Some(batch))
+    }
+}
+
 /// The bytes of all pages.
 fn length(runs: &[Run]) -> u64 {
     runs.iter().map(|run| run.pages).sum::<u64>() * PAGE
 }
 
-/// Calls `each` with place and length of every piece of the runs, none of them longer than [`PIECE`].
-fn for_each_piece(runs: &[Run], mut each: impl FnMut(u64, usize) -> io::Result<()>) -> io::Result<()> {
-    for run in runs {
-        let (mut at, end) = (run.first * PAGE, (run.first + run.pages) * PAGE);
-        while at < end {
-            let length = (end - at).min(PIECE as u64);
-            each(at, length as usize)?;
-            at += length;
-        }
+/// Takes as many runs as have [`PIECE`] bytes together, the last one cut where need be; its rest has `begun`.
+fn take_batch(begun: &mut Option<Run>, runs: &mut impl Iterator<Item = Run>) -> Vec<Run> {
+    let (mut batch, mut room) = (Vec::new(), PIECE as u64 / PAGE);
+    while room > 0
+        && let Some(run) = begun.take().or_else(|| runs.next())
+    {
+        let pages = run.pages.min(room);
+        batch.push(Run { pages, ..run });
+        room -= pages;
+        *begun = (pages < run.pages).then(|| Run { first: run.first + pages, pages: run.pages - pages });
     }
-    Ok(())
+    batch
+}
+
+/// Calls `each` with the place of every run, and where its bytes are among those of all.
+fn each_place(runs: &[Run], mut each: impl FnMut(u64, Range<usize>) -> io::Result<()>) -> io::Result<()> {
+    let mut begin = 0;
+    runs.iter().try_for_each(|run| {
+        let end = begin + (run.pages * PAGE) as usize;
+        each(run.first * PAGE, std::mem::replace(&mut begin, end)..end)
+    })
 }
 
 fn write_head(runs: &[Run], out: &mut impl Write) -> io::Result<()> {
@@ -283,6 +348,16 @@ mod tests {
         Delta::new(runs, (0..3 * PAGE).map(|byte| byte as u8).collect())
     }
 
+    fn read(mut bytes: &[u8], size: u64) -> Result<Delta, DeltaError> {
+        let mut reader = PageReader::new(&mut bytes, size)?;
+        let (mut runs, mut content, mut buffer) = (Vec::new(), Vec::new(), Vec::new());
+        while let Some(batch) = reader.next(&mut buffer)? {
+            runs.extend(batch);
+            content.extend_from_slice(&buffer);
+        }
+        Ok(Delta::new(runs, content))
+    }
+
     fn bytes(delta: &Delta) -> Vec<u8> {
         let mut bytes = Vec::new();
         delta.write_to(&mut bytes).unwrap();
@@ -291,26 +366,60 @@ mod tests {
 
     #[test]
     fn a_delta_survives_its_file() {
-        assert_eq!(Delta::read_from(&mut &bytes(&delta())[..], SIZE).unwrap(), delta());
+        assert_eq!(read(&bytes(&delta()), SIZE).unwrap(), delta());
     }
 
     #[test]
     fn a_delta_cut_short_or_with_more_behind_it_is_refused() {
         let whole = bytes(&delta());
         for end in [0, 7, 15, 20, 48, whole.len() - 1] {
-            assert!(matches!(Delta::read_from(&mut &whole[..end], SIZE), Err(DeltaError::Read { .. })), "{end}");
+            assert!(matches!(read(&whole[..end], SIZE), Err(DeltaError::Read { .. })), "{end}");
         }
         let more = [&whole[..], b"x"].concat();
-        assert!(matches!(Delta::read_from(&mut &more[..], SIZE), Err(DeltaError::Trailing)));
+        assert!(matches!(read(&more, SIZE), Err(DeltaError::Trailing)));
+    }
+
+    #[test]
+    fn runs_of_any_length_are_handed_on_a_piece_at_a_time() {
+        let most = PIECE as u64 / PAGE;
+        let runs = [Run { first: 1, pages: 1 }, Run { first: 3, pages: 2 * most }, Run { first: 1000, pages: 2 }];
+        let (mut begun, mut runs) = (None, runs.into_iter());
+        let batches: Vec<_> = std::iter::repeat_with(|| take_batch(&mut begun, &mut runs)).take(4).collect();
+        let run = |first, pages| Run { first, pages };
+        let cut = vec![run(1, 1), run(3, most - 1)];
+        assert_eq!(batches, [cut, vec![run(2 + most, most)], vec![run(2 + 2 * most, 1), run(1000, 2)], vec![]]);
+    }
+
+    #[test]
+    fn pages_are_placed_once_each_by_all_hands_and_the_first_error_is_told() {
+        let content: Vec<u8> = (0..6 * PIECE / PAGE as usize).flat_map(|page| [page as u8; PAGE as usize]).collect();
+        let pages = content.len() as u64 / PAGE;
+        let whole = bytes(&Delta::new(vec![Run { first: 7, pages }], content.clone()));
+        let placed = Mutex::new(vec![1; content.len()]);
+        let place = |runs: &[Run], bytes: &[u8]| {
+            each_place(runs, |at, part| {
+                let at = (at - 7 * PAGE) as usize;
+                placed.lock().unwrap()[at..at + part.len()].copy_from_slice(&bytes[part]);
+                Ok(())
+            })
+        };
+        read_pages(&whole[..], (pages + 7) * PAGE, place).unwrap();
+        assert!(*placed.lock().unwrap() == content);
+        let full =
+            |runs: &[Run], _: &[u8]| if runs[0].first > 1000 { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) };
+        let error = read_pages(&whole[..], (pages + 7) * PAGE, full).unwrap_err();
+        assert!(matches!(error, DeltaError::Write { .. }), "{error}");
+        let error = read_pages(&whole[..whole.len() - 1], (pages + 7) * PAGE, |_, _| Ok(())).unwrap_err();
+        assert!(matches!(error, DeltaError::Read { .. }), "{error}");
     }
 
     #[test]
     fn runs_outside_of_memory_or_out_of_order_are_refused() {
         let whole = bytes(&delta());
-        assert!(matches!(Delta::read_from(&mut &whole[..], 51 * PAGE), Err(DeltaError::Run { number: 1 })));
+        assert!(matches!(read(&whole, 51 * PAGE), Err(DeltaError::Run { number: 1 })));
         let mut overlapping = whole;
         overlapping[32..40].copy_from_slice(&2_u64.to_le_bytes());
-        assert!(matches!(Delta::read_from(&mut &overlapping[..], SIZE), Err(DeltaError::Run { number: 1 })));
+        assert!(matches!(read(&overlapping, SIZE), Err(DeltaError::Run { number: 1 })));
     }
 
     #[test]
@@ -323,7 +432,7 @@ mod tests {
         let mut file = Vec::new();
         ram.seal().unwrap().write_to(&mut file).unwrap();
         assert_eq!(file.len() as u64, 16 + 2 * 16 + 3 * PAGE);
-        let again = SealedRam::read_from(&mut &file[..], memory).unwrap();
+        let again = SealedRam::read_from(&file[..], memory).unwrap();
         let mut bytes = [0; 2];
         again.read(7 * PAGE + 4999, &mut bytes).unwrap();
         assert_eq!(bytes, [9, 0]);
@@ -335,13 +444,13 @@ mod tests {
         for differing in [&other[..], &file[..file.len() - 1], &[&file[..], b"x"].concat()] {
             assert!(!again.is_as_written(&mut &*differing).unwrap());
         }
-        assert!(SealedRam::read_from(&mut &file[..file.len() - 1], memory).is_err());
+        assert!(SealedRam::read_from(&file[..file.len() - 1], memory).is_err());
     }
 
     proptest! {
         #[test]
         fn no_bytes_make_it_panic_or_take_more_than_the_memory(noise in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = Delta::read_from(&mut &[&MAGIC[..], &noise].concat()[..], SIZE);
+            let _ = read(&[&MAGIC[..], &noise].concat(), SIZE);
         }
     }
 }

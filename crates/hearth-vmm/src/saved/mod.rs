@@ -9,9 +9,12 @@ mod delta;
 mod pages;
 mod ram;
 
+use std::fmt;
+use std::io::Read;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-pub use delta::{Delta, DeltaError, Run};
+pub use delta::{Delta, DeltaError, Run, read_pages};
 pub(crate) use pages::Mapping;
 pub use ram::{RamError, SealedRam};
 pub(crate) use ram::{guest_memory, resident};
@@ -30,4 +33,43 @@ pub struct SavedMachine {
     pub devices: Arc<[u8]>,
     /// What it had changed of `ram` since; none for a template.
     pub delta: Option<Arc<Delta>>,
+}
+
+/// What a machine goes on from.
+#[derive(Debug)]
+pub struct Resting {
+    /// The memory that its own is a private mapping of.
+    pub ram: Arc<SealedRam>,
+    /// The state of its devices.
+    pub devices: Arc<[u8]>,
+    /// What it had changed of `ram`; none for a template.
+    pub changes: Option<Changes>,
+}
+
+/// Pages that a guest had changed.
+pub enum Changes {
+    /// They are in this process's memory.
+    Held(Arc<Delta>),
+    /// They are where [`Delta::write_to`] has written them, and are read while QEMU waits for them.
+    Written {
+        /// Where, for errors.
+        path: PathBuf,
+        /// From the first byte to the last, at which it fails if they are not what was written.
+        input: Box<dyn Read + Send>,
+    },
+}
+
+impl fmt::Debug for Changes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Held(delta) => f.debug_tuple("Held").field(delta).finish(),
+            Self::Written { path, .. } => f.debug_struct("Written").field("path", path).finish_non_exhaustive(),
+        }
+    }
+}
+
+impl From<SavedMachine> for Resting {
+    fn from(SavedMachine { ram, devices, delta }: SavedMachine) -> Self {
+        Self { ram, devices, changes: delta.map(Changes::Held) }
+    }
 }

@@ -1,5 +1,6 @@
 //! Copies of a guest, and a guest that comes back: restored, forked, paused.
 
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hearth_engine::channel::Event;
@@ -129,6 +130,26 @@ async fn ten_pauses_lose_nothing_and_processes_go_on() {
     assert_eq!(guest.say("cat /etc/machine-id; hostname").await, before);
     check_clock(&guest).await;
     check_counter(&guest, counter, 20).await;
+    guest.remove().await;
+}
+
+#[tokio::test]
+async fn a_damaged_pause_is_refused_and_lies_as_it_did() {
+    let Some(guest) = Guest::boot().await else { return };
+    guest.say("echo kept > /tmp/kept").await;
+    let flip = |directory: &Path, at: fn(usize) -> usize| {
+        let memory = directory.join("memory");
+        let mut bytes = std::fs::read(&memory).unwrap();
+        let at = at(bytes.len());
+        bytes[at] ^= 1;
+        std::fs::write(&memory, bytes).unwrap();
+    };
+    let last = |length| length - 1;
+    let (guest, error) = guest.through_a_broken_pause(|saved| flip(saved, last), |saved| flip(saved, last)).await;
+    assert!(matches!(error, EngineError::Saved { source: SavedFault::Damaged { .. } }), "{error}");
+    let (guest, error) = guest.through_a_broken_pause(|saved| flip(saved, |_| 0), |saved| flip(saved, |_| 0)).await;
+    assert!(matches!(error, EngineError::Saved { source: SavedFault::Memory { .. } }), "{error}");
+    assert_eq!(guest.say("cat /tmp/kept").await, "kept");
     guest.remove().await;
 }
 

@@ -8,7 +8,7 @@ use hearth_engine::channel::{Channel, ChannelError, Event};
 use hearth_engine::image::Image;
 use hearth_engine::protocol::{Command, Delivery, ErrorCode, ExitStatus, Start, StreamName};
 use hearth_engine::vmm::{Launcher, Machine, MachineSpec};
-use hearth_engine::{DialectSpec, Directories, Draft, Engine, Paused, Sandbox, SandboxSpec, chain};
+use hearth_engine::{DialectSpec, Directories, Draft, Engine, EngineError, Paused, Sandbox, SandboxSpec, chain};
 
 /// A sandbox in a home of its own over the shared image store.
 pub(crate) struct Guest {
@@ -82,6 +82,23 @@ impl Guest {
         look(&paused);
         let sandbox = engine.resume(paused).await.map_err(|refused| chain(&refused.error)).unwrap();
         Self { sandbox, engine, home }
+    }
+
+    /// Pauses it and lets it go on, but for that `disturb` has its way with the directory of what was saved before a first try. Returns what
+    /// that failed with; `mend` comes before the second.
+    pub(crate) async fn through_a_broken_pause(
+        self,
+        disturb: impl FnOnce(&Path),
+        mend: impl FnOnce(&Path),
+    ) -> (Self, EngineError) {
+        let Self { sandbox, engine, home } = self;
+        let saved = engine.directories().sandboxes().join(sandbox.id().as_str());
+        let paused = engine.pause(sandbox).await.map_err(|refused| chain(&refused.error)).unwrap();
+        disturb(&saved);
+        let refused = engine.resume(paused).await.expect_err("it is damaged");
+        mend(&saved);
+        let sandbox = engine.resume(refused.sandbox).await.map_err(|refused| chain(&refused.error)).unwrap();
+        (Self { sandbox, engine, home }, refused.error)
     }
 
     /// Runs a shell command and returns what it says, trimmed.
