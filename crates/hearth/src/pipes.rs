@@ -8,10 +8,19 @@ use bytes::Bytes;
 use futures_util::Stream;
 use futures_util::stream::unfold;
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::FileType;
 use rustix::io::Errno;
 
 /// What is read at a time, in bytes.
 const READ: usize = 64 * 1024;
+
+/// Whether standard input can bring anything: the null device, which scripts give where there is no input, never does.
+pub(crate) fn has_input() -> bool {
+    let null = rustix::fs::makedev(1, 3);
+    let is_null =
+        |stat: rustix::fs::Stat| FileType::from_raw_mode(stat.st_mode).is_char_device() && stat.st_rdev == null;
+    !rustix::fs::fstat(rustix::stdio::stdin()).is_ok_and(is_null)
+}
 
 /// Reads some of standard input; nothing is its end. Uses a thread, which may stay in the read when nobody waits for it any more.
 pub(crate) async fn read_stdin() -> io::Result<Vec<u8>> {

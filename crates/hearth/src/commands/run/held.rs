@@ -65,7 +65,7 @@ pub(super) async fn run(
     let mut capture = options.json.then(Capture::default);
     let raw = request.exec.pty.map(|_| RawMode::enter()).transpose();
     let raw = raw.map_err(|error| Failure::host(format!("set the terminal: {error}")))?;
-    let manner = Manner { interactive: true, timeout: options.timeout.map(|time| time.0) };
+    let manner = Manner { interactive: request.exec.interactive, timeout: options.timeout.map(|time| time.0) };
     let end = converse(&mut held, manner, signals, &mut capture).await;
     drop(raw);
     timings.note("ended");

@@ -19,7 +19,7 @@ use crate::failure::{Failure, exit_code_of};
 use crate::signals::Signals;
 use crate::terminal;
 use crate::values::EnvVar;
-use crate::{home, output};
+use crate::{home, output, pipes};
 use report::{Summary, Timings};
 
 /// What came of a run.
@@ -101,7 +101,7 @@ fn start_request(options: &RunOptions) -> Result<Start, Failure> {
     start.user = options.user.clone();
     start.timeout_ms = options.timeout.map(|time| time.0.as_millis() as u64);
     start.attach = Some(Delivery::Lossless);
-    start.stdin = true;
+    start.stdin = pipes::has_input();
     if options.tty && terminal::is_interactive() && !options.json {
         start.pty = Some(terminal::size());
         if let Ok(term) = std::env::var("TERM") {
