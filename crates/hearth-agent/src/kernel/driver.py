@@ -12,6 +12,7 @@ def serve(requests, answers, path):
     import base64
     import importlib.util
     import json
+    import keyword
     import linecache
     import os
     import sys
@@ -24,7 +25,7 @@ def serve(requests, answers, path):
     TEXT = 1 << 20  # the most characters of a value's repr
     SOURCES = 1000  # the execs whose source is kept for tracebacks
     NAME = "<exec-%d>"
-    REHEARSAL = "print(end='')\n1 + 1"
+    REHEARSAL = "print(end='')\n1 + 1", "1 + 1"
     own = serve.__code__.co_filename
     process = os.getpid()
     to_json, scan = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode, json.JSONDecoder().scan_once
@@ -364,6 +365,7 @@ def serve(requests, answers, path):
     for feature in __import__("__future__").all_feature_names:
         FUTURE |= getattr(__import__("__future__"), feature).compiler_flag
     AWAIT = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    KEYWORDS = frozenset(keyword.kwlist)
     COROUTINE = 0x80
 
     def compiled(tree, name, mode):
@@ -407,7 +409,21 @@ def serve(requests, answers, path):
                 except BaseException:
                     pass
 
+    def expression(code, name):
+        """What is one expression in one line, compiled without a tree of objects, whose making is most of the work."""
+        if "=" in code or ";" in code or "\n" in code.rstrip() or code[:1].isspace() or code.partition(" ")[0] in KEYWORDS:
+            return None
+        try:
+            return compiled(code, name, "eval")
+        except SyntaxError:
+            return None  # it is told of what was tried last
+
     def run(code, name):
+        only = expression(code, name)
+        if only is not None:
+            show_value(evaluate(only))
+            show_figures()
+            return
         tree = compile(code, name, "exec", flags=state["flags"] | AWAIT | ast.PyCF_ONLY_AST, dont_inherit=True)
         last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
         # Both are compiled before anything runs, the first of them for the futures it may name.
@@ -506,9 +522,9 @@ def serve(requests, answers, path):
         directories = [*site.getsitepackages(), site.getusersitepackages()] if site is not None else []
         answer("looked_at", paths=[sys.executable, "/etc/localtime", *directories])
         name = NAME % 0
-        remember_source(name, REHEARSAL)
+        remember_source(name, REHEARSAL[0])
         try:
-            return attempt(lambda: run(REHEARSAL, name))
+            return attempt(lambda: [run(code, name) for code in REHEARSAL])
         finally:
             del sources[name], linecache.cache[name]
 

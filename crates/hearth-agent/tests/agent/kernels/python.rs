@@ -376,3 +376,39 @@ async fn b20_builtins_that_the_user_has_replaced_are_not_the_drivers() {
     let done = run(&channel, Python, "(exec, open)").await;
     assert_eq!(done.value().unwrap(), "(None, None)", "what the user has changed stays so");
 }
+
+#[tokio::test]
+async fn an_expression_alone_is_run_as_it_would_be_behind_other_code() {
+    if !is_here(Python) {
+        return;
+    }
+    let agent = Agent::start();
+    let channel = agent.connect().await;
+    run(&channel, Python, "import asyncio\nx = 7").await;
+    for code in [
+        "1 + 1",
+        "x # seven",
+        "f'{x}' 'b'",
+        "None",
+        "print(x)",
+        "(\"a\", *[x])",
+        "[await asyncio.sleep(0, 'slept')]",
+        "await asyncio.sleep(0, 'slept')",
+        "print(1 / 0)",
+        "missing",
+        "1 +",
+        "(yield 1)",
+        "*x",
+        " 1",
+        "x; x",
+    ] {
+        let told = |done: super::Done| {
+            let error = done.ran().error.as_ref().map(|error| error.name.clone());
+            (done.value(), done.out(), done.err(), done.code(), error)
+        };
+        let alone = told(run(&channel, Python, code).await);
+        assert_eq!(alone, told(run(&channel, Python, &format!("pass\n{code}")).await), "{code:?}");
+    }
+    let lines = run(&channel, Python, "missing(1)").await.traceback();
+    assert!(lines.contains("    missing(1)\n") && lines.contains("line 1"), "{lines}");
+}
