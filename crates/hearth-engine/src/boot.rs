@@ -46,7 +46,7 @@ pub enum Phase {
     Claimed,
     /// The host's files are made.
     Prepared,
-    /// QEMU runs, and the guest's kernel with it.
+    /// QEMU runs, and the guest's kernel with it; of a saved guest it has the memory.
     Started,
     /// The agent has answered.
     Connected,

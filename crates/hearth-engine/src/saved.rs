@@ -83,7 +83,13 @@ impl SavedFault {
     /// Whether what was saved cannot be used at another time either.
     pub(crate) fn is_for_good(&self) -> bool {
         match self {
-            Self::Record { .. } | Self::Damaged { .. } | Self::Clock { .. } | Self::Memory { .. } => true,
+            Self::Record { .. } | Self::Damaged { .. } | Self::Clock { .. } => true,
+            Self::Memory { source, .. } => match source {
+                // The host is short of something, or its disk.
+                DeltaError::Write { .. } | DeltaError::Ram(_) => false,
+                DeltaError::Read { source } => source.kind() == io::ErrorKind::UnexpectedEof,
+                DeltaError::Magic | DeltaError::Run { .. } | DeltaError::Trailing => true,
+            },
             Self::File { source, .. } => source.kind() == io::ErrorKind::NotFound,
             Self::Interrupted { .. } => false,
         }
@@ -378,6 +384,15 @@ mod tests {
         check_disk(&sparse, &record).unwrap();
         file.write_all_at(&[1], 4096 * 200).unwrap();
         assert!(matches!(check_disk(&sparse, &record), Err(SavedFault::Damaged { .. })));
+    }
+
+    #[test]
+    fn memory_that_cannot_be_loaded_is_given_up_only_where_its_file_is_at_fault() {
+        let for_good = |source| SavedFault::Memory { path: PathBuf::new(), source }.is_for_good();
+        let read = |kind: io::ErrorKind| DeltaError::Read { source: kind.into() };
+        assert!(for_good(DeltaError::Magic) && for_good(read(io::ErrorKind::UnexpectedEof)));
+        assert!(!for_good(DeltaError::Write { source: io::ErrorKind::StorageFull.into() }));
+        assert!(!for_good(read(io::ErrorKind::PermissionDenied)));
     }
 
     #[test]

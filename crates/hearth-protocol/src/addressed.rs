@@ -8,8 +8,8 @@ use serde::de::value::{BorrowedStrDeserializer, MapAccessDeserializer};
 use serde::de::{DeserializeSeed, Error, IntoDeserializer, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-/// Reads an object: its `id`, if it has one, and all else as a body. As `serde(flatten)` does, which would keep the whole object as values
-/// before it reads any of it.
+/// Reads an object: its `id`, if it has one, and all else as a body. As `serde(flatten)` does, which would keep the object as values once more
+/// than the body's tag does.
 pub(crate) fn addressed<'de, D, I, B>(deserializer: D) -> Result<(Option<I>, B), D::Error>
 where
     D: Deserializer<'de>,

@@ -350,6 +350,8 @@ mod tests {
         }
         assert_eq!(code(r#"{"id":1,"type":"dance"}"#), ErrorCode::UnknownRequest);
         for line in [
+            r#"{"type":"ping"}"#,
+            r#"{"id":null,"type":"ping"}"#,
             r#"{"id":1}"#,
             r#"{"id":1,"type":"ping","extra":1}"#,
             r#"{"id":1,"type":"start"}"#,
@@ -388,6 +390,14 @@ mod tests {
             r#"{"id":1,"type":"shutdown","grace_ms":300001}"#,
         ] {
             assert_eq!(code(line), ErrorCode::InvalidField, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn a_reply_to_a_line_without_an_id_has_none() {
+        for line in [r#"{"id":null,"type":"pong"}"#, r#"{"type":"pong"}"#] {
+            let reply: Reply = serde_json::from_str(line).unwrap();
+            assert_eq!(reply, Reply { id: None, body: ReplyBody::Pong {} });
         }
     }
 

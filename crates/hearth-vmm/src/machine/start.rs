@@ -146,12 +146,18 @@ impl StateFeed {
 
 async fn write_changes(pid: u32, ram: Arc<SealedRam>, changes: Changes) -> Result<(), MachineError> {
     let guest_memory = |source| MachineError::GuestMemory { source };
+    let wanted = Arc::new(());
+    let is_wanted = Arc::downgrade(&wanted);
     let write = move || {
         let mapping = Mapping::find(pid, &ram).map_err(guest_memory)?;
         match changes {
             Changes::Held(delta) => mapping.write(delta.runs(), delta.content()).map_err(guest_memory),
             Changes::Written { path, input } => {
-                let read = read_pages(input, ram.size(), |runs, bytes| mapping.write(runs, bytes));
+                // Reading may take long. Once nobody waits for this QEMU may be gone, and its number another's.
+                let read = read_pages(input, ram.size(), |runs, bytes| match is_wanted.strong_count() {
+                    0 => Err(io::ErrorKind::Interrupted.into()),
+                    _ => mapping.write(runs, bytes),
+                });
                 read.map_err(|error| match error {
                     DeltaError::Write { source } => guest_memory(source),
                     source => MachineError::Changes { path, source },
@@ -159,7 +165,9 @@ async fn write_changes(pid: u32, ram: Arc<SealedRam>, changes: Changes) -> Resul
             }
         }
     };
-    tokio::task::spawn_blocking(write).await.unwrap_or_else(|error| Err(guest_memory(io::Error::other(error))))
+    let written = tokio::task::spawn_blocking(write).await;
+    drop(wanted);
+    written.unwrap_or_else(|error| Err(guest_memory(io::Error::other(error))))
 }
 
 fn limits(spec: &MachineSpec) -> CgroupLimits {

@@ -35,7 +35,7 @@ pub struct Delta {
     content: Vec<u8>,
 }
 
-/// What a file says is no delta.
+/// Why pages cannot be read, or not be put where they belong.
 #[derive(Debug, thiserror::Error)]
 pub enum DeltaError {
     /// It cannot be read, or ends too early.
@@ -214,7 +214,10 @@ pub fn read_pages(
         loop {
             let next = reader.lock().unwrap_or_else(PoisonError::into_inner).next(&mut buffer)?;
             let Some(runs) = next else { return Ok(()) };
-            each(&runs, &buffer).map_err(|source| DeltaError::Write { source })?;
+            if let Err(source) = each(&runs, &buffer) {
+                reader.lock().unwrap_or_else(PoisonError::into_inner).ended = true;
+                return Err(DeltaError::Write { source });
+            }
         }
     };
     // Placing pages takes longer than reading and summing them up, which one does at a time.
@@ -343,6 +346,14 @@ mod tests {
 
     const SIZE: u64 = 100 * PAGE;
 
+    struct Unsure;
+
+    impl Read for Unsure {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::InvalidData.into())
+        }
+    }
+
     fn delta() -> Delta {
         let runs = vec![Run { first: 2, pages: 1 }, Run { first: 50, pages: 2 }];
         Delta::new(runs, (0..3 * PAGE).map(|byte| byte as u8).collect())
@@ -409,6 +420,9 @@ mod tests {
             |runs: &[Run], _: &[u8]| if runs[0].first > 1000 { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) };
         let error = read_pages(&whole[..], (pages + 7) * PAGE, full).unwrap_err();
         assert!(matches!(error, DeltaError::Write { .. }), "{error}");
+        // An input that is not what was written says so at its end.
+        let error = read_pages(whole.chain(Unsure), (pages + 7) * PAGE, |_, _| Ok(())).unwrap_err();
+        assert!(matches!(error, DeltaError::Read { source } if source.kind() == io::ErrorKind::InvalidData));
         let error = read_pages(&whole[..whole.len() - 1], (pages + 7) * PAGE, |_, _| Ok(())).unwrap_err();
         assert!(matches!(error, DeltaError::Read { .. }), "{error}");
     }

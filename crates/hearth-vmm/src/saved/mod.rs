@@ -54,7 +54,7 @@ pub enum Changes {
     Written {
         /// Where, for errors.
         path: PathBuf,
-        /// From the first byte to the last, at which it fails if they are not what was written.
+        /// From the first byte on. Its end is an error unless they are what was written.
         input: Box<dyn Read + Send>,
     },
 }

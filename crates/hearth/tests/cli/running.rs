@@ -64,7 +64,10 @@ fn b09_standard_input_passes_whole() {
     let output = home.hearth_with_input(&["run", "--", "cat"], data.clone());
     assert!(output.stdout == data, "3 MB came back changed");
     assert_code(&output, 0);
-    assert_code(&home.run(&["cat"]), 0);
+    assert_code(&home.hearth_with_input(&["run", "--", "cat"], Vec::new()), 0);
+    // The null device is no input to pass on.
+    let nothing = home.run(&["sh", "-c", "cat; readlink /proc/self/fd/0"]);
+    assert_eq!((text(&nothing.stdout), nothing.status.code()), ("/dev/null\n".into(), Some(0)));
 }
 
 #[test]

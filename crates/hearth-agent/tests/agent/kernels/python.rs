@@ -384,7 +384,7 @@ async fn an_expression_alone_is_run_as_it_would_be_behind_other_code() {
     }
     let agent = Agent::start();
     let channel = agent.connect().await;
-    run(&channel, Python, "import asyncio\nx = 7").await;
+    run(&channel, Python, "import asyncio, warnings\nx = 7\nwarnings.simplefilter('always')").await;
     for code in [
         "1 + 1",
         "x # seven",
@@ -401,10 +401,12 @@ async fn an_expression_alone_is_run_as_it_would_be_behind_other_code() {
         "*x",
         " 1",
         "x; x",
+        "'\\d', *[x]",
+        "print('\\d'",
     ] {
         let told = |done: super::Done| {
             let error = done.ran().error.as_ref().map(|error| error.name.clone());
-            (done.value(), done.out(), done.err(), done.code(), error)
+            (done.value(), done.out(), done.err().lines().count(), done.code(), error)
         };
         let alone = told(run(&channel, Python, code).await);
         assert_eq!(alone, told(run(&channel, Python, &format!("pass\n{code}")).await), "{code:?}");
