@@ -137,7 +137,7 @@ impl SealedRam {
         }
     }
 
-    /// Reads memory of `size` bytes that [`Self::write_to`] has written.
+    /// Reads the memory of a machine that [`Self::write_to`] has written.
     ///
     /// # Errors
     /// [`DeltaError`].
