@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 pub struct PoolInfo {
     /// Ready machines that are to be there of each kind; 0 where there is no pool.
     pub ready_limit: usize,
+    /// QEMUs of each kind that are to wait for their guest, for whoever comes while no machine is ready.
+    #[serde(default)]
+    pub standby_limit: usize,
     /// Kinds that are kept: those that were asked for last.
     pub kinds_limit: usize,
     /// How long a kind is kept that nobody asks for.
@@ -18,17 +21,20 @@ pub struct PoolInfo {
     pub is_pressed: bool,
     /// The kinds, the one asked for last first.
     pub kinds: Vec<PoolKindInfo>,
-    /// Machines handed out.
+    /// Ready machines handed out.
     pub claimed: u64,
-    /// Requests for which there was none.
+    /// QEMUs handed out that waited for their guest.
+    #[serde(default)]
+    pub standby: u64,
+    /// Requests for which there was neither.
     pub missed: u64,
-    /// Machines made ready.
+    /// What was made, of either.
     pub made: u64,
-    /// Machines that could not be made.
+    /// What could not be made.
     pub failed: u64,
-    /// Ready machines that died, or were of a QEMU that has been replaced.
+    /// What died while it waited, or was of a QEMU that has been replaced.
     pub lost: u64,
-    /// Ready machines let go: nobody wanted them, or the memory was short.
+    /// What was let go: nobody wanted it, or the memory was short.
     pub drained: u64,
 }
 
@@ -46,6 +52,9 @@ pub struct PoolKindInfo {
     pub disk_mib: Option<u32>,
     /// Machines that are ready.
     pub ready: usize,
-    /// Machines that are being made ready.
+    /// QEMUs that wait for their guest.
+    #[serde(default)]
+    pub standby: usize,
+    /// How many of either are being made.
     pub making: usize,
 }

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use hearth_channel::{Channel, ConnectError, ConnectOptions, Connection, Endpoint, Endpoints};
 use hearth_protocol::{BULK_PORT, CONTROL_PORT};
 use hearth_vmm::jail::groups_of;
-use hearth_vmm::{Accelerator, Confinement, Exit, Lifetime, Machine, MachineSpec, PortName, Resting, Stall};
+use hearth_vmm::{
+    Accelerator, Confinement, Exit, Lifetime, Machine, MachineSpec, PortName, Resting, SealedRam, Stall, Standby,
+};
 use tracing::Span;
 
 use crate::accelerator::{Finding, Findings, Way, name};
@@ -34,7 +36,7 @@ pub(crate) const EXIT_AFTER_HANG_UP: Duration = Duration::from_secs(2);
 const CLOCK_LAG: Duration = Duration::from_millis(80);
 const CLOCK_TRIES: usize = 5;
 
-/// How long the death of a killed QEMU is waited for before the next way is tried.
+/// How long the death of a killed QEMU is waited for before anything else is started in its place.
 const DEATH: Duration = Duration::from_secs(2);
 
 /// A point on the way to a sandbox that takes requests.
@@ -234,44 +236,69 @@ fn port_name(name: &str) -> PortName {
 }
 
 impl Engine {
-    /// Lets a saved guest go on in a machine of a sandbox's own.
-    pub(crate) async fn restore(
+    /// Starts a QEMU in a sandbox's place, for a guest that lies on this memory of a template's.
+    pub(crate) async fn start_waiting(
         &self,
         spec: &SandboxSpec,
         base: &Base,
         place: &Place,
-        origin: Origin,
-        phases: &mut Phases,
-    ) -> Result<(Machine, Channel), EngineError> {
-        let Origin { template, saved, renew: renewal, quiet } = origin;
-        let (directory, way) = (&place.directory, template.way);
+        way: Way,
+        ram: Arc<SealedRam>,
+    ) -> Result<Standby, EngineError> {
+        let directory = &place.directory;
         let machine = self.machine_spec(spec, base, directory.path(), place.scratch.as_ref(), way)?;
         let machine = MachineSpec { lifetime: directory.lifetime(), ..machine };
         directory.note_groups(&groups_of(directory.path()));
-        // A template's one process, the interpreter that waits, was not frozen.
-        let is_frozen = saved.changes.is_some();
-        let machine = Machine::restore(machine, saved).await?;
-        phases.note(Phase::Started);
-        let first_answer = async {
-            let channel = match quiet {
-                true => resume(&machine)?,
-                false => connect(&machine).await.inspect(|_| phases.note(Phase::Connected))?,
-            };
-            renew(&channel, directory.id(), renewal, &spec.given).await?;
-            if quiet {
-                phases.note(Phase::Connected);
-            }
-            Ok(channel)
+        Ok(Machine::stand_by(machine, ram).await?)
+    }
+}
+
+/// Lets a saved guest go on in a QEMU that waits for it, as the sandbox with this id.
+pub(crate) async fn go_on(
+    waiting: Standby,
+    id: &SandboxId,
+    given: &Given,
+    origin: Origin,
+    phases: &mut Phases,
+) -> Result<(Machine, Channel), EngineError> {
+    let Origin { template, saved, renew: renewal, quiet } = origin;
+    let way = template.way;
+    // A template's one process, the interpreter that waits, was not frozen.
+    let is_frozen = saved.changes.is_some();
+    let machine = waiting.go_on(saved).await?;
+    phases.note(Phase::Started);
+    let first_answer = async {
+        let channel = match quiet {
+            true => resume(&machine)?,
+            false => connect(&machine).await.inspect(|_| phases.note(Phase::Connected))?,
         };
-        // Its console has nothing to say, so only the time bounds the wait.
-        let answered = tokio::time::timeout(TCG_SILENCE, or_end(&machine, way.accelerator, first_answer)).await;
-        let channel = answered.unwrap_or_else(|_| Err(silent(way.accelerator, "restored")))?;
+        renew(&channel, id, renewal, given).await?;
+        if quiet {
+            phases.note(Phase::Connected);
+        }
+        Ok(channel)
+    };
+    // Its console has nothing to say, so only the time bounds the wait.
+    let answered = tokio::time::timeout(TCG_SILENCE, or_end(&machine, way.accelerator, first_answer)).await;
+    let answered = answered.unwrap_or_else(|_| Err(silent(way.accelerator, "restored")));
+    let thawed = async {
+        let channel = answered?;
         if is_frozen {
             let thawed = channel.thaw().await;
             thawed.map_err(|source| EngineError::Channel { what: "let the guest's processes go on", source })?;
         }
-        phases.note(Phase::Ready);
-        Ok((machine, channel))
+        Ok(channel)
+    };
+    match thawed.await {
+        Ok(channel) => {
+            phases.note(Phase::Ready);
+            Ok((machine, channel))
+        }
+        Err(error) => {
+            // Its place is somebody's next, who may start another there.
+            let _ = tokio::time::timeout(DEATH, machine.kill()).await;
+            Err(error)
+        }
     }
 }
 

@@ -12,12 +12,12 @@ use hearth_protocol::{RawString, Renew};
 use hearth_vmm::{CpuCount, Lifetime, Machine, MachineSpec, MemoryMib, Qemu};
 
 use crate::accelerator::AcceleratorChoice;
-use crate::boot::{Boot, Booted, Origin, Phase, Phases, Renewal, connect};
+use crate::boot::{self, Boot, Booted, Origin, Phase, Phases, Renewal, connect};
 use crate::fleet::SandboxName;
 use crate::identity::{SandboxDirectory, SandboxId};
 use crate::sandbox::Sandbox;
 use crate::scratch::Scratch;
-use crate::template::{Found, TemplateRecord};
+use crate::template::TemplateRecord;
 use crate::{DEFAULT_IMAGE, Engine, EngineError, sweep};
 
 /// The size of a scratch disk in MiB: 16 to 1,048,576 (1 TiB). The file is sparse: it takes what the guest writes.
@@ -191,24 +191,15 @@ impl Engine {
     pub(crate) async fn create_as(&self, id: SandboxId, spec: &SandboxSpec) -> Result<Sandbox, EngineError> {
         let mut phases = Phases::since(Instant::now());
         let base = self.base(spec)?;
-        let mut sandbox = match &spec.start {
+        let sandbox = match &spec.start {
             StartFrom::Boot => self.create_by_boot(id, spec, base, phases).await?,
             StartFrom::Snapshot(name) => self.create_by_snapshot(id, spec, name, phases).await?,
             StartFrom::Template => {
-                let Found { template, failed } = self.template(spec, &base).await?;
-                phases.note(Phase::Template);
-                let place = self.place_for(id, template.scratch.as_ref())?;
-                phases.note(Phase::Prepared);
-                let origin =
-                    Origin { saved: template.saved.clone().into(), template, renew: Renewal::Anew, quiet: true };
-                let sandbox = self.start_saved(spec, base, place, origin, phases).await.map_err(|(_, error)| error)?;
-                sandbox.after_failures(failed)
+                let standby = self.stand_by_as(id, spec, base, &mut phases).await?;
+                standby.go_on(&spec.given, phases).await?
             }
         };
-        if let Some(dialects) = spec.dialects {
-            sandbox.speak_dialects(dialects).await?;
-        }
-        Ok(sandbox)
+        sandbox.with_dialects(spec.dialects).await
     }
 
     async fn create_by_boot(
@@ -237,7 +228,11 @@ impl Engine {
         mut phases: Phases,
     ) -> Result<Sandbox, (Place, EngineError)> {
         let template = origin.template.clone();
-        match self.restore(spec, &base, &place, origin, &mut phases).await {
+        let started = async {
+            let waiting = self.start_waiting(spec, &base, &place, template.way, origin.saved.ram.clone()).await?;
+            boot::go_on(waiting, place.directory.id(), &spec.given, origin, &mut phases).await
+        };
+        match started.await {
             Ok((machine, channel)) => {
                 let booted = Booted { machine, channel, way: template.way, failed: Vec::new() };
                 Ok(Sandbox::new(spec, place, booted, template.into(), base, phases))

@@ -218,6 +218,9 @@ pub enum EngineError {
         /// What was asked for.
         copies: usize,
     },
+    /// Half of a sandbox that comes from no template.
+    #[error("only sandboxes that are restored from templates can be made half ahead")]
+    NotAhead,
     /// A template could not be kept.
     #[error("cannot keep a template")]
     Template {
@@ -290,7 +293,7 @@ impl EngineError {
             Self::Invalid(_) | Self::DiskSize { .. } | Self::HomeTooLong { .. } | Self::Copies { .. } => Kind::Invalid,
             Self::NoDisk | Self::Given { .. } | Self::Outdated { .. } | Self::SnapshotExists { .. } => Kind::Invalid,
             Self::NoSnapshot { .. } | Self::NoTemplate { .. } => Kind::Missing,
-            Self::TemplateNeeded { .. } => Kind::Invalid,
+            Self::TemplateNeeded { .. } | Self::NotAhead => Kind::Invalid,
             Self::Image(error) => kind_of_image(error),
             Self::Qemu(_) | Self::NoImage { .. } | Self::FormatTool { .. } | Self::Modules { .. } => Kind::Missing,
             Self::MemoryShort { .. } | Self::DiskShort { .. } | Self::OverBudget(_) => Kind::Resources,

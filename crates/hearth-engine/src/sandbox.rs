@@ -77,10 +77,6 @@ impl Sandbox {
         Self { dialects: None, channel, machine, place, id, base, spec, below, way, disk_below, failed, phases }
     }
 
-    pub(crate) fn after_failures(self, failed: Vec<String>) -> Self {
-        Self { failed, ..self }
-    }
-
     /// Makes one that was made ahead its caller's, who has asked for it at `begun`. Its name and all that goes with it are its own since it was
     /// made, and nobody's before, so what it lacks is the time, entropy of its own, and what its programs are given.
     pub(crate) async fn claim(&mut self, begun: Instant, given: &Given) -> Result<(), EngineError> {
@@ -95,11 +91,13 @@ impl Sandbox {
         Ok(())
     }
 
-    /// Opens the doors of the earlier protocols.
-    pub(crate) async fn speak_dialects(&mut self, spec: DialectSpec) -> Result<(), EngineError> {
-        let directory = self.place.get_mut().directory.path();
-        self.dialects = Some(Dialects::open(&self.channel, directory, spec.port).await?);
-        Ok(())
+    /// Opens the doors of the earlier protocols, where they are wanted.
+    pub(crate) async fn with_dialects(mut self, wanted: Option<DialectSpec>) -> Result<Self, EngineError> {
+        if let Some(spec) = wanted {
+            let directory = self.place.get_mut().directory.path();
+            self.dialects = Some(Dialects::open(&self.channel, directory, spec.port).await?);
+        }
+        Ok(self)
     }
 
     /// Where it speaks the earlier protocols, if it was asked to.

@@ -65,14 +65,16 @@ fn figures(app: &App) -> String {
     let mut gauge = |name: &str, help: &str, values: &[(String, u64)]| figure("gauge", name, help, values);
     let pool = pool::info(app);
     let ready = pool.kinds.iter().map(|kind| kind.ready as u64).sum();
+    let standby = pool.kinds.iter().map(|kind| kind.standby as u64).sum();
     let making = pool.kinds.iter().map(|kind| kind.making as u64).sum();
     gauge(
         "pool_machines",
         "Machines of the warm pool.",
-        &[("{state=\"ready\"}".to_owned(), ready), ("{state=\"making\"}".to_owned(), making)],
+        &[("ready", ready), ("standby", standby), ("making", making)]
+            .map(|(state, count)| (format!("{{state=\"{state}\"}}"), count)),
     );
     gauge("pool_pressed", "Whether the pool holds nothing because memory is short.", &one(pool.is_pressed.into()));
-    let outcomes = [("claimed", pool.claimed), ("missed", pool.missed)];
+    let outcomes = [("claimed", pool.claimed), ("standby", pool.standby), ("missed", pool.missed)];
     let fates = [("made", pool.made), ("failed", pool.failed), ("lost", pool.lost), ("drained", pool.drained)];
     let labelled = |label: &str, values: &[(&str, u64)]| -> Vec<(String, u64)> {
         values.iter().map(|(name, value)| (format!("{{{label}=\"{name}\"}}"), *value)).collect()

@@ -17,12 +17,14 @@ pub(crate) fn info(app: &App) -> PoolInfo {
     let (limits, counts) = (status.limits, status.counts);
     PoolInfo {
         ready_limit: limits.ready,
+        standby_limit: limits.standby,
         kinds_limit: limits.kinds,
         idle_seconds: limits.idle.as_secs(),
         floor_mib: limits.floor_mib,
         is_pressed: status.is_pressed,
         kinds: status.kinds.into_iter().map(kind).collect(),
         claimed: counts.claimed,
+        standby: counts.standby,
         missed: counts.missed,
         made: counts.made,
         failed: counts.failed,
@@ -38,6 +40,7 @@ fn kind(shelf: PoolShelf) -> PoolKindInfo {
         memory_mib: shelf.kind.memory.mib(),
         disk_mib: shelf.kind.disk.map(DiskMib::mib),
         ready: shelf.ready,
+        standby: shelf.standby,
         making: shelf.making,
     }
 }

@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, anyhow};
 use hearth_engine::image::Image;
 use hearth_engine::vmm::{Launcher, MachineSpec};
-use hearth_engine::{DEFAULT_IMAGE, Directories, Draft, Engine, EngineError, Sandbox, SandboxSpec, chain};
+use hearth_engine::{
+    DEFAULT_IMAGE, Directories, Draft, Engine, EngineError, Given, Sandbox, SandboxSpec, Standby, chain,
+};
 
 use super::{Effort, report};
 
@@ -63,6 +65,16 @@ impl Host {
     /// Creates a sandbox, as the product does.
     pub(crate) async fn create(&self, spec: &SandboxSpec) -> Result<Sandbox> {
         self.engine.create(spec).await.map_err(explained)
+    }
+
+    /// Starts a QEMU ahead, as the product's pool does.
+    pub(crate) async fn stand_by(&self) -> Result<Standby> {
+        self.engine.stand_by(&self.spec).await.map_err(explained)
+    }
+
+    /// Creates a sandbox on one.
+    pub(crate) async fn create_on(&self, standby: Standby) -> Result<Sandbox> {
+        self.engine.create_on(standby, &Given::default()).await.map_err(explained)
     }
 
     /// Its image.

@@ -193,7 +193,7 @@ pub(super) fn create(member: &Member, origin: Origin) -> Job {
         ),
         Origin::Ready(ready, begun) => job(
             async move {
-                let sandbox = match ready.take(begun, &entry.spec.given).await {
+                let sandbox = match ready.take(begun, &entry.spec.given, &shared.gate).await {
                     Ok(sandbox) => Ok(sandbox),
                     // It has died meanwhile, nothing of it is left, and its id is free for another.
                     Err(_) => make(&shared, &entry).await,

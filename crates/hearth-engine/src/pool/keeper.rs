@@ -1,31 +1,81 @@
-//! The keeper of one ready machine.
+//! The keeper of one machine of the pool's.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
-use crate::Sandbox;
+use crate::{Sandbox, SandboxId, Standby};
 
 /// How often a machine is asked whether it lives; the end of its QEMU is seen at once.
 const INTERVAL: Duration = Duration::from_secs(15);
 /// How long its answer may take, under emulation on a host that has other things to do.
 const ANSWER: Duration = Duration::from_secs(30);
 
+/// What a pool keeps.
+#[derive(Debug)]
+pub(super) enum Kept {
+    /// A machine that has run commands.
+    Ready(Box<Sandbox>),
+    /// A QEMU that waits for its guest.
+    Standby(Box<Standby>),
+}
+
+impl Kept {
+    pub(super) fn id(&self) -> &SandboxId {
+        match self {
+            Self::Ready(sandbox) => sandbox.id(),
+            Self::Standby(standby) => standby.id(),
+        }
+    }
+
+    pub(super) fn qemu_path(&self) -> Option<&Path> {
+        match self {
+            Self::Ready(sandbox) => sandbox.qemu_path(),
+            Self::Standby(standby) => Some(standby.qemu_path()),
+        }
+    }
+
+    async fn ended(&self) {
+        match self {
+            Self::Ready(sandbox) => drop(sandbox.ended().await),
+            Self::Standby(standby) => standby.ended().await,
+        }
+    }
+
+    /// Of what has no guest nothing can be asked.
+    async fn falls_silent(&self) {
+        let Self::Ready(sandbox) = self else { return std::future::pending().await };
+        loop {
+            sleep(INTERVAL).await;
+            if !matches!(timeout(ANSWER, sandbox.channel().ping()).await, Ok(Ok(()))) {
+                return;
+            }
+        }
+    }
+
+    pub(super) async fn remove(self) {
+        match self {
+            Self::Ready(sandbox) => sandbox.remove().await,
+            Self::Standby(standby) => standby.remove().await,
+        }
+    }
+}
+
 /// What a keeper is told.
 pub(super) enum Wanted {
     /// Hand it over.
-    Give(oneshot::Sender<Box<Sandbox>>),
+    Give(oneshot::Sender<Kept>),
     /// Have it removed.
     Remove,
 }
 
 /// How the keeping ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kept {
+pub(super) enum Outcome {
     Given,
     Removed,
     /// It died, did not answer, or is of a QEMU that is no longer there.
@@ -33,37 +83,25 @@ pub(super) enum Kept {
 }
 
 /// Keeps a machine until it is wanted or dies. When this returns, it is somebody else's or nothing of it is left.
-pub(super) async fn keep(sandbox: Box<Sandbox>, stamp: Stamp, mut wanted: oneshot::Receiver<Wanted>) -> Kept {
+pub(super) async fn keep(kept: Kept, stamp: Stamp, mut wanted: oneshot::Receiver<Wanted>) -> Outcome {
     let told = tokio::select! {
         // A dead one is never handed over.
         biased;
-        _ = sandbox.ended() => None,
+        () = kept.ended() => None,
         told = &mut wanted => Some(told.unwrap_or(Wanted::Remove)),
-        () = falls_silent(&sandbox) => None,
+        () = kept.falls_silent() => None,
     };
-    match told {
-        Some(Wanted::Give(to)) if stamp.holds() => match to.send(sandbox) {
-            Ok(()) => Kept::Given,
+    let (kept, outcome) = match told {
+        Some(Wanted::Give(to)) if stamp.holds() => match to.send(kept) {
+            Ok(()) => return Outcome::Given,
             // Whoever wanted it is gone.
-            Err(sandbox) => removed(sandbox, Kept::Removed).await,
+            Err(kept) => (kept, Outcome::Removed),
         },
-        Some(Wanted::Remove) => removed(sandbox, Kept::Removed).await,
-        Some(Wanted::Give(_)) | None => removed(sandbox, Kept::Lost).await,
-    }
-}
-
-async fn removed(sandbox: Box<Sandbox>, kept: Kept) -> Kept {
-    sandbox.remove().await;
-    kept
-}
-
-async fn falls_silent(sandbox: &Sandbox) {
-    loop {
-        sleep(INTERVAL).await;
-        if !matches!(timeout(ANSWER, sandbox.channel().ping()).await, Ok(Ok(()))) {
-            return;
-        }
-    }
+        Some(Wanted::Remove) => (kept, Outcome::Removed),
+        Some(Wanted::Give(_)) | None => (kept, Outcome::Lost),
+    };
+    kept.remove().await;
+    outcome
 }
 
 /// What the file of a QEMU was like: an upgrade puts another one in its place, and what runs on of the old one could not be saved.

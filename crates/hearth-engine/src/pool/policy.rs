@@ -33,7 +33,7 @@ pub(super) enum Order<K> {
 pub(super) struct Host {
     /// Its memory is short.
     pub(super) is_pressed: bool,
-    /// Creations that somebody waits for.
+    /// Creations that somebody waits for, and what else is being made.
     pub(super) busy: usize,
     /// How many more machines the budgets allow.
     pub(super) room: usize,
@@ -156,9 +156,13 @@ impl<K: Clone + PartialEq> Policy<K> {
         gone.into_iter().flat_map(|shelf| shelf.ready).map(Order::Drop).collect()
     }
 
+    /// How many are being made.
+    pub(super) fn making(&self) -> usize {
+        self.shelves.iter().map(|shelf| shelf.making).sum::<usize>() + self.astray
+    }
+
     fn fill(&mut self, now: Duration, host: Host) -> Vec<Order<K>> {
-        let making = self.shelves.iter().map(|shelf| shelf.making).sum::<usize>() + self.astray;
-        let mut left = self.limits.at_once.saturating_sub(making + host.busy).min(host.room);
+        let mut left = self.limits.at_once.saturating_sub(self.making() + host.busy).min(host.room);
         let mut orders = Vec::new();
         for shelf in self.shelves.iter_mut().rev().filter(|shelf| now >= shelf.paused_until) {
             let count = self.limits.ready.saturating_sub(shelf.ready.len() + shelf.making).min(left);
@@ -194,7 +198,7 @@ mod tests {
     use proptest::prelude::*;
 
     const LIMITS: PoolLimits =
-        PoolLimits { ready: 2, kinds: 2, at_once: 3, idle: Duration::from_secs(600), floor_mib: 0 };
+        PoolLimits { ready: 2, standby: 0, kinds: 2, at_once: 3, idle: Duration::from_secs(600), floor_mib: 0 };
     const ROOMY: Host = Host { is_pressed: false, busy: 0, room: usize::MAX };
 
     /// A pool with a world around it that does what it is told, and keeps count.

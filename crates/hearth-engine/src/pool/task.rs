@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::Instrument;
 
-use super::keeper::{Kept, Stamp, Wanted, keep};
+use super::keeper::{Kept, Outcome, Stamp, Wanted, keep};
 use super::policy::{Host, Number, Order, Policy};
 use super::{Claimed, Message, PoolCounts, PoolKind, PoolLimits, PoolShelf, PoolStatus};
 use crate::preflight::needed_memory;
@@ -28,10 +28,17 @@ const THROWAWAYS: usize = 6;
 /// A bound on it: what hangs then does not answer either.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How far a machine of the pool's is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Ready,
+    Standby,
+}
+
 /// Work that has come to an end.
 enum Done {
-    Made(PoolKind, Result<Box<Sandbox>, EngineError>),
-    Kept(Number, Kept),
+    Made(Stage, PoolKind, Result<Kept, EngineError>),
+    Kept(Stage, Number, Outcome),
 }
 
 enum Next {
@@ -45,7 +52,8 @@ enum Next {
 /// The task.
 pub(super) struct Task {
     engine: Engine,
-    policy: Policy<PoolKind>,
+    ready: Policy<PoolKind>,
+    standby: Policy<PoolKind>,
     limits: PoolLimits,
     /// Creations that somebody waits for.
     busy: watch::Receiver<usize>,
@@ -70,7 +78,8 @@ impl Task {
     ) -> Self {
         Self {
             engine,
-            policy: Policy::new(limits),
+            ready: Policy::new(limits),
+            standby: Policy::new(PoolLimits { ready: limits.standby, ..limits }),
             limits,
             busy,
             back,
@@ -90,7 +99,7 @@ impl Task {
         loop {
             match self.next(&mut inbox).await {
                 Next::Told(Message::Claim { kind, reply }) => self.claim(kind, reply),
-                Next::Told(Message::GiveBack { kind, sandbox, stamp }) => self.put(&kind, sandbox, stamp),
+                Next::Told(Message::GiveBack { kind, kept, stamp }) => self.put(&kind, kept, stamp),
                 Next::Told(Message::End(reply)) => return self.end(inbox, Some(reply)).await,
                 Next::End(reply) => return self.end(inbox, reply).await,
                 Next::Done(done) => self.finish(done),
@@ -120,16 +129,24 @@ impl Task {
         }
     }
 
-    /// When to look again: when the policy says so, and at the host's memory while there is something to give back or to make.
+    fn policy(&mut self, stage: Stage) -> &mut Policy<PoolKind> {
+        match stage {
+            Stage::Ready => &mut self.ready,
+            Stage::Standby => &mut self.standby,
+        }
+    }
+
+    /// When to look again: when the policies say so, and at the host's memory while there is something to give back or to make.
     fn wake(&self) -> Option<Instant> {
-        let own = self.policy.next(self.begun.elapsed()).map(|at| self.begun + at);
-        let look = (!self.policy.shelves().is_empty()).then(|| Instant::now() + LOOK);
-        [own, look].into_iter().flatten().min()
+        let own = [&self.ready, &self.standby].into_iter().filter_map(|policy| policy.next(self.begun.elapsed())).min();
+        let look = (!self.ready.shelves().is_empty()).then(|| Instant::now() + LOOK);
+        [own.map(|at| self.begun + at), look].into_iter().flatten().min()
     }
 
     /// Notes the use, and hands out the first that is there and lives.
     fn claim(&mut self, kind: PoolKind, reply: oneshot::Sender<Option<Claimed>>) {
-        self.policy.used(&kind, self.begun.elapsed());
+        let now = self.begun.elapsed();
+        [Stage::Ready, Stage::Standby].into_iter().for_each(|stage| self.policy(stage).used(&kind, now));
         let (to, given) = oneshot::channel();
         let Some(stamp) = self.ask_for(&kind, to) else {
             self.counts.missed += 1;
@@ -138,56 +155,68 @@ impl Task {
             return;
         };
         let pool = self.back.clone();
-        self.counts.claimed += 1;
         tokio::spawn(async move {
             let given = given.await.ok();
-            let claimed = given.map(|sandbox| Claimed { ready: Some((kind, sandbox, stamp)), pool });
+            let claimed = given.map(|kept| Claimed { kept: Some((kind, kept, stamp)), pool });
             let _ = reply.send(claimed);
         });
     }
 
     /// Asks the keepers of a kind, one after another, until one is there.
-    fn ask_for(&mut self, kind: &PoolKind, mut to: oneshot::Sender<Box<Sandbox>>) -> Option<Stamp> {
-        while let Some(number) = self.policy.claim(kind) {
-            let Some((keeper, stamp)) = self.keepers.remove(&number) else { continue };
-            match keeper.send(Wanted::Give(to)) {
-                Ok(()) => return Some(stamp),
-                Err(Wanted::Give(unused)) => to = unused,
-                Err(Wanted::Remove) => return None,
+    fn ask_for(&mut self, kind: &PoolKind, mut to: oneshot::Sender<Kept>) -> Option<Stamp> {
+        for stage in [Stage::Ready, Stage::Standby] {
+            while let Some(number) = self.policy(stage).claim(kind) {
+                let Some((keeper, stamp)) = self.keepers.remove(&number) else { continue };
+                match keeper.send(Wanted::Give(to)) {
+                    Ok(()) => {
+                        match stage {
+                            Stage::Ready => self.counts.claimed += 1,
+                            Stage::Standby => self.counts.standby += 1,
+                        }
+                        return Some(stamp);
+                    }
+                    Err(Wanted::Give(unused)) => to = unused,
+                    Err(Wanted::Remove) => return None,
+                }
             }
         }
         None
     }
 
-    fn put(&mut self, kind: &PoolKind, sandbox: Box<Sandbox>, stamp: Stamp) {
+    fn put(&mut self, kind: &PoolKind, kept: Kept, stamp: Stamp) {
         self.last += 1;
         let number = self.last;
+        let stage = match kept {
+            Kept::Ready(_) => Stage::Ready,
+            Kept::Standby(_) => Stage::Standby,
+        };
         let (keeper, wanted) = oneshot::channel();
         self.keepers.insert(number, (keeper, stamp.clone()));
-        self.keeping.spawn(async move { Done::Kept(number, keep(sandbox, stamp, wanted).await) });
-        if let Some(order) = self.policy.put(kind, number) {
-            self.carry_out(order);
+        self.keeping.spawn(async move { Done::Kept(stage, number, keep(kept, stamp, wanted).await) });
+        if let Some(order) = self.policy(stage).put(kind, number) {
+            self.carry_out(stage, order);
         }
     }
 
     fn finish(&mut self, done: Done) {
         match done {
-            Done::Made(kind, made) => {
-                self.policy.made(&kind, made.is_ok(), self.begun.elapsed());
+            Done::Made(stage, kind, made) => {
+                let now = self.begun.elapsed();
+                self.policy(stage).made(&kind, made.is_ok(), now);
                 match made {
-                    Ok(sandbox) => {
+                    Ok(kept) => {
                         self.counts.made += 1;
-                        let stamp = Stamp::of(sandbox.qemu_path().unwrap_or(Path::new("")).to_owned());
-                        self.put(&kind, sandbox, stamp);
+                        let stamp = Stamp::of(kept.qemu_path().unwrap_or(Path::new("")).to_owned());
+                        self.put(&kind, kept, stamp);
                     }
                     // It is tried again later; a caller who is refused the same learns why.
                     Err(_) => self.counts.failed += 1,
                 }
             }
-            Done::Kept(number, kept) => {
+            Done::Kept(stage, number, outcome) => {
                 self.keepers.remove(&number);
-                self.policy.lost(number);
-                self.counts.lost += u64::from(kept == Kept::Lost);
+                self.policy(stage).lost(number);
+                self.counts.lost += u64::from(outcome == Outcome::Lost);
             }
         }
     }
@@ -195,25 +224,30 @@ impl Task {
     fn obey(&mut self) {
         let pressure = Pressure::now();
         let floor = self.limits.floor_mib << 20;
-        let largest = self.policy.shelves().iter().map(|shelf| needed_memory(shelf.kind.memory)).max();
+        let largest = self.ready.shelves().iter().map(|shelf| needed_memory(shelf.kind.memory)).max();
         self.is_pressed = pressure.is_short(floor);
-        let host = Host {
-            is_pressed: self.is_pressed,
-            busy: *self.busy.borrow_and_update(),
-            room: pressure.room_for(largest.unwrap_or(0), floor),
-        };
-        for order in self.policy.orders(self.begun.elapsed(), host) {
-            self.carry_out(order);
+        let room = pressure.room_for(largest.unwrap_or(0), floor);
+        let busy = *self.busy.borrow_and_update();
+        // What is made soon comes first, and all of it is one work.
+        for (stage, other) in [(Stage::Standby, Stage::Ready), (Stage::Ready, Stage::Standby)] {
+            let host = Host { is_pressed: self.is_pressed, busy: busy + self.policy(other).making(), room };
+            let now = self.begun.elapsed();
+            for order in self.policy(stage).orders(now, host) {
+                self.carry_out(stage, order);
+            }
         }
     }
 
-    fn carry_out(&mut self, order: Order<PoolKind>) {
+    fn carry_out(&mut self, stage: Stage, order: Order<PoolKind>) {
         match order {
             Order::Make(kind) => {
                 let engine = self.engine.clone();
                 self.makes.spawn(async move {
-                    let made = make(&engine, &kind).await;
-                    Done::Made(kind, made)
+                    let made = match stage {
+                        Stage::Ready => make(&engine, &kind).await.map(Kept::Ready),
+                        Stage::Standby => engine.stand_by(&kind.spec()).await.map(|made| Kept::Standby(Box::new(made))),
+                    };
+                    Done::Made(stage, kind, made)
                 });
             }
             Order::Drop(number) => {
@@ -226,9 +260,15 @@ impl Task {
     }
 
     fn publish(&self) {
-        let shelves = self.policy.shelves().iter().rev();
-        let kinds =
-            shelves.map(|shelf| PoolShelf { kind: shelf.kind.clone(), ready: shelf.ready.len(), making: shelf.making });
+        let kinds = self.ready.shelves().iter().rev().map(|shelf| {
+            let standby = self.standby.shelves().iter().find(|other| other.kind == shelf.kind);
+            PoolShelf {
+                kind: shelf.kind.clone(),
+                ready: shelf.ready.len(),
+                standby: standby.map_or(0, |other| other.ready.len()),
+                making: shelf.making + standby.map_or(0, |other| other.making),
+            }
+        });
         let (limits, is_pressed, counts) = (self.limits, self.is_pressed, self.counts);
         let status = PoolStatus { limits, kinds: kinds.collect(), is_pressed, counts };
         self.status.send_if_modified(|known| {
@@ -245,8 +285,8 @@ impl Task {
             let _ = keeper.send(Wanted::Remove);
         }
         while let Some(message) = inbox.recv().await {
-            if let Message::GiveBack { sandbox, .. } = message {
-                sandbox.remove().await;
+            if let Message::GiveBack { kept, .. } = message {
+                kept.remove().await;
             }
         }
         self.makes.shutdown().await;

@@ -82,6 +82,9 @@ pub enum MachineError {
         /// The spec's memory in MiB.
         spec: u32,
     },
+    /// A guest that is to go on in a QEMU that was started ahead, and lies on other memory than that has.
+    #[error("the QEMU that waits has another template's memory than the guest lies on")]
+    OtherMemory,
     /// The machine was restored: its memory is a template's already.
     #[error("the machine was started from a template and cannot become one")]
     AlreadyRestored,

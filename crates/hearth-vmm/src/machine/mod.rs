@@ -25,6 +25,7 @@ pub use exit::{Exit, STDERR_TAIL};
 pub(crate) use note::Note;
 pub use note::end_noted;
 pub use save::{PreparedCapture, PreparedOverlay};
+pub use start::Standby;
 
 use crate::console::{Console, Stall};
 use crate::jail::JailReport;
@@ -94,7 +95,16 @@ impl Machine {
     /// # Errors
     /// As [`Machine::start`]; [`MachineError::SavedSize`], [`MachineError::GuestMemory`] and [`MachineError::Changes`].
     pub async fn restore(spec: MachineSpec, resting: impl Into<Resting>) -> Result<Self, MachineError> {
-        start::restore(&spec, resting.into()).await
+        let resting = resting.into();
+        Self::stand_by(spec, resting.ram.clone()).await?.go_on(resting).await
+    }
+
+    /// Starts a QEMU for such a guest ahead, which takes most of the time of a restore.
+    ///
+    /// # Errors
+    /// As [`Machine::start`]; [`MachineError::SavedSize`].
+    pub async fn stand_by(spec: MachineSpec, ram: Arc<SealedRam>) -> Result<Standby, MachineError> {
+        start::stand_by(&spec, ram).await
     }
 
     /// Returns QEMU's process id as the owner sees it.

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -29,9 +29,6 @@ use crate::spec::{Accelerator, Lifetime, MachineSpec, PortName};
 
 /// QEMU's own memory beyond the guest's and the translation cache, with room to spare: it has some 60 MiB.
 const OVERHEAD_MIB: u64 = 512;
-/// What a pipe holds as it comes, and the most that a user may ask for, in bytes.
-const PIPE: usize = 64 * 1024;
-const MOST_PIPE: usize = 1 << 20;
 
 pub(super) async fn start(spec: &MachineSpec) -> Result<Machine, MachineError> {
     let as_root = check(spec)?;
@@ -39,38 +36,86 @@ pub(super) async fn start(spec: &MachineSpec) -> Result<Machine, MachineError> {
     let memory = files.memory().map_err(|source| MachineError::System { doing: "duplicate a descriptor", source })?;
     let guest = GuestSource::Boot { kernel: (), initramfs: () };
     let running = launch_with(spec, guest, files).await?;
-    hold(spec, running, Ram::Booted(memory), async |sockets| {
-        let qmp = control(sockets).await?;
-        qmp.execute("cont", None).await?;
-        Ok(Some(qmp))
-    })
-    .await
+    let waiting = hold(spec, running, Ram::Booted(memory)).await?;
+    waiting
+        .set_going(async |machine| {
+            machine.qmp().await?.execute("cont", None).await?;
+            Ok(())
+        })
+        .await
 }
 
-/// The guest goes on when QEMU has its devices' state, which is held back until QEMU is confined, and until the pages that the guest had
-/// changed, if there are any, are in place: QEMU checks the state against the guest's memory. Without them nothing is asked of QEMU.
-pub(super) async fn restore(spec: &MachineSpec, resting: Resting) -> Result<Machine, MachineError> {
+/// Starts a QEMU for a guest that was saved: it has the memory, and waits for the devices' state.
+pub(super) async fn stand_by(spec: &MachineSpec, ram: Arc<SealedRam>) -> Result<Standby, MachineError> {
     check(spec)?;
-    let Resting { ram, devices, changes } = resting;
     if ram.size() != spec.memory.bytes() {
         return Err(MachineError::SavedSize { saved: ram.size() >> 20, spec: spec.memory.mib() });
     }
-    let (mut feed, state) = StateFeed::new(devices)?;
+    let (feed, state) = StateFeed::new()?;
     let files = Files::to_restore(spec, &ram, state)?;
     let running = launch_with(spec, GuestSource::Saved { state: () }, files).await?;
-    if changes.is_none() {
-        feed.begin();
+    let waiting = hold(spec, running, Ram::Restored(ram.clone())).await?;
+    Ok(Standby { waiting, ram, feed })
+}
+
+/// A QEMU that was started ahead of the guest that is to go on in it. It has a template's memory, and uses no processor time.
+///
+/// It ends when this is dropped, and also with its owner, whatever its lifetime: nobody is left then who could tell it how to go on.
+#[derive(Debug)]
+pub struct Standby {
+    waiting: Waiting,
+    ram: Arc<SealedRam>,
+    feed: StateFeed,
+}
+
+impl Standby {
+    /// Lets a guest go on in it whose template is the one that it has the memory of. The guest goes on when QEMU has its devices' state, which
+    /// is held back until QEMU is confined, and until the pages that the guest had changed, if there are any, are in place: QEMU checks the
+    /// state against the guest's memory. Without them nothing is asked of QEMU.
+    ///
+    /// # Errors
+    /// As [`Machine::restore`], and [`MachineError::OtherMemory`].
+    pub async fn go_on(self, resting: impl Into<Resting>) -> Result<Machine, MachineError> {
+        let Self { waiting, ram, feed } = self;
+        let Resting { ram: saved, devices, changes } = resting.into();
+        if !Arc::ptr_eq(&ram, &saved) {
+            return Err(MachineError::OtherMemory);
+        }
+        let Some(changes) = changes else {
+            feed.begin(devices);
+            return waiting.set_going(async |_| Ok(())).await;
+        };
+        waiting
+            .set_going(async |machine| {
+                // Its first word means that it has mapped the memory and waits for the state.
+                machine.qmp().await?;
+                write_changes(machine.pid, ram, changes).await?;
+                feed.begin(devices);
+                Ok(())
+            })
+            .await
     }
-    let pid = running.launched.child.pid();
-    hold(spec, running, Ram::Restored(ram.clone()), async |sockets| {
-        let Some(changes) = changes else { return Ok(None) };
-        // Its first word means that it has mapped the memory and waits for the state.
-        let qmp = control(sockets).await?;
-        write_changes(pid, ram, changes).await?;
-        feed.begin();
-        Ok(Some(qmp))
-    })
-    .await
+
+    /// Waits until QEMU has begun, and waits.
+    ///
+    /// # Errors
+    /// As [`Machine::start`]: it may have refused what it was given.
+    pub async fn is_waiting(&self) -> Result<(), MachineError> {
+        let machine = &self.waiting.machine;
+        let Err(error) = machine.qmp().await else { return Ok(()) };
+        machine.killer.kill();
+        Err(explained(error, machine.exited().await))
+    }
+
+    /// Waits until QEMU has ended by itself and all that it left was removed.
+    pub async fn exited(&self) -> Exit {
+        self.waiting.machine.exited().await
+    }
+
+    /// Ends it, and returns when nothing of it is left.
+    pub async fn kill(self) -> Exit {
+        self.waiting.machine.kill().await
+    }
 }
 
 /// What can be refused is refused here. Returns whether QEMU gets a user of its own.
@@ -119,28 +164,26 @@ async fn launch_with(spec: &MachineSpec, guest: GuestSource<()>, files: Files) -
     Ok(Running { launched, sockets: listeners.handed_over(), stderr, user, clients, memory: numbers.memory })
 }
 
-/// The state of devices on its way into a QEMU.
+/// The way of the devices' state into a QEMU: a socket, so that a QEMU whose owner ends before it has all of it ends too. Of a pipe's
+/// end it would never hear.
+#[derive(Debug)]
 struct StateFeed {
-    devices: Arc<[u8]>,
-    pipe: Option<pipe::Sender>,
+    socket: UnixStream,
 }
 
 impl StateFeed {
     /// Also returns the end that QEMU reads.
-    fn new(devices: Arc<[u8]>) -> Result<(Self, OwnedFd), MachineError> {
-        let failed = |source| MachineError::System { doing: "make a pipe", source };
-        let (read, write) = pipe_with(PipeFlags::CLOEXEC).map_err(|error| failed(error.into()))?;
-        // With room for all of it QEMU never waits; without, it waits for the next piece.
-        let _ = rustix::pipe::fcntl_setpipe_size(&write, devices.len().clamp(PIPE, MOST_PIPE));
-        let pipe = pipe::Sender::from_owned_fd(write).map_err(failed)?;
-        Ok((Self { devices, pipe: Some(pipe) }, read))
+    fn new() -> Result<(Self, OwnedFd), MachineError> {
+        let failed = |source| MachineError::System { doing: "make a pair of sockets", source };
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(failed)?;
+        ours.set_nonblocking(true).map_err(failed)?;
+        Ok((Self { socket: UnixStream::from_std(ours).map_err(failed)? }, theirs.into()))
     }
 
-    /// Writes all of it, and ends it. A QEMU that ends breaks the pipe, which ends this; its exit says more.
-    fn begin(&mut self) {
-        let Some(mut pipe) = self.pipe.take() else { return };
-        let devices = self.devices.clone();
-        tokio::spawn(async move { drop(pipe.write_all(&devices).await) });
+    /// Writes all of it, and ends it. A QEMU that ends breaks the connection, which ends this; its exit says more.
+    fn begin(self, devices: Arc<[u8]>) {
+        let mut socket = self.socket;
+        tokio::spawn(async move { drop(socket.write_all(&devices).await) });
     }
 }
 
@@ -251,13 +294,17 @@ fn output_pipe() -> Result<(pipe::Receiver, OwnedFd), MachineError> {
     Ok((pipe::Receiver::from_owned_fd(read).map_err(failed)?, write))
 }
 
+/// A QEMU that runs and does nothing yet.
+#[derive(Debug)]
+struct Waiting {
+    machine: Machine,
+    directory: PathBuf,
+    /// The number that QEMU has the guest's memory under.
+    memory: RawFd,
+}
+
 /// From here on QEMU runs. Whatever fails, the supervisor sees it out.
-async fn hold(
-    spec: &MachineSpec,
-    running: Running,
-    ram: Ram,
-    set_going: impl AsyncFnOnce(&Sockets) -> Result<Option<Qmp>, MachineError>,
-) -> Result<Machine, MachineError> {
+async fn hold(spec: &MachineSpec, running: Running, ram: Ram) -> Result<Waiting, MachineError> {
     let Running { launched: Launched { child, level, gaps, groups }, sockets, stderr, user, clients, memory } = running;
     let killer = child.killer().map_err(|source| MachineError::System { doing: "duplicate a descriptor", source })?;
     let pid = child.pid();
@@ -273,31 +320,18 @@ async fn hold(
         Err(error) => (Err(error), None),
     };
     let mut ended = supervise(child, Some(stderr), followed, groups);
-    let jail = JailReport { level, missing: gaps, uid: user.unwrap_or(geteuid().as_raw()) };
-    let going = async {
-        let (console, qmp) = (console?, set_going(&sockets).await?);
-        if spec.lifetime == Lifetime::Detached {
-            note(&spec.directory, pid, &jail, &ram, memory)?;
-        }
-        Ok((console, qmp))
-    };
-    let outcome = tokio::select! {
-        outcome = going => outcome,
-        exit = end_of(&mut ended) => Err(MachineError::Died(Box::new(exit))),
-    };
-    let (console, qmp) = match outcome {
-        Ok(held) => held,
+    let console = match console {
+        Ok(console) => console,
         Err(error) => {
             killer.kill();
-            return Err(explained(error, end_of(&mut ended).await));
+            return Err(explained(error.into(), end_of(&mut ended).await));
         }
     };
-    let qmp = OnceCell::new_with(qmp);
-    Ok(Machine {
+    let machine = Machine {
         pid,
-        jail,
+        jail: JailReport { level, missing: gaps, uid: user.unwrap_or(geteuid().as_raw()) },
         lifetime: spec.lifetime,
-        qmp,
+        qmp: OnceCell::new(),
         console,
         sockets,
         clients: Mutex::new(clients.ports),
@@ -305,14 +339,44 @@ async fn hold(
         killer,
         ended,
         released: false,
-    })
+    };
+    Ok(Waiting { machine, directory: spec.directory.clone(), memory })
+}
+
+impl Waiting {
+    /// Sets its guest going.
+    async fn set_going(
+        self,
+        set_going: impl AsyncFnOnce(&Machine) -> Result<(), MachineError>,
+    ) -> Result<Machine, MachineError> {
+        let Self { machine, directory, memory } = self;
+        let mut ended = machine.ended.clone();
+        let going = async {
+            set_going(&machine).await?;
+            if machine.lifetime == Lifetime::Detached {
+                note(&directory, &machine, memory)?;
+            }
+            Ok(())
+        };
+        let outcome = tokio::select! {
+            outcome = going => outcome,
+            exit = end_of(&mut ended) => Err(MachineError::Died(Box::new(exit))),
+        };
+        match outcome {
+            Ok(()) => Ok(machine),
+            Err(error) => {
+                machine.killer.kill();
+                Err(explained(error, end_of(&mut ended).await))
+            }
+        }
+    }
 }
 
 /// Notes all that whoever takes the machine over has to know.
-fn note(directory: &Path, pid: u32, jail: &JailReport, ram: &Ram, descriptor: RawFd) -> Result<(), MachineError> {
+fn note(directory: &Path, machine: &Machine, descriptor: RawFd) -> Result<(), MachineError> {
     let noted = || {
-        let memory = ram.noted(descriptor)?;
-        Note { process: ProcessRecord::of(pid)?, held: Some(Held { jail: jail.clone(), memory }) }.write(directory)
+        let held = Held { jail: machine.jail.clone(), memory: machine.ram.noted(descriptor)? };
+        Note { process: ProcessRecord::of(machine.pid)?, held: Some(held) }.write(directory)
     };
     noted().map_err(|source| MachineError::System { doing: "note what the machine is", source })
 }

@@ -168,9 +168,38 @@ async fn check_restore(linux: &Linux, kind: MachineKind, confinement: Confinemen
     check_answer(&third, 5).await;
     third.kill().await;
     // What the copies have changed is not in the template.
-    let fresh = Machine::restore(spec(&other), template).await.unwrap();
+    let fresh = Machine::restore(spec(&other), template.clone()).await.unwrap();
     check_answer(&fresh, 2).await;
     fresh.kill().await;
+    check_standby(spec, template).await;
+}
+
+/// A QEMU that was started ahead takes its own template's guest and no other, and leaves nothing when it is not needed.
+async fn check_standby(spec: impl Fn(&Home) -> MachineSpec, template: SavedMachine) {
+    let home = Home::new();
+    let ahead = async || {
+        let standby = Machine::stand_by(spec(&home), template.ram.clone()).await.unwrap();
+        standby.is_waiting().await.unwrap();
+        standby
+    };
+    let machine = ahead().await.go_on(template.clone()).await.unwrap();
+    check_answer(&machine, 2).await;
+    machine.kill().await;
+    ahead().await.kill().await;
+    let blank = SealedRam::blank(spec(&home).memory).unwrap();
+    let other = SavedMachine { ram: Arc::new(blank), ..template.clone() };
+    assert!(matches!(ahead().await.go_on(other).await, Err(MachineError::OtherMemory)));
+    // The last was dropped; a socket that is still there would be in the way of the next.
+    let standby = loop {
+        match Machine::stand_by(spec(&home), template.ram.clone()).await {
+            Err(MachineError::Socket(_)) => tokio::task::yield_now().await,
+            standby => break standby.unwrap(),
+        }
+    };
+    let cut = SavedMachine { devices: template.devices[..template.devices.len() / 2].into(), ..template };
+    let exit = standby.go_on(cut).await.unwrap().exited().await;
+    assert!(!exit.status.unwrap().success() && !exit.stderr.is_empty(), "{exit:?}");
+    assert!(home.leftovers().is_empty(), "{:?}", home.leftovers());
 }
 
 #[tokio::test]

@@ -343,7 +343,7 @@ pub(crate) struct DaemonOptions {
     /// The most processors of all guests together [default: 128 for each of this machine's]
     #[arg(long, value_name = "N")]
     pub(crate) max_cpus: Option<u64>,
-    /// Machines to keep ready of each kind that was asked for last; 0 for none [default: HEARTH_POOL, else 1]
+    /// Machines to keep ready of each kind that was asked for last, with two QEMUs on standby; 0 for none [default: HEARTH_POOL, else 1]
     #[arg(long, value_name = "N")]
     pub(crate) pool: Option<usize>,
     /// Memory of this machine's that is to stay free: below it the pool is let go, and then unused sandboxes are paused [default: a 16th]

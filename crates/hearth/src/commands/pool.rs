@@ -17,7 +17,7 @@ pub(crate) async fn run(options: &PoolOptions) -> Result<i32, Failure> {
         return Ok(0);
     }
     let rows: Vec<Vec<String>> = pool.kinds.iter().map(row).collect();
-    output::print_table(&["IMAGE", "CPUS", "MEMORY", "DISK", "READY", "IN WORK"], &rows)?;
+    output::print_table(&["IMAGE", "CPUS", "MEMORY", "DISK", "READY", "STANDBY", "IN WORK"], &rows)?;
     output::say(&summary(&pool));
     Ok(0)
 }
@@ -30,6 +30,7 @@ fn row(kind: &PoolKindInfo) -> Vec<String> {
         output::mebibytes(kind.memory_mib),
         kind.disk_mib.map_or_else(|| "-".to_owned(), output::mebibytes),
         kind.ready.to_string(),
+        kind.standby.to_string(),
         kind.making.to_string(),
     ]
 }
@@ -42,8 +43,8 @@ pub(crate) fn summary(pool: &PoolInfo) -> String {
     let ready: usize = pool.kinds.iter().map(|kind| kind.ready).sum();
     let why = if pool.is_pressed { "; this machine's memory is short, so it holds none" } else { "" };
     format!(
-        "{ready} ready, {} of each of the last {} kinds; {} handed out, {} missed, {} lost{why}",
-        pool.ready_limit, pool.kinds_limit, pool.claimed, pool.missed, pool.lost
+        "{ready} ready, {} of each of the last {} kinds; {} handed out, {} more on standby, {} missed, {} lost{why}",
+        pool.ready_limit, pool.kinds_limit, pool.claimed, pool.standby, pool.missed, pool.lost
     )
 }
 

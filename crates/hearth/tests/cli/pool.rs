@@ -2,7 +2,7 @@
 
 use hearth_client::Client;
 use hearth_client::api::exec::CommandLine;
-use hearth_client::api::{CreateSandbox, ExecRequest, PoolInfo};
+use hearth_client::api::{CreateSandbox, ExecRequest, PoolInfo, PoolKindInfo};
 use rustix::process::{Signal, kill_process};
 
 use crate::support::{Home, Running, assert_code, text};
@@ -62,6 +62,11 @@ impl Drop for Daemon {
     }
 }
 
+/// One that is ready, and two on standby.
+fn is_full(kind: &PoolKindInfo) -> bool {
+    (kind.ready, kind.standby, kind.making) == (1, 2, 0)
+}
+
 fn phases(info: &hearth_client::api::SandboxInfo) -> Vec<&str> {
     info.phases.iter().map(|phase| phase.name.as_str()).collect()
 }
@@ -90,7 +95,7 @@ async fn a_second_sandbox_of_a_kind_was_ready_and_is_its_own() {
     daemon.wait_for(|pool| pool.kinds.first().is_some_and(|kind| kind.ready == 1)).await;
     let twice = CreateSandbox { name: Some("x".into()), memory_mib: Some(256), ..CreateSandbox::default() };
     assert!(!phases(&daemon.client.create(&twice).await.unwrap()).contains(&"claimed"));
-    let pool = daemon.wait_for(|pool| pool.kinds.len() == 2 && pool.kinds.iter().all(|kind| kind.ready == 1)).await;
+    let pool = daemon.wait_for(|pool| pool.kinds.len() == 2 && pool.kinds.iter().all(is_full)).await;
     assert!(daemon.client.create(&twice).await.is_err(), "the name is taken");
     assert_eq!(daemon.client.pool().await.unwrap(), pool);
     assert!(daemon.client.metrics().await.unwrap().contains("hearth_pool_machines{state=\"ready\"} 2\n"));
@@ -111,8 +116,67 @@ async fn a_ready_machine_that_dies_is_replaced_and_never_handed_out() {
     // Whether or not its death has been seen yet.
     let second = daemon.client.create(&CreateSandbox::default()).await.unwrap();
     assert_eq!(daemon.shell(&second.id, "echo alive").await, "alive");
-    daemon.wait_for(|pool| pool.lost <= 1 && pool.kinds.first().is_some_and(|kind| kind.ready == 1)).await;
+    daemon.wait_for(|pool| pool.lost <= 3 && pool.kinds.first().is_some_and(|kind| kind.ready == 1)).await;
     daemon.end();
+}
+
+#[tokio::test]
+async fn who_comes_while_no_machine_is_ready_gets_a_qemu_that_waits_and_one_that_died_is_nobodys() {
+    let Some(daemon) = Daemon::with(&["--pool", "1"]) else { return };
+    daemon.wait_for(|_| true).await;
+    let request = CreateSandbox::default();
+    let first = daemon.client.create(&request).await.unwrap();
+    daemon.wait_for(|pool| pool.kinds.first().is_some_and(is_full)).await;
+    let made =
+        tokio::join!(daemon.client.create(&request), daemon.client.create(&request), daemon.client.create(&request));
+    let made = [made.0, made.1, made.2].map(|made| made.unwrap());
+    let ready = made.iter().filter(|info| phases(info) == ["claimed", "ready"]).count();
+    let standby = made.iter().filter(|info| phases(info) == ["claimed", "started", "connected", "ready"]).count();
+    let pool = daemon.client.pool().await.unwrap();
+    assert_eq!((ready, standby, pool.claimed, pool.standby, pool.missed), (1, 2, 1, 2, 1));
+    let mut seen = Vec::new();
+    for info in made.iter().chain([&first]) {
+        let own = daemon.shell(&info.id, "hostname; cat /etc/machine-id; date +%s").await;
+        let own: Vec<_> = own.lines().collect();
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+        assert!(own[0] == info.id && now.abs_diff(own[2].parse().unwrap()) <= 1, "{own:?}");
+        seen.push(own[1].to_owned());
+    }
+    seen.sort();
+    seen.dedup();
+    assert_eq!(seen.len(), 4, "each has a machine id of its own");
+
+    // What dies while it waits is made anew.
+    let mine: Vec<_> = made.iter().chain([&first]).map(|info| info.id.clone()).collect();
+    let before = daemon.wait_for(|pool| pool.kinds.first().is_some_and(is_full)).await;
+    for own in daemon.home.left().iter().filter(|own| !mine.iter().any(|id| own.ends_with(id))) {
+        kill_process(Home::noted_machine(own).unwrap(), Signal::KILL).unwrap();
+    }
+    let after = daemon.wait_for(|pool| pool.lost == before.lost + 3 && pool.kinds.first().is_some_and(is_full)).await;
+    assert_eq!(after.made, before.made + 3);
+    daemon.end();
+}
+
+#[tokio::test]
+async fn a_qemu_that_waits_for_its_guest_ends_with_a_daemon_that_is_killed() {
+    let Some(mut daemon) = Daemon::with(&["--pool", "1"]) else { return };
+    daemon.wait_for(|_| true).await;
+    let first = daemon.client.create(&CreateSandbox::default()).await.unwrap();
+    daemon.wait_for(|pool| pool.kinds.first().is_some_and(is_full)).await;
+    assert_eq!(daemon.home.noted_machines().len(), 4);
+    let running = daemon.running.take().unwrap();
+    running.signal(Signal::KILL);
+    running.finish();
+    let begun = std::time::Instant::now();
+    // Its sandbox and the machine that is ready have a guest, and wait for the next daemon.
+    while daemon.home.noted_machines().len() > 2 {
+        assert!(begun.elapsed() < crate::support::HANG, "they wait for nobody");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let listed = text(&daemon.home.hearth(&["ls", "--quiet"]).stdout);
+    assert_eq!(listed.trim(), first.id);
+    assert_code(&daemon.home.hearth(&["rm", "--all"]), 0);
+    daemon.home.assert_nothing_left();
 }
 
 #[tokio::test]

@@ -102,10 +102,14 @@ impl Home {
 
     /// The machines that are noted here and run: a daemon's.
     pub(crate) fn noted_machines(&self) -> Vec<Pid> {
-        let notes = self.left().into_iter().filter_map(|own| fs::read(own.join("machine")).ok());
-        let noted = notes.filter_map(|note| serde_json::from_slice::<serde_json::Value>(&note).ok());
-        let pids = noted.filter_map(|note| Pid::from_raw(note["process"]["pid"].as_i64()? as i32));
-        pids.filter(|pid| pidfd_open(*pid, PidfdFlags::empty()).is_ok()).collect()
+        self.left().iter().filter_map(|own| Self::noted_machine(own)).collect()
+    }
+
+    /// The machine that is noted in a sandbox's directory, if it runs.
+    pub(crate) fn noted_machine(own: &Path) -> Option<Pid> {
+        let note: serde_json::Value = serde_json::from_slice(&fs::read(own.join("machine")).ok()?).ok()?;
+        let pid = Pid::from_raw(note["process"]["pid"].as_i64()? as i32)?;
+        pidfd_open(pid, PidfdFlags::empty()).is_ok().then_some(pid)
     }
 
     /// The machines that run here, of the daemon's and of a Hearth's own.

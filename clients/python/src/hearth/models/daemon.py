@@ -34,18 +34,21 @@ class PoolKindInfo:
     memory_mib: int
     disk_mib: int | None = None
     ready: int
+    standby: int = 0
     making: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class PoolInfo:
     ready_limit: int
+    standby_limit: int = 0
     kinds_limit: int
     idle_seconds: int
     floor_mib: int
     is_pressed: bool
     kinds: list[PoolKindInfo]
     claimed: int
+    standby: int = 0
     missed: int
     made: int
     failed: int
