@@ -115,6 +115,11 @@ impl Bare {
         run_true(&mut self.port).await
     }
 
+    /// The process id of its QEMU.
+    pub(crate) fn pid(&self) -> Result<u32> {
+        self.child.id().context("the floor's QEMU has ended")
+    }
+
     /// Ends it, and waits until it is gone.
     pub(crate) async fn stop(mut self) -> Result<()> {
         Ok(self.child.kill().await?)

@@ -1,16 +1,19 @@
-//! What an idle restored sandbox costs the host, and what one that has run a command does.
+//! What an idle restored sandbox costs the host, and what one that has run a command does: memory, and processor time.
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use hearth_engine::Sandbox;
+use hearth_engine::vmm::Load;
 
 use super::figure::{Figure, Goal, Row, Samples};
+use super::floor::Floor;
 use super::host::Host;
 use super::report;
 use super::restore::run_true;
-use super::{Group, Measure};
+use super::{Group, Measure, milliseconds};
 
 const SANDBOXES: usize = 20;
 const KIB: f64 = 1024.0;
@@ -28,11 +31,24 @@ const RAN: Figure = Figure {
     goal: Some(Goal::AtMost(50.0)),
 };
 
+const CPU: Figure = Figure {
+    name: "cpu.restored",
+    unit: "ms/s",
+    baseline: Some(
+        "a bare QEMU whose guest of one static program has run a command and is idle; ours is each of 20 such sandboxes",
+    ),
+    goal: None,
+};
+/// How long they are left alone before they count as idle, and how long they are then looked at.
+const CALM: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_secs(10);
+
 pub(super) const GROUP: Group =
-    Group { figures: &[IDLE, RAN], measure: Measure::Guest(|host| Box::pin(measure(host))) };
+    Group { figures: &[IDLE, RAN, CPU], measure: Measure::Guest(|host| Box::pin(measure(host))) };
 
 async fn measure(host: &Host) -> Result<Vec<Row>> {
-    let (mut idle, mut ran) = (Samples::default(), Samples::default());
+    let (mut idle, mut ran, mut cpu) = (Samples::default(), Samples::default(), Samples::default());
+    let floor = Floor::boot(host).await?;
     // The first loads the template, which all share.
     host.create(host.spec()).await?.remove().await;
     for round in 0..host.samples(5, 1) {
@@ -52,11 +68,26 @@ async fn measure(host: &Host) -> Result<Vec<Row>> {
         if round == 0 {
             say_parts("after one command", &sandboxes)?;
         }
+        let mut bare = floor.restore()?;
+        bare.run_true().await?;
+        tokio::time::sleep(CALM).await;
+        let pids: Vec<u32> = sandboxes.iter().map(|sandbox| sandbox.machine().pid()).collect();
+        let (before, bare_before) = (used(&pids)?, used(&[bare.pid()?])?);
+        tokio::time::sleep(LOOK).await;
+        let (own, own_bare) = (used(&pids)? - before, used(&[bare.pid()?])? - bare_before);
+        bare.stop().await?;
+        let a_second = |time: Duration| milliseconds(time) / LOOK.as_secs_f64();
+        cpu.push(a_second(own) / SANDBOXES as f64, a_second(own_bare));
         for sandbox in sandboxes {
             sandbox.remove().await;
         }
     }
-    Ok(vec![IDLE.row(&idle), RAN.row(&ran)])
+    Ok(vec![IDLE.row(&idle), RAN.row(&ran), CPU.row(&cpu)])
+}
+
+/// The processor time that these have used together.
+fn used(pids: &[u32]) -> Result<Duration> {
+    pids.iter().map(|pid| Ok(Load::of(*pid).context("read QEMU's processor time")?.cpu)).sum()
 }
 
 fn available_mib() -> Result<f64> {

@@ -295,3 +295,16 @@ async fn a_snapshot_starts_any_number_of_sandboxes_and_travels_as_a_file() {
     assert!(matches!(engine.remove_snapshot(&name("one")), Err(EngineError::NoSnapshot { .. })));
     source.remove().await;
 }
+
+#[tokio::test]
+async fn an_idle_guest_has_no_ticks_and_its_timers_wait_for_none() {
+    let Some(guest) = Guest::boot().await else { return };
+    let list = Start::new(Command::Argv(vec!["cat".into(), "/proc/timer_list".into()]));
+    let list = guest.start(Start { user: Some("root".into()), ..list }).await;
+    let list = String::from_utf8(list.stdout).unwrap();
+    let of = |name: &str| list.lines().find_map(|line| line.trim().strip_prefix(name)?.trim().strip_prefix(": "));
+    // NOHZ_MODE_HIGHRES, of kernel/time/tick-sched.h; one that Linux 6.12 has no more, and a bit instead.
+    assert_eq!(of(".hres_active"), Some("1"), "{list}");
+    assert!(of(".nohz").is_some_and(|nohz| nohz != "0") || of(".nohz_mode") == Some("2"), "{list}");
+    guest.remove().await;
+}
