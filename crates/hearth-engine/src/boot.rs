@@ -44,7 +44,7 @@ const DEATH: Duration = Duration::from_secs(2);
 pub enum Phase {
     /// The template is there.
     Template,
-    /// A machine was ready.
+    /// A machine was ready, or a QEMU that waited has its turn.
     Claimed,
     /// The host's files are made.
     Prepared,
@@ -83,7 +83,7 @@ impl Phases {
         Self { begun, reached: Vec::new(), towards: towards_a_phase() }
     }
 
-    /// Those of a sandbox that was there already.
+    /// Those of a sandbox that was there already, or is made half.
     pub(crate) fn none() -> Self {
         Self { begun: Instant::now(), reached: Vec::new(), towards: Span::none() }
     }
@@ -92,7 +92,8 @@ impl Phases {
         self.reached.retain(|(known, _)| *known != phase);
         self.reached.push((phase, self.begun.elapsed()));
         self.towards.record("otel.name", phase.name());
-        self.towards = if phase == Phase::Ready { Span::none() } else { towards_a_phase() };
+        let is_last = phase == Phase::Ready || self.towards.is_none();
+        self.towards = if is_last { Span::none() } else { towards_a_phase() };
     }
 
     pub(crate) fn reached(&self) -> &[(Phase, Duration)] {

@@ -287,6 +287,11 @@ impl Engine {
         Ok(Base { qemu, in_use: image.in_use()?, image })
     }
 
+    /// Checks that what is saved now of a sandbox that is there could go on here.
+    pub(crate) fn check_lasting(&self, spec: &SandboxSpec, record: &TemplateRecord) -> Result<(), EngineError> {
+        record.fits(&self.found(&spec.image)?).map_err(|reason| EngineError::Outdated { reason })
+    }
+
     /// As [`Self::base`], for a guest that was saved: with just the QEMU and the processor that its template was made with.
     pub(crate) fn base_of(&self, spec: &SandboxSpec, record: &TemplateRecord) -> Result<Base, EngineError> {
         let base = self.base(spec)?;

@@ -106,6 +106,7 @@ impl Engine {
         note: Noting<PauseRecord>,
     ) -> Result<(Below, PauseRecord), EngineError> {
         let template = self.template_below(sandbox.lies_on()?).await?;
+        self.check_lasting(&sandbox.spec, &template.record)?;
         self.check_disk()?;
         let place = sandbox.place.lock().await;
         let failed = |source| EngineError::Capture { source };

@@ -1,7 +1,6 @@
 //! Sandboxes that are half made: all that they have on the host is there, with a QEMU in it that waits for its guest.
 //!
-//! A guest goes on in one of them in half the time, since starting QEMU is most of what there is to do, and nothing of that depends on
-//! whose the sandbox is to be. It takes some 16 MiB while it waits, and no processor time.
+//! Nothing of a QEMU's start depends on whose the sandbox is to be. It takes some 16 MiB while it waits, and no processor time.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -35,7 +34,7 @@ impl Engine {
         }
         let base = self.base(spec)?;
         let standby = self.stand_by_as(SandboxId::random(), spec, base, &mut Phases::none()).await?;
-        standby.waiting.is_waiting().await?;
+        standby.waiting.until_waiting().await?;
         Ok(standby)
     }
 

@@ -84,10 +84,10 @@ mod tests {
         let runner = Runner { cancel: &cancel, lock: directory.path().join("run") };
         let (first, waited) = exclusive(&path, &runner, || {}).unwrap();
         assert!(!waited);
-        let (waiting, is_waiting) = mpsc::channel();
+        let (waiting, until_waiting) = mpsc::channel();
         let waited = thread::scope(|scope| {
             let second = scope.spawn(|| exclusive(&path, &runner, || waiting.send(()).unwrap()).unwrap().1);
-            is_waiting.recv_timeout(Duration::from_secs(60)).unwrap();
+            until_waiting.recv_timeout(Duration::from_secs(60)).unwrap();
             drop(first);
             second.join().unwrap()
         });

@@ -76,7 +76,7 @@ pub(crate) struct Descriptors {
 pub(crate) enum GuestSource<T> {
     /// It boots from these.
     Boot { kernel: T, initramfs: T },
-    /// It goes on from saved state, which is read from this pipe.
+    /// It goes on from saved state, which is read from this socket.
     Saved { state: T },
 }
 
@@ -236,6 +236,14 @@ fn board(kind: MachineKind) -> &'static str {
         // Debian's kernel finds virtio-mmio by ACPI only, and so that it uses no PIT. Without option ROMs there is nothing for firmware to load.
         MachineKind::Microvm => "microvm,acpi=on,pit=off,x-option-roms=off,memory-backend=ram,suppress-vmdesc=on",
         MachineKind::Pc => "pc,usb=off,vmport=off,memory-backend=ram,suppress-vmdesc=on",
+    }
+}
+
+/// The board and the emulated processor, in QEMU's words: a guest that was saved goes on with just these. Under KVM the processor is the host's.
+pub fn hardware(kind: MachineKind, accelerator: Accelerator) -> String {
+    match accelerator {
+        Accelerator::Kvm => board(kind).to_owned(),
+        Accelerator::Tcg => format!("{} {TCG_CPU}", board(kind)),
     }
 }
 

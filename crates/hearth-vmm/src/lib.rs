@@ -30,6 +30,7 @@ mod spec;
 mod sys;
 mod tsc;
 
+pub use command_line::hardware;
 pub use console::{CONSOLE_TAIL, Console, Stall};
 pub use kvm::{KvmStatus, kvm_status};
 pub use launch::LaunchError;

@@ -250,7 +250,7 @@ impl Process {
         self.tree.members().into_iter().filter_map(tree::threads).sum()
     }
 
-    fn is_waiting(&self) -> bool {
+    fn until_waiting(&self) -> bool {
         let Some(most) = self.at_rest.get().filter(|_| !self.has_ended()) else { return false };
         self.threads() <= most && (self.terminal.is_none() || self.is_at_prompt())
     }
@@ -284,7 +284,7 @@ impl Process {
             tag: self.shown_tag.borrow().clone(),
             command: self.command.borrow().shortened(limits::LISTED_COMMAND),
             state,
-            waiting: self.is_waiting(),
+            waiting: self.until_waiting(),
             left_running,
             output: self.totals(),
         }

@@ -1,7 +1,7 @@
 //! Who may come in: budgets, the line in front of them, and the gate that few go through at once.
 //!
 //! A creation first needs room in the budgets, and waits in line for it, in the order of arrival and for a bounded time. Then it goes
-//! through the gate, which lets as many boot or restore at once as the host can carry; a machine from the pool needs no gate.
+//! through the gate, which lets as many boot or restore at once as the host can carry; a machine that the pool has ready needs no gate.
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};

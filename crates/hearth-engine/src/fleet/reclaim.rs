@@ -76,7 +76,7 @@ pub(super) async fn watch(shared: Weak<Shared>, floor: u64) {
         tokio::time::sleep(LOOK).await;
         let Some(shared) = shared.upgrade() else { return };
         let is_short = Pressure::now().is_short(floor);
-        let pool = shared.pool.as_ref().map_or(0, |pool| pool.status().kinds.iter().map(|shelf| shelf.ready).sum());
+        let pool = shared.pool.as_ref().map_or(0, |pool| pool.status().count());
         let candidates = if is_short && pool == 0 { candidates(&shared).await } else { Vec::new() };
         if let Some(member) = reclaim.next(begun.elapsed(), is_short, pool, candidates) {
             member.give_way();

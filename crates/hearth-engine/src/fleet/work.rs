@@ -193,12 +193,8 @@ pub(super) fn create(member: &Member, origin: Origin) -> Job {
         ),
         Origin::Ready(ready, begun) => job(
             async move {
-                let sandbox = match ready.take(begun, &entry.spec.given, &shared.gate).await {
-                    Ok(sandbox) => Ok(sandbox),
-                    // It has died meanwhile, nothing of it is left, and its id is free for another.
-                    Err(_) => make(&shared, &entry).await,
-                };
-                Done::Created(Box::new(kept(&shared, &entry, sandbox).await))
+                let made = take(&shared, &entry, ready, begun).await;
+                Done::Created(Box::new(kept(&shared, &entry, made).await))
             },
             info_span!("create", hearth.sandbox = %id),
         ),
@@ -228,6 +224,30 @@ async fn kept(shared: &Shared, entry: &Entry, made: Result<Sandbox, EngineError>
         Err(source) => {
             sandbox.remove().await;
             Err(source.into())
+        }
+    }
+}
+
+/// Takes what the pool has given; a guest that has yet to begin does so when its turn has come.
+async fn take(
+    shared: &Shared,
+    entry: &Entry,
+    ready: Claimed,
+    begun: std::time::Instant,
+) -> Result<Sandbox, EngineError> {
+    let turn = match ready.is_standby() {
+        true => {
+            shared.engine.check_room(&entry.spec)?;
+            Some(shared.gate.pass().await?)
+        }
+        false => None,
+    };
+    match ready.take(begun, &entry.spec.given).await {
+        Ok(sandbox) => Ok(sandbox),
+        // It has died meanwhile, nothing of it is left, and its id is free for another.
+        Err(_) => {
+            drop(turn);
+            make(shared, entry).await
         }
     }
 }

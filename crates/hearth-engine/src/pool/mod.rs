@@ -1,7 +1,7 @@
 //! The warm pool: machines that were restored ahead of time, ran a command each, and wait to be somebody's; and behind them, for whoever comes
-//! while there is none, QEMUs that wait for their guest (`crate::standby`), which are made in a tenth of the time and are half the way.
+//! while there is none, QEMUs that wait for their guest (`crate::standby`), which are made in a tenth of the time.
 //!
-//! One task (`task.rs`) owns the pool and does what a pure [`Policy`](policy::Policy) orders, one for each [`Stage`]; each machine has a keeper
+//! One task (`task.rs`) owns the pool and does what a pure [`Policy`](policy::Policy) orders, one for each stage; each machine has a keeper
 //! (`keeper.rs`) that asks it now and then whether it lives, and hands it over. What must stay true:
 //!
 //! - *A machine is handed out once.* A keeper gives what it keeps away by value. What is claimed and not taken comes back unchanged.
@@ -102,6 +102,13 @@ pub struct PoolStatus {
     pub counts: PoolCounts,
 }
 
+impl PoolStatus {
+    /// What it has, of all kinds.
+    pub(crate) fn count(&self) -> usize {
+        self.kinds.iter().map(|shelf| shelf.ready + shelf.standby).sum()
+    }
+}
+
 /// What a pool has of one kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PoolShelf {
@@ -198,12 +205,17 @@ impl Claimed {
         kept.id()
     }
 
-    /// Makes it the caller's, who has asked for it at `begun`: brings it the time, fresh entropy and what its programs are given. A guest that
-    /// has yet to begin waits for its turn at the gate. One that does not answer is removed.
+    /// Whether its guest has yet to begin.
+    pub(crate) fn is_standby(&self) -> bool {
+        matches!(self.kept, Some((_, Kept::Standby(_), _)))
+    }
+
+    /// Makes it the caller's, who has asked for it at `begun`: brings it the time, fresh entropy and what its programs are given. One that does
+    /// not answer is removed.
     ///
     /// # Errors
     /// [`EngineError::Channel`], and of a guest that has yet to begin those of [`Engine::create`].
-    pub(crate) async fn take(mut self, begun: Instant, given: &Given, gate: &Gate) -> Result<Sandbox, EngineError> {
+    pub(crate) async fn take(mut self, begun: Instant, given: &Given) -> Result<Sandbox, EngineError> {
         let (_, kept, _) = self.kept.take().expect("only taking it and dropping it leave nothing");
         match kept {
             Kept::Ready(mut sandbox) => match sandbox.claim(begun, given).await {
@@ -213,10 +225,7 @@ impl Claimed {
                     Err(error)
                 }
             },
-            Kept::Standby(standby) => {
-                let _turn = gate.pass().await?;
-                standby.take(begun, given).await
-            }
+            Kept::Standby(standby) => standby.take(begun, given).await,
         }
     }
 }

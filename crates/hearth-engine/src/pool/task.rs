@@ -156,9 +156,15 @@ impl Task {
         };
         let pool = self.back.clone();
         tokio::spawn(async move {
-            let given = given.await.ok();
-            let claimed = given.map(|kept| Claimed { kept: Some((kind, kept, stamp)), pool });
-            let _ = reply.send(claimed);
+            match given.await {
+                Ok(kept) => drop(reply.send(Some(Claimed { kept: Some((kind, kept, stamp)), pool }))),
+                // It has just died. There may be another.
+                Err(_) => {
+                    if let Some(pool) = pool.upgrade() {
+                        let _ = pool.send(Message::Claim { kind, reply }).await;
+                    }
+                }
+            }
         });
     }
 
@@ -226,13 +232,14 @@ impl Task {
         let floor = self.limits.floor_mib << 20;
         let largest = self.ready.shelves().iter().map(|shelf| needed_memory(shelf.kind.memory)).max();
         self.is_pressed = pressure.is_short(floor);
-        let room = pressure.room_for(largest.unwrap_or(0), floor);
+        let mut room = pressure.room_for(largest.unwrap_or(0), floor);
         let busy = *self.busy.borrow_and_update();
-        // What is made soon comes first, and all of it is one work.
-        for (stage, other) in [(Stage::Standby, Stage::Ready), (Stage::Ready, Stage::Standby)] {
+        // What is made for either is one work, and takes of one room.
+        for (stage, other) in [(Stage::Ready, Stage::Standby), (Stage::Standby, Stage::Ready)] {
             let host = Host { is_pressed: self.is_pressed, busy: busy + self.policy(other).making(), room };
             let now = self.begun.elapsed();
             for order in self.policy(stage).orders(now, host) {
+                room = room.saturating_sub(usize::from(matches!(order, Order::Make(_))));
                 self.carry_out(stage, order);
             }
         }
@@ -245,7 +252,10 @@ impl Task {
                 self.makes.spawn(async move {
                     let made = match stage {
                         Stage::Ready => make(&engine, &kind).await.map(Kept::Ready),
-                        Stage::Standby => engine.stand_by(&kind.spec()).await.map(|made| Kept::Standby(Box::new(made))),
+                        Stage::Standby => {
+                            let (spec, span) = (kind.spec(), tracing::info_span!("make standby"));
+                            engine.stand_by(&spec).instrument(span).await.map(|made| Kept::Standby(Box::new(made)))
+                        }
                     };
                     Done::Made(stage, kind, made)
                 });

@@ -44,6 +44,7 @@ impl Kept {
             processor: None,
             accelerator: "tcg".into(),
             board: "microvm".into(),
+            hardware: Some("a machine".into()),
             memory_mib: 96,
             cpus: 1,
             disk_mib: None,

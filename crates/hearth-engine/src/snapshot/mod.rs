@@ -50,6 +50,7 @@ impl Engine {
         if store::exists(&directory, name) {
             return Err(EngineError::SnapshotExists { name: name.as_str().to_owned() });
         }
+        self.check_lasting(&source.spec, &template.record)?;
         self.check_disk()?;
         let unfinished = store::begin(&directory).map_err(saved)?;
         let moment = source.capture(&template, &mut *source.place.lock().await, unfinished.path()).await?;

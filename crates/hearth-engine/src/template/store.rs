@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use hearth_vmm::{Accelerator, MemoryMib, SavedMachine, host_tsc_khz};
+use hearth_vmm::{Accelerator, MemoryMib, SavedMachine, hardware, host_tsc_khz};
 use serde::{Deserialize, Serialize};
 
 use super::housekeeping::Use;
@@ -42,6 +42,9 @@ pub struct TemplateRecord {
     pub accelerator: String,
     /// The board: `microvm` or `pc`.
     pub board: String,
+    /// Board and processor in QEMU's words; none of what an earlier version has made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hardware: Option<String>,
     /// Memory in MiB.
     pub memory_mib: u32,
     /// Processors.
@@ -71,9 +74,17 @@ impl TemplateRecord {
         if self.image != base.image.digest.as_str() {
             return differs("the image", &self.image, base.image.digest.as_str());
         }
-        match &self.processor {
-            Some(then) if *then != processor() => differs("the processor", then, &processor()),
-            _ => Ok(()),
+        if let Some(then) = self.processor.as_ref().filter(|then| **then != processor()) {
+            return differs("the processor", then, &processor());
+        }
+        self.fits_hardware()
+    }
+
+    fn fits_hardware(&self) -> Result<(), String> {
+        let now = Way::named(&self.accelerator, &self.board).map(|way| hardware(way.kind, way.accelerator));
+        match &self.hardware {
+            Some(then) if Some(then) == now.as_ref() => Ok(()),
+            _ => Err("it was saved by another version of Hearth, whose machines are others".to_owned()),
         }
     }
 }
@@ -131,6 +142,7 @@ pub(super) fn write(directory: &Path, made: Made, about: About) -> Result<Templa
         processor: (made.way.accelerator == Accelerator::Kvm).then(processor),
         accelerator: name(made.way.accelerator).to_owned(),
         board: made.way.board().to_owned(),
+        hardware: Some(hardware(made.way.kind, made.way.accelerator)),
         memory_mib: about.memory_mib,
         cpus: about.cpus,
         disk_mib: about.disk_mib,

@@ -38,7 +38,7 @@ impl Files {
         Self::with_disks(spec, memory, GuestSource::Boot { kernel, initramfs })
     }
 
-    /// Opens what a guest goes on from: memory that is sealed, and the end of a pipe that its devices' state is read from.
+    /// Opens what a guest goes on from: memory that is sealed, and the end of a socket that its devices' state is read from.
     pub(super) fn to_restore(spec: &MachineSpec, ram: &SealedRam, state: OwnedFd) -> Result<Self, MachineError> {
         let memory = ram.as_fd().try_clone_to_owned();
         let memory = memory.map_err(|source| MachineError::Memory { mib: spec.memory.mib(), source })?;

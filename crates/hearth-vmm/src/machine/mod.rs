@@ -99,7 +99,7 @@ impl Machine {
         Self::stand_by(spec, resting.ram.clone()).await?.go_on(resting).await
     }
 
-    /// Starts a QEMU for such a guest ahead, which takes most of the time of a restore.
+    /// Starts a QEMU for such a guest ahead.
     ///
     /// # Errors
     /// As [`Machine::start`]; [`MachineError::SavedSize`].

@@ -79,6 +79,7 @@ impl Standby {
         let Self { waiting, ram, feed } = self;
         let Resting { ram: saved, devices, changes } = resting.into();
         if !Arc::ptr_eq(&ram, &saved) {
+            waiting.machine.kill().await;
             return Err(MachineError::OtherMemory);
         }
         let Some(changes) = changes else {
@@ -100,7 +101,7 @@ impl Standby {
     ///
     /// # Errors
     /// As [`Machine::start`]: it may have refused what it was given.
-    pub async fn is_waiting(&self) -> Result<(), MachineError> {
+    pub async fn until_waiting(&self) -> Result<(), MachineError> {
         let machine = &self.waiting.machine;
         let Err(error) = machine.qmp().await else { return Ok(()) };
         machine.killer.kill();

@@ -179,7 +179,7 @@ async fn check_standby(spec: impl Fn(&Home) -> MachineSpec, template: SavedMachi
     let home = Home::new();
     let ahead = async || {
         let standby = Machine::stand_by(spec(&home), template.ram.clone()).await.unwrap();
-        standby.is_waiting().await.unwrap();
+        standby.until_waiting().await.unwrap();
         standby
     };
     let machine = ahead().await.go_on(template.clone()).await.unwrap();
@@ -189,13 +189,7 @@ async fn check_standby(spec: impl Fn(&Home) -> MachineSpec, template: SavedMachi
     let blank = SealedRam::blank(spec(&home).memory).unwrap();
     let other = SavedMachine { ram: Arc::new(blank), ..template.clone() };
     assert!(matches!(ahead().await.go_on(other).await, Err(MachineError::OtherMemory)));
-    // The last was dropped; a socket that is still there would be in the way of the next.
-    let standby = loop {
-        match Machine::stand_by(spec(&home), template.ram.clone()).await {
-            Err(MachineError::Socket(_)) => tokio::task::yield_now().await,
-            standby => break standby.unwrap(),
-        }
-    };
+    let standby = ahead().await;
     let cut = SavedMachine { devices: template.devices[..template.devices.len() / 2].into(), ..template };
     let exit = standby.go_on(cut).await.unwrap().exited().await;
     assert!(!exit.status.unwrap().success() && !exit.stderr.is_empty(), "{exit:?}");

@@ -41,10 +41,11 @@ pub(crate) fn summary(pool: &PoolInfo) -> String {
         return "no pool: a daemon that runs with --pool 0 keeps none, and none runs where none was needed".to_owned();
     }
     let ready: usize = pool.kinds.iter().map(|kind| kind.ready).sum();
+    let standby: usize = pool.kinds.iter().map(|kind| kind.standby).sum();
     let why = if pool.is_pressed { "; this machine's memory is short, so it holds none" } else { "" };
     format!(
-        "{ready} ready, {} of each of the last {} kinds; {} handed out, {} more on standby, {} missed, {} lost{why}",
-        pool.ready_limit, pool.kinds_limit, pool.claimed, pool.standby, pool.missed, pool.lost
+        "{ready} ready and {standby} on standby, {} and {} of each of the last {} kinds; handed out {} and {}, {} missed, {} lost{why}",
+        pool.ready_limit, pool.standby_limit, pool.kinds_limit, pool.claimed, pool.standby, pool.missed, pool.lost
     )
 }
 

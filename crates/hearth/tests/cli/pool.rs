@@ -116,7 +116,7 @@ async fn a_ready_machine_that_dies_is_replaced_and_never_handed_out() {
     // Whether or not its death has been seen yet.
     let second = daemon.client.create(&CreateSandbox::default()).await.unwrap();
     assert_eq!(daemon.shell(&second.id, "echo alive").await, "alive");
-    daemon.wait_for(|pool| pool.lost <= 3 && pool.kinds.first().is_some_and(|kind| kind.ready == 1)).await;
+    daemon.wait_for(|pool| pool.kinds.first().is_some_and(is_full)).await;
     daemon.end();
 }
 

@@ -1,12 +1,13 @@
 //! Daemons that end in order, or cannot begin: whatever they were at, no sandbox comes to harm.
 
+use std::fs;
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
 use crate::held::Daemon;
-use crate::support::{HANG, Running, assert_code, said, text};
+use crate::support::{HANG, Home, Running, assert_code, said, text};
 
 /// A sandbox with a disk and something on it.
 fn with_note() -> Option<Daemon> {
@@ -129,5 +130,34 @@ fn a_program_whose_output_is_no_longer_read_ends_as_if_it_ran_here() {
     let listed = home.ok(&["ps", "a"]);
     assert!(listed.lines().any(|line| line.contains("echo more") && line.contains("running")), "{listed}");
     home.ok(&["rm", "a"]);
+    home.0.assert_nothing_left();
+}
+
+#[test]
+fn what_ran_on_another_versions_machine_is_neither_saved_nor_resumed_and_the_reason_is_said() {
+    let Some(home) = Home::fresh_with_images().map(Daemon) else { return };
+    home.ok(&["create", "--name", "a"]);
+    home.ok(&["create", "--name", "b"]);
+    home.ok(&["pause", "b"]);
+    home.end(Signal::TERM);
+    let templates = fs::read_dir(home.0.path().join("templates")).unwrap();
+    for record in templates.map(|template| template.unwrap().path().join("template.json")).filter(|path| path.exists())
+    {
+        let said = fs::read_to_string(&record).unwrap();
+        assert!(said.contains("memory-backend=ram"), "{said}");
+        fs::write(&record, said.replace("memory-backend=ram", "x-of-an-earlier-one=on,memory-backend=ram")).unwrap();
+    }
+    // It is taken over first.
+    home.ok(&["exec", "a", "true"]);
+    for refused in [&["pause", "a"][..], &["snapshot", "create", "a", "s"], &["fork", "a"], &["resume", "b"]] {
+        let refused = home.0.hearth(refused);
+        assert_code(&refused, 125);
+        assert!(text(&refused.stderr).contains("another version of Hearth"), "{}", said(&refused));
+    }
+    home.ok(&["exec", "a", "true"]);
+    assert_eq!(home.ok(&["ls", "--quiet", "--state", "paused"]).lines().count(), 1);
+    // New ones get another template.
+    home.ok(&["run", "--", "true"]);
+    home.ok(&["rm", "-a"]);
     home.0.assert_nothing_left();
 }
