@@ -133,6 +133,8 @@ impl Member {
     }
 
     pub(super) async fn order<T>(&self, order: impl FnOnce(Reply<T>) -> Order) -> Result<T, FleetError> {
+        // What has yet to be taken over from an earlier process will be as that has left it. The sender is this value's own, so it is there.
+        let _ = self.entry.status.subscribe().wait_for(|status| status.state != State::Adopting).await;
         self.ask(|reply| Message::Order(order(reply), Span::current())).await
     }
 

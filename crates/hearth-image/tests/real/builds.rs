@@ -103,7 +103,8 @@ impl Builder {
         }
     }
 
-    /// Kills the builder, then waits until nobody holds its tools' lock: that is when the last of them is gone.
+    /// Kills the builder, then waits until nobody holds its tools' lock: that is when the last of them is gone, but for one that had just been started
+    /// and has yet to take it.
     fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -111,6 +112,10 @@ impl Builder {
         for lock in locks.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("run-")) {
             let wait = Command::new("timeout").args(["20", "flock"]).arg(lock).arg("true").status().unwrap();
             assert!(wait.success(), "a tool lived on for 20 s after its builder was killed");
+        }
+        let begun = std::time::Instant::now();
+        while !processes_below(&self.root).is_empty() && begun.elapsed() < std::time::Duration::from_secs(20) {
+            std::thread::sleep(std::time::Duration::from_millis(10));
         }
         assert_eq!(processes_below(&self.root), Vec::<String>::new());
         let mounts = fs::read_to_string("/proc/mounts").unwrap();

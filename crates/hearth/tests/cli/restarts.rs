@@ -147,8 +147,6 @@ fn what_ran_on_another_versions_machine_is_neither_saved_nor_resumed_and_the_rea
         assert!(said.contains("memory-backend=ram"), "{said}");
         fs::write(&record, said.replace("memory-backend=ram", "x-of-an-earlier-one=on,memory-backend=ram")).unwrap();
     }
-    // It is taken over first.
-    home.ok(&["exec", "a", "true"]);
     for refused in [&["pause", "a"][..], &["snapshot", "create", "a", "s"], &["fork", "a"], &["resume", "b"]] {
         let refused = home.0.hearth(refused);
         assert_code(&refused, 125);
