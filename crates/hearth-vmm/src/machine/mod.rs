@@ -45,7 +45,7 @@ pub struct Machine {
     pid: u32,
     jail: JailReport,
     lifetime: Lifetime,
-    /// Connected when it is first needed: a restored machine runs without a word.
+    /// Connected when it is first needed: a machine is restored without a word.
     qmp: OnceCell<Qmp>,
     console: Console,
     sockets: Sockets,
