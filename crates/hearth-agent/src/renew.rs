@@ -90,6 +90,7 @@ impl Agent {
 
     /// Gets ready for the first renewal, and the first program, of each guest that will be restored from what this one is.
     pub(crate) fn settle(&self) {
+        self.processes.forget_ended();
         self.processes.park();
         if self.owns_machine {
             self.identity.replace(Identity::of_machine());

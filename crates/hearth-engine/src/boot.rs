@@ -8,7 +8,8 @@ use hearth_channel::{Channel, ConnectError, ConnectOptions, Connection, Endpoint
 use hearth_protocol::{BULK_PORT, CONTROL_PORT};
 use hearth_vmm::jail::groups_of;
 use hearth_vmm::{
-    Accelerator, Confinement, Exit, Lifetime, Machine, MachineSpec, PortName, Resting, SealedRam, Stall, Standby,
+    Accelerator, Checkpoint, Confinement, Exit, Lifetime, Machine, MachineSpec, PortName, Resting, SealedRam, Stall,
+    Standby,
 };
 use tracing::Span;
 
@@ -245,12 +246,13 @@ impl Engine {
         place: &Place,
         way: Way,
         ram: Arc<SealedRam>,
+        checkpoint: Option<&Checkpoint>,
     ) -> Result<Standby, EngineError> {
         let directory = &place.directory;
         let machine = self.machine_spec(spec, base, directory.path(), place.scratch.as_ref(), way)?;
         let machine = MachineSpec { lifetime: directory.lifetime(), ..machine };
         directory.note_groups(&groups_of(directory.path()));
-        Ok(Machine::stand_by(machine, ram).await?)
+        Ok(Machine::stand_by(machine, ram, checkpoint).await?)
     }
 }
 
@@ -425,7 +427,7 @@ pub(crate) async fn connect(machine: &Machine) -> Result<Channel, EngineError> {
 }
 
 /// Goes on with the session that a restored guest was saved in.
-fn resume(machine: &Machine) -> Result<Channel, EngineError> {
+pub(crate) fn resume(machine: &Machine) -> Result<Channel, EngineError> {
     let connections = earlier_connections(machine, &endpoints(machine))?;
     let (control, bulk) = connections.expect("a restored machine's ports are connected before it starts");
     Ok(Channel::resume(control, bulk, patience()))

@@ -172,6 +172,13 @@ pub(crate) struct Place {
     pub(crate) scratch: Option<Scratch>,
 }
 
+/// How many layers a disk is to have, beside those that the saved one has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Layers {
+    OneMore,
+    TheSame,
+}
+
 impl Engine {
     /// Creates a sandbox and returns it once its agent takes requests.
     ///
@@ -229,7 +236,7 @@ impl Engine {
     ) -> Result<Sandbox, (Place, EngineError)> {
         let template = origin.template.clone();
         let started = async {
-            let waiting = self.start_waiting(spec, &base, &place, template.way, origin.saved.ram.clone()).await?;
+            let waiting = self.start_waiting(spec, &base, &place, template.way, origin.saved.ram.clone(), None).await?;
             boot::go_on(waiting, place.directory.id(), &spec.given, origin, &mut phases).await
         };
         match started.await {
@@ -315,9 +322,21 @@ impl Engine {
     }
 
     /// Makes what a saved guest needs, with a copy of the scratch disk that it was saved with.
-    pub(crate) fn place_for(&self, id: SandboxId, scratch: Option<&Scratch>) -> Result<Place, EngineError> {
-        let directory = self.make_directory(id, self.lifetime)?;
-        let scratch = scratch.map(|saved| saved.copy_to(directory.path())?.made_writable());
+    pub(crate) fn place_for(
+        &self,
+        id: SandboxId,
+        lifetime: Lifetime,
+        scratch: Option<&Scratch>,
+        layers: Layers,
+    ) -> Result<Place, EngineError> {
+        let directory = self.make_directory(id, lifetime)?;
+        let scratch = scratch.map(|saved| {
+            let copy = saved.copy_to(directory.path())?;
+            match layers {
+                Layers::OneMore => copy.made_writable(),
+                Layers::TheSame => copy.made_writable_as_it_is(),
+            }
+        });
         Ok(Place { scratch: scratch.transpose()?, directory })
     }
 

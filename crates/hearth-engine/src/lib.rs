@@ -89,6 +89,8 @@ pub struct Engine {
     versions: Arc<Versions>,
     /// Whether machines may outlive this process.
     lifetime: Lifetime,
+    /// Whether each sandbox has a QEMU that starts afresh.
+    fresh_qemu: bool,
 }
 
 impl Engine {
@@ -108,7 +110,13 @@ impl Engine {
         let templates = Arc::new(Templates::in_directory(directories.templates()));
         let versions = Arc::new(Versions::in_file(directories.versions()));
         let lifetime = Lifetime::WithOwner;
-        Ok(Self { directories, launcher, qemu, images, templates, versions, lifetime })
+        Ok(Self { directories, launcher, qemu, images, templates, versions, lifetime, fresh_qemu: false })
+    }
+
+    /// Has each sandbox's QEMU start afresh, rather than go on as one that has translated what guests do first: the layout of its memory is then
+    /// its own, and under software emulation the first second is slower.
+    pub fn with_fresh_qemu(self) -> Self {
+        Self { fresh_qemu: true, ..self }
     }
 
     /// The images there are.

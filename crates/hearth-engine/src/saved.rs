@@ -9,7 +9,9 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hearth_vmm::{Changes, Delta, DeltaError, MAX_DEVICE_STATE, MemoryMib, SavedMachine, SealedRam, read_pages};
+use hearth_vmm::{
+    Changes, Checkpoint, Delta, DeltaError, MAX_DEVICE_STATE, MemoryMib, SavedMachine, SealedRam, read_pages,
+};
 use rustix::fs::{FlockOperation, flock};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -20,6 +22,7 @@ use crate::checked::{CheckedReader, CheckedWriter, FileRecord, SureReader};
 
 const DEVICES: &str = "devices";
 const MEMORY: &str = "memory";
+const CHECKPOINT: &str = "qemu";
 /// Directories that begin so are being filled, or were when their maker was killed.
 const UNFINISHED: &str = ".unfinished-";
 /// The longest record that is read, in bytes.
@@ -47,6 +50,12 @@ pub enum SavedFault {
     /// A file is not what was written.
     #[error("{} is damaged", path.display())]
     Damaged {
+        /// Which.
+        path: PathBuf,
+    },
+    /// The host's kernel, QEMU or one of its libraries is another than it was.
+    #[error("{} is of another kernel, or of other libraries, than there are now", path.display())]
+    Outdated {
         /// Which.
         path: PathBuf,
     },
@@ -91,7 +100,8 @@ impl SavedFault {
                 DeltaError::Magic | DeltaError::Run { .. } | DeltaError::Trailing => true,
             },
             Self::File { source, .. } => source.kind() == io::ErrorKind::NotFound,
-            Self::Interrupted { .. } => false,
+            // The rest of it is whole, and another process may have it loaded: another is made beside it.
+            Self::Outdated { .. } | Self::Interrupted { .. } => false,
         }
     }
 
@@ -265,6 +275,23 @@ pub(crate) fn write_changes(
     let memory = directory.join(MEMORY);
     let written = CheckedWriter::create(&memory, &mut |mut out| delta.write_to(&mut out));
     Ok((write_devices(directory, saved)?, written.map_err(SavedFault::file(&memory))?))
+}
+
+/// Writes a QEMU as it was.
+pub(crate) fn write_checkpoint(directory: &Path, checkpoint: &Checkpoint) -> Result<FileRecord, SavedFault> {
+    let path = directory.join(CHECKPOINT);
+    CheckedWriter::create(&path, &mut |mut out| checkpoint.write_to(&mut out)).map_err(SavedFault::file(&path))
+}
+
+/// Reads what [`write_checkpoint`] has written.
+pub(crate) fn read_checkpoint(directory: &Path, record: &FileRecord) -> Result<Checkpoint, SavedFault> {
+    let path = directory.join(CHECKPOINT);
+    read_whole(&path, record, |reader| {
+        Checkpoint::read_from(reader).map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => SavedFault::damaged(&path),
+            _ => SavedFault::file(&path)(error),
+        })
+    })
 }
 
 fn write_devices(directory: &Path, saved: &SavedMachine) -> Result<FileRecord, SavedFault> {

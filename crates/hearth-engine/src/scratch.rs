@@ -78,10 +78,7 @@ impl Scratch {
 
     /// Moves the raw image away. Onto another file system it is copied.
     pub(crate) fn move_base(&self, to: &Path) -> io::Result<()> {
-        match fs::rename(self.base(), to) {
-            Err(error) if error.kind() == io::ErrorKind::CrossesDevices => copy_file(&self.base(), to),
-            moved => moved,
-        }
+        move_file(&self.base(), to)
     }
 
     /// An overlay, counted from 1.
@@ -146,12 +143,27 @@ impl Scratch {
             self.add_overlay()?;
             return Ok(self);
         }
+        self.copy_last()?;
+        Ok(self)
+    }
+
+    /// Lets a machine of its own write to it where whoever was saved with it did: on a copy of the last overlay, for the machine knows
+    /// what is in it. Without overlays as [`Self::made_writable`].
+    pub(crate) fn made_writable_as_it_is(mut self) -> Result<Self, EngineError> {
+        if self.overlays == 0 {
+            return self.made_writable();
+        }
+        self.copy_last()?;
+        Ok(self)
+    }
+
+    fn copy_last(&mut self) -> Result<(), EngineError> {
         let last = self.overlay(self.overlays);
         let copy = last.with_extension("copy");
         let copied = copy_file(&last, &copy).and_then(|()| fs::rename(&copy, &last));
         copied.map_err(|source| EngineError::Directory { path: last, source })?;
         self.own = self.overlays - 1;
-        Ok(self)
+        Ok(())
     }
 
     /// Where a link cannot be, on another file system, it is a copy.
@@ -192,6 +204,14 @@ impl Scratch {
             // What must outlast the host, a pause or a stop, is synced when it is whole; until then nothing is gained by waiting for its disk.
             host_flush: HostFlush::Ignore,
         }
+    }
+}
+
+/// Moves a file. Onto another file system it is copied.
+pub(crate) fn move_file(from: &Path, to: &Path) -> io::Result<()> {
+    match fs::rename(from, to) {
+        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => copy_file(from, to),
+        moved => moved,
     }
 }
 

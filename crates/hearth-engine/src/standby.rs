@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::boot::{self, Booted, Origin, Phase, Phases, Renewal};
-use crate::create::{Base, Place};
+use crate::create::{Base, Layers, Place};
 use crate::template::{Found, Template};
 use crate::{Engine, EngineError, Given, Sandbox, SandboxId, SandboxSpec, StartFrom};
 
@@ -16,6 +16,8 @@ use crate::{Engine, EngineError, Given, Sandbox, SandboxId, SandboxSpec, StartFr
 pub struct Standby {
     // In the order in which they must go.
     waiting: hearth_vmm::Standby,
+    /// Whether its QEMU comes from a checkpoint.
+    is_copy: bool,
     place: Place,
     base: Base,
     template: Arc<Template>,
@@ -47,10 +49,21 @@ impl Engine {
     ) -> Result<Standby, EngineError> {
         let Found { template, failed } = self.template(spec, &base).await?;
         phases.note(Phase::Template);
-        let place = self.place_for(id, template.scratch.as_ref())?;
+        let place = self.place_for(id, self.lifetime, template.scratch.as_ref(), Layers::TheSame)?;
         phases.note(Phase::Prepared);
-        let waiting = self.start_waiting(spec, &base, &place, template.way, template.saved.ram.clone()).await?;
-        Ok(Standby { waiting, place, base, template, spec: spec.clone(), failed })
+        let start =
+            |checkpoint| self.start_waiting(spec, &base, &place, template.way, template.saved.ram.clone(), checkpoint);
+        let (waiting, is_copy) = match template.checkpoint().filter(|_| !self.fresh_qemu) {
+            None => (start(None).await?, false),
+            checkpoint => match start(checkpoint).await {
+                Err(EngineError::Machine { source }) if source.is_checkpoints() => {
+                    template.give_up_checkpoint();
+                    (start(None).await?, false)
+                }
+                started => (started?, true),
+            },
+        };
+        Ok(Standby { waiting, is_copy, place, base, template, spec: spec.clone(), failed })
     }
 
     /// Makes the other half: a sandbox whose programs are given this, once its agent takes requests.
@@ -88,10 +101,15 @@ impl Standby {
 
     /// Lets its guest go on, and makes it the sandbox's.
     pub(crate) async fn go_on(self, given: &Given, mut phases: Phases) -> Result<Sandbox, EngineError> {
-        let Self { waiting, place, base, template, spec, failed } = self;
+        let Self { waiting, is_copy, place, base, template, spec, failed } = self;
         let saved = template.saved.clone().into();
         let origin = Origin { saved, template: template.clone(), renew: Renewal::Anew, quiet: true };
-        let (machine, channel) = boot::go_on(waiting, place.directory.id(), given, origin, &mut phases).await?;
+        let gone_on = boot::go_on(waiting, place.directory.id(), given, origin, &mut phases).await;
+        if gone_on.is_err() && is_copy {
+            // Whatever the reason was: the next one starts afresh.
+            template.give_up_checkpoint();
+        }
+        let (machine, channel) = gone_on?;
         let booted = Booted { machine, channel, way: template.way, failed };
         let spec = SandboxSpec { given: given.clone(), ..spec };
         Ok(Sandbox::new(&spec, place, booted, template.into(), base, phases))

@@ -6,7 +6,7 @@
 //! | `-cpu` (microvm) | boot | 150 × fork and exec | |
 //! |---|---|---|---|
 //! | `max` | 2.14 | 0.60 | with an initramfs of 21 MB to unpack 3.24, against 2.54 with the model below |
-//! | `qemu64,+rdrand` | 2.00 | 0.49 | without `rdrand` the first Python waits 1 s for random numbers |
+//! | `qemu64,+rdrand` | 2.00 | 0.49 | |
 //! | the model below | 1.94 | 0.45 | x86-64-v2, which many binary packages for Python need |
 //!
 //! | with that model | boot | |
@@ -32,11 +32,12 @@ use crate::spec::{Accelerator, HostFlush, InvalidSpec, MachineKind, MachineSpec}
 use crate::sys;
 use crate::tsc::host_tsc_khz;
 
-/// The emulated processor: x86-64-v2, with random numbers and a timer that goes on while it halts. Every feature beyond costs time at each
-/// switch of process.
-const TCG_CPU: &str = "qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt,+cx16,+lahf_lm,+rdrand,+arat";
-/// The translation cache in MiB. QEMU's own choice is up to a GiB of address space and grows with it.
-pub(crate) const TRANSLATION_CACHE_MIB: u64 = 128;
+/// The emulated processor: x86-64-v2, with a timer that goes on while it halts. Every feature beyond costs time at each switch of process.
+/// Random numbers it has none: QEMU makes them with a generator of its own, which all that come from one checkpoint would share.
+const TCG_CPU: &str = "qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt,+cx16,+lahf_lm,+arat";
+/// The translation cache in MiB, of which what a checkpoint begins with takes some 50. QEMU's own choice is up to a GiB of address space and
+/// grows with it.
+pub(crate) const TRANSLATION_CACHE_MIB: u64 = 192;
 /// The first QEMU that was not found to translate a library again wherever it is mapped next. QEMU 7.2 does: of the 15,800 instructions
 /// that a second `true` had translated, 10,700 were the C library's and its loader's once more, and 5,400 in all are left where every
 /// program maps them at one place (`norandmaps`). Given up is that a guest's programs cannot guess where each other's code is.

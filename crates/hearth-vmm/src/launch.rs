@@ -20,8 +20,8 @@ use tokio::io::AsyncReadExt;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::jail::{
-    self, CgroupLimits, FromLauncher, Groups, JailFailure as Failure, JailGap, JailLevel, MAX_MESSAGE, Plan, Prepared,
-    Step,
+    self, Becomes, CgroupLimits, FromLauncher, Groups, JailFailure as Failure, JailGap, JailLevel, MAX_MESSAGE, Plan,
+    Prepared, Step,
 };
 use crate::machine::Note;
 use crate::process::{Child, ProcessRecord};
@@ -123,7 +123,11 @@ async fn attempt(
             });
             Ok(Launched { child, level: plan.level, gaps, groups })
         }
-        Some(FromLauncher::Failed(failure)) => Err(failed(failure)),
+        // A process that was may be its guest's: its word is no reason to give up a part of the jail.
+        Some(FromLauncher::Failed(failure)) => Err(failed(match plan.becomes {
+            Becomes::Checkpoint(_) if was_ready(&text) => Failure { step: Step::Checkpoint, ..failure },
+            _ => failure,
+        })),
         None => {
             let status = child.wait().await.map_err(prepare)?.unwrap_or_default();
             Err(LaunchError::NotALauncher { program: launcher.program.display().to_string(), status })
@@ -155,6 +159,12 @@ fn report_pipe() -> io::Result<(tokio::net::unix::pipe::Receiver, OwnedFd)> {
     Ok((tokio::net::unix::pipe::Receiver::from_owned_fd(read)?, write))
 }
 
+/// Whether the launcher has said that the jail stands.
+fn was_ready(text: &[u8]) -> bool {
+    let first = text.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    matches!(serde_json::from_slice(first), Ok(FromLauncher::Ready(_)))
+}
+
 /// The last line counts: a launcher that was ready may still fail to exec.
 fn read_report(text: &[u8]) -> Option<FromLauncher> {
     let (lines, raw) = match text.iter().position(|byte| *byte == 0) {
@@ -173,6 +183,7 @@ fn step_before_launcher(byte: u8) -> Step {
     match ChildStep::from_byte(byte) {
         Some(ChildStep::IdentityMaps) => Step::IdentityMaps,
         Some(ChildStep::Exec) => Step::Launcher,
+        Some(ChildStep::Checkpoint) => Step::Checkpoint,
         Some(ChildStep::Descriptors) | None => Step::Descriptors,
     }
 }
@@ -181,6 +192,7 @@ fn step_before_launcher(byte: u8) -> Step {
 struct Order {
     program: CString,
     arguments: Vec<CString>,
+    environment: CString,
     namespaces: u64,
     maps: Option<IdentityMaps>,
     stdin: File,
@@ -203,6 +215,7 @@ impl Order {
         let prepare = |source| LaunchError::Prepare { source };
         let arguments = launcher.arguments.iter().map(|argument| c_string(argument));
         let arguments = [c_string(launcher.program.as_os_str())].into_iter().chain(arguments);
+        let (variable, value) = jail::WITHOUT_RESTARTABLE_SEQUENCES;
         let in_namespaces = plan.level == JailLevel::Namespaces;
         // Root makes the namespaces as itself and gives up being root last; others need a user namespace to make any.
         let mapped = in_namespaces && !geteuid().is_root();
@@ -210,6 +223,7 @@ impl Order {
         Ok(Self {
             program: c_string(launcher.program.as_os_str()).map_err(prepare)?,
             arguments: arguments.collect::<io::Result<_>>().map_err(prepare)?,
+            environment: c_string(format!("{variable}={value}").as_ref()).map_err(prepare)?,
             namespaces: if in_namespaces { NAMESPACES | user_namespace } else { 0 },
             maps: mapped.then(own_identity).transpose().map_err(prepare)?,
             stdin: File::open("/dev/null").map_err(prepare)?,
@@ -235,7 +249,7 @@ impl Order {
         sys::spawn(&ChildPlan {
             program: &self.program,
             arguments: &self.arguments,
-            environment: &[],
+            environment: std::slice::from_ref(&self.environment),
             namespaces: self.namespaces,
             maps: self.maps.as_ref(),
             stdin: self.stdin.as_fd(),

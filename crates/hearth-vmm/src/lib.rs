@@ -12,6 +12,7 @@
 //! - What comes from QEMU or its guest is bounded and never trusted.
 //! - No QEMU outlives its [`Machine`] unless the caller has said so.
 
+mod checkpoint;
 mod command_line;
 mod console;
 pub mod jail;
@@ -30,6 +31,7 @@ mod spec;
 mod sys;
 mod tsc;
 
+pub use checkpoint::Checkpoint;
 pub use command_line::hardware;
 pub use console::{CONSOLE_TAIL, Console, Stall};
 pub use kvm::{KvmStatus, kvm_status};

@@ -2,7 +2,7 @@
 //! has to be repeated, and checked for who serves them before a byte is sent.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -45,6 +45,15 @@ impl Listener {
 
     pub(crate) fn path(&self) -> &Path {
         self.file.path()
+    }
+
+    /// Connects to it, and takes up the connection as QEMU would: the client's end, and QEMU's.
+    pub(crate) async fn connected(&self) -> Result<(UnixStream, OwnedFd), SocketError> {
+        let client = connect_checked(self.path()).await?;
+        let failed = |source| SocketError::Connect { path: self.path().to_owned(), source };
+        let (server, _) = self.listener.accept().map_err(failed)?;
+        server.set_nonblocking(true).map_err(failed)?;
+        Ok((client, server.into()))
     }
 
     /// Closes this process's copy once QEMU has its own; the file stays until the value returned is dropped.

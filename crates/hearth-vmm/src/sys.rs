@@ -54,11 +54,15 @@ pub(crate) enum ChildStep {
     Descriptors = 1,
     IdentityMaps = 2,
     Exec = 3,
+    /// Of one that was to become a process as it was.
+    Checkpoint = 4,
 }
 
 impl ChildStep {
     pub(crate) fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Descriptors, Self::IdentityMaps, Self::Exec].into_iter().find(|step| *step as u8 == byte)
+        [Self::Descriptors, Self::IdentityMaps, Self::Exec, Self::Checkpoint]
+            .into_iter()
+            .find(|step| *step as u8 == byte)
     }
 }
 

@@ -39,7 +39,8 @@ pub(crate) use transfer::{CopyOptions, SyncOptions};
     after_help = "\
 Hearth keeps images and sandboxes in /var/lib/hearth (root) or ~/.local/share/hearth; HEARTH_HOME names another directory, \
 HEARTH_QEMU another QEMU, \
-HEARTH_TEMPLATE_SPACE what templates may take on disk (4G).
+HEARTH_TEMPLATE_SPACE what templates may take on disk (4G). Without KVM a sandbox begins in a copy of a QEMU that has translated what \
+guests do first; with HEARTH_FRESH_QEMU=1 a daemon has each start a new one, slower and with a memory layout of its own.
 
 HEARTH_HOST names another machine's daemon (https://box.example:7070) and HEARTH_API_KEY a key of its; its certificate is \
 checked by the system's authorities, by those in the file HEARTH_CA, or by its HEARTH_FINGERPRINT (sha256:…). A key goes over http:// to this machine only, unless \

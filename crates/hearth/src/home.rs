@@ -61,7 +61,7 @@ pub(crate) fn open() -> Result<Engine, Failure> {
     if let Some(space) = template_space()? {
         engine.limit_templates(space);
     }
-    Ok(engine)
+    Ok(if set("HEARTH_FRESH_QEMU").is_some() { engine.with_fresh_qemu() } else { engine })
 }
 
 /// What templates may take on disk, in bytes, as the environment has it.

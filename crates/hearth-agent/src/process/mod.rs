@@ -455,6 +455,16 @@ impl Processes {
         tokio::time::timeout(patience, empty).await.is_ok()
     }
 
+    /// Forgets all that have ended: they were nobody's who is to come.
+    pub(crate) fn forget_ended(&self) {
+        self.all
+            .borrow()
+            .values()
+            .filter(|process| process.has_ended())
+            .for_each(|process| process.forget_when_ended());
+        self.forget_oldest();
+    }
+
     /// Forgets ended processes, the oldest first, past what may be remembered.
     fn forget_oldest(&self) {
         let mut all = self.all.borrow_mut();

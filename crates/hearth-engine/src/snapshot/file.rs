@@ -114,6 +114,7 @@ impl SnapshotExport {
     pub(super) fn open(record: &SnapshotRecord, own: &Path, template: &Path) -> Result<Self, SnapshotFileError> {
         let template_record: TemplateRecord = saved::read_record(&template.join(TEMPLATE_RECORD))?
             .ok_or_else(|| SavedFault::Record { path: template.join(TEMPLATE_RECORD) })?;
+        let template_record = template_record.portable();
         let open = |(name, _): (String, FileRecord)| {
             let path = match name.strip_prefix(TEMPLATE) {
                 Some(name) => template.join(name),
@@ -244,6 +245,7 @@ fn check_records(record: &SnapshotRecord, template: &TemplateRecord) -> Result<(
         return Err("another version of Hearth has written it");
     }
     let is_one = record.template == template.id
+        && template.clone().portable() == *template
         && (&record.image, record.cpus, record.memory_mib, record.disk_mib)
             == (&template.image, template.cpus, template.memory_mib, template.disk_mib);
     let bases = template.disk.iter().chain(&record.base);
@@ -293,7 +295,7 @@ impl Imported {
     ) -> Result<SnapshotRecord, SnapshotFileError> {
         let own_home = crate::template::record(templates, &self.template.id);
         let id = match own_home {
-            Some(here) if here == self.template => here.id,
+            Some(here) if here.clone().portable() == self.template => here.id,
             _ => TemplateId::of_stranger(&self.template),
         };
         let template = TemplateRecord { id: id.clone(), ..self.template };

@@ -53,6 +53,8 @@ impl Kept {
             devices,
             memory,
             disk: None,
+            overlay: None,
+            checkpoint: None,
         };
         let (devices, memory) = guest(&home.path().join("snapshot"));
         let record = SnapshotRecord {

@@ -20,6 +20,7 @@ pub use file::{SnapshotExport, SnapshotFileError};
 pub use store::SnapshotRecord;
 
 use crate::boot::{Origin, Phase, Phases, Renewal};
+use crate::create::Layers;
 use crate::fleet::SandboxName;
 use crate::sandbox::Sandbox;
 use crate::saved::apart;
@@ -118,7 +119,7 @@ impl Engine {
         let own = store::path(&self.directories.snapshots(), name);
         let saved = load(&own, &record, &template).await?;
         let scratch = record.disk_mib.map(|_| Scratch::saved(&own, record.overlays.len()));
-        let place = self.place_for(id, scratch.as_ref())?;
+        let place = self.place_for(id, self.lifetime, scratch.as_ref(), Layers::OneMore)?;
         phases.note(Phase::Prepared);
         let origin = Origin { template, saved, renew: Renewal::Anew, quiet: false };
         self.start_saved(spec, base, place, origin, phases).await.map_err(|(_, error)| error)

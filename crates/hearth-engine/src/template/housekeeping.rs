@@ -15,7 +15,7 @@ use super::{TEMPLATE_RECORD, TemplateId, TemplateRecord, Templates, store};
 use crate::saved::{self, Quiet, SavedFault, apart};
 use crate::{Engine, EngineError, SandboxSpec};
 
-/// What templates may take on disk where nobody says otherwise: some forty of the default image's.
+/// What templates may take on disk where nobody says otherwise: some twenty of the default image's.
 pub(super) const DEFAULT_LIMIT: u64 = 4 << 30;
 
 /// The use of a template's files.
@@ -154,7 +154,7 @@ impl Templates {
         let loaded = self.loaded.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let templates = loaded.values().filter_map(|cell| cell.get());
         let mut all: Vec<_> = templates
-            .map(|template| TemplateMemory { id: template.record.id.clone(), resident: template.saved.ram.resident() })
+            .map(|template| TemplateMemory { id: template.record.id.clone(), resident: template.resident() })
             .collect();
         all.sort_by(|one, other| one.id.cmp(&other.id));
         all
@@ -245,7 +245,7 @@ mod tests {
         file.extend_from_slice(&[digit as u8; 8192]);
         let ram = Arc::new(SealedRam::read_from(file.as_slice(), memory).unwrap());
         let saved = SavedMachine { ram, devices: vec![digit as u8; 1000].into(), delta: None };
-        let made = Made { key: key(digit), way: WAY, saved, scratch: None };
+        let made = Made { key: key(digit), way: WAY, saved, checkpoint: None, scratch: None };
         write(directory, made, About::for_tests(memory)).unwrap().record
     }
 

@@ -124,4 +124,4 @@ impl fmt::Display for TemplateKey {
 }
 
 /// Changes with the way in which templates are made.
-const FORMAT: &str = "hearth template 4";
+const FORMAT: &str = "hearth template 5";

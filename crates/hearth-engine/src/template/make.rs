@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use hearth_channel::Channel;
 use hearth_protocol::{Command, Delivery, Start};
-use hearth_vmm::{Lifetime, SavedMachine, SealedRam};
+use hearth_vmm::{Lifetime, Machine, SavedMachine, SealedRam};
 use tracing::{Instrument, info_span};
 
+use super::rehearse::Rehearsed;
 use super::store::{self, About, Made};
 use super::{Below, Template, TemplateId, TemplateKey, Templates};
 use crate::accelerator::Way;
@@ -86,28 +87,18 @@ impl Engine {
         let place = self.place_to_boot(SandboxId::random(), spec, Lifetime::WithOwner)?;
         let mut phases = Phases::since(std::time::Instant::now());
         let boot = Boot { spec, base, place: &place, renewal: Renewal::Anew };
-        let Booted { machine, mut channel, way, failed } = self.boot(boot, &mut phases).await?;
-        for argv in WARM_UP {
-            let mut start = Start::new(Command::Argv(argv.iter().map(|word| (*word).into()).collect()));
-            (start.attach, start.forget) = (Some(Delivery::Lossless), true);
-            // A program that is not there is no fault of the guest's.
-            let Ok(process) = channel.start(start).await else { continue };
-            while let Ok(Some(_)) = process.next_event().await {}
-        }
+        let Booted { machine, channel, way, mut failed } = self.boot(boot, &mut phases).await?;
+        warm_up(&channel).await;
         // An image without Python has none.
         let _ = channel.warm_kernel().await;
-        settle(&channel).await;
-        if channel.quiet().is_none() {
-            // Something could still come for a request of the warm-up: the guest is saved in another session.
-            drop(channel);
-            channel = connect(&machine).await?;
-            settle(&channel).await;
-        }
+        let channel = settled(channel, &machine).await?;
         let saved = machine.into_template().await?;
         // The guest was saved with a host at its ports, and a session; it finds the host there again when it is restored, and goes on.
         drop(channel);
+        let rehearsed = self.rehearsed(spec, base, way, place.scratch.as_ref(), saved, &mut failed).await;
         let key = self.template_key(spec, base, way)?;
-        let made = Made { key, way, saved, scratch: place.scratch.clone() };
+        let Rehearsed { saved, checkpoint } = rehearsed;
+        let made = Made { key, way, saved, checkpoint, scratch: place.scratch.clone() };
         let template = self.templates.keep(made, spec, base).await?;
         self.tidy_templates().await;
         Ok((template, failed))
@@ -135,9 +126,33 @@ impl Engine {
         let ram = ram.map_err(|source| SavedFault::Memory { path: path(), source: source.into() });
         let ram = ram.map_err(|source| EngineError::Template { source })?;
         let saved = SavedMachine { ram: Arc::new(ram), devices: Arc::default(), delta: None };
-        let made = self.templates.keep(Made { key, way, saved, scratch: None }, spec, base).await?;
+        let made = self.templates.keep(Made { key, way, saved, checkpoint: None, scratch: None }, spec, base).await?;
         Ok(Arc::new(made).into())
     }
+}
+
+/// Runs what is in [`WARM_UP`].
+pub(super) async fn warm_up(channel: &Channel) {
+    for argv in WARM_UP {
+        let mut start = Start::new(Command::Argv(argv.iter().map(|word| (*word).into()).collect()));
+        (start.attach, start.forget) = (Some(Delivery::Lossless), true);
+        // A program that is not there is no fault of the guest's.
+        let Ok(process) = channel.start(start).await else { continue };
+        while let Ok(Some(_)) = process.next_event().await {}
+    }
+}
+
+/// Has the guest come to rest, and returns the channel with whose session it can be saved.
+pub(super) async fn settled(channel: Channel, machine: &Machine) -> Result<Channel, EngineError> {
+    settle(&channel).await;
+    if channel.quiet().is_some() {
+        return Ok(channel);
+    }
+    // Something could still come for an earlier request: the guest is saved in another session.
+    drop(channel);
+    let channel = connect(machine).await?;
+    settle(&channel).await;
+    Ok(channel)
 }
 
 /// Lets the agent tidy up behind the last program, and the kernel behind both: what is put off now every restored guest would begin with.

@@ -7,14 +7,15 @@
 mod housekeeping;
 mod key;
 mod make;
+mod rehearse;
 mod store;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use hearth_vmm::{SavedMachine, SealedRam};
+use hearth_vmm::{Checkpoint, SavedMachine, SealedRam};
 use tokio::sync::OnceCell;
 
 pub use housekeeping::{TemplateInfo, TemplateMemory};
@@ -37,10 +38,32 @@ pub(crate) struct Template {
     pub(crate) record: TemplateRecord,
     pub(crate) way: Way,
     pub(crate) saved: SavedMachine,
+    checkpoint: Option<Checkpoint>,
+    /// Whether it did not work once.
+    given_up: AtomicBool,
     /// The disk that its guest was saved with.
     pub(crate) scratch: Option<Scratch>,
     /// Keeps its files where they are.
     _use: Option<Use>,
+}
+
+impl Template {
+    /// The QEMU that its guest was saved of, where that can be gone on with.
+    pub(crate) fn checkpoint(&self) -> Option<&Checkpoint> {
+        let checkpoint = self.checkpoint.as_ref().filter(|_| !self.given_up.load(Ordering::Relaxed))?;
+        // Libraries may have been replaced since it was loaded.
+        checkpoint.fits().then_some(checkpoint)
+    }
+
+    /// Has nobody try it again in this process.
+    pub(crate) fn give_up_checkpoint(&self) {
+        self.given_up.store(true, Ordering::Relaxed);
+    }
+
+    /// What it takes of the host's memory, in bytes.
+    fn resident(&self) -> u64 {
+        self.saved.ram.resident() + self.checkpoint.as_ref().map_or(0, Checkpoint::resident)
+    }
 }
 
 /// Memory that may be templates'.

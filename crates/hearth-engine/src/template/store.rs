@@ -1,4 +1,4 @@
-//! Templates on disk: a directory each, named by its id, with a record, the devices' state, the memory and the disk.
+//! Templates on disk: a directory each, named by its id, with a record, the devices' state, the memory, the disk and the QEMU.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,12 +9,13 @@ use hearth_vmm::{Accelerator, MemoryMib, SavedMachine, hardware, host_tsc_khz};
 use serde::{Deserialize, Serialize};
 
 use super::housekeeping::Use;
+use super::rehearse::Rehearsal;
 use super::{Mapped, Template, TemplateId, TemplateKey};
 use crate::accelerator::{Way, name, processor};
 use crate::checked::FileRecord;
 use crate::create::Base;
 use crate::saved::{self, SavedFault, Unfinished};
-use crate::scratch::Scratch;
+use crate::scratch::{self, Scratch};
 use crate::{DiskMib, SandboxSpec};
 
 /// The record's name in a template's directory.
@@ -61,9 +62,20 @@ pub struct TemplateRecord {
     pub memory: FileRecord,
     /// The disk.
     pub disk: Option<FileRecord>,
+    /// What the guest has written to it since, as an overlay, where it has rehearsed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overlay: Option<FileRecord>,
+    /// The QEMU of the guest that has rehearsed, with all that it has translated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<FileRecord>,
 }
 
 impl TemplateRecord {
+    /// What another host, and whoever lies on its memory alone, can use of it.
+    pub(crate) fn portable(self) -> Self {
+        Self { overlay: None, checkpoint: None, ..self }
+    }
+
     /// Whether what was saved of guests of this template can go on with what there is now; else the reason why not.
     pub(crate) fn fits(&self, base: &Base) -> Result<(), String> {
         let differs =
@@ -78,6 +90,11 @@ impl TemplateRecord {
             return differs("the processor", then, &processor());
         }
         self.fits_hardware()
+    }
+
+    /// How many overlays its disk has.
+    fn overlays(&self) -> usize {
+        usize::from(self.overlay.is_some())
     }
 
     fn fits_hardware(&self) -> Result<(), String> {
@@ -121,6 +138,7 @@ pub(super) struct Made {
     pub(super) key: TemplateKey,
     pub(super) way: Way,
     pub(super) saved: SavedMachine,
+    pub(super) checkpoint: Option<Rehearsal>,
     pub(super) scratch: Option<Scratch>,
 }
 
@@ -134,6 +152,13 @@ pub(super) fn write(directory: &Path, made: Made, about: About) -> Result<Templa
         scratch.move_base(&path).map_err(SavedFault::file(&path))?;
         saved::sum_up_disk(&path)
     });
+    let overlay = made.checkpoint.as_ref().and_then(Rehearsal::overlay).map(|overlay| {
+        let path = Scratch::bare(filled.path()).overlay(1);
+        scratch::move_file(&overlay, &path).map_err(SavedFault::file(&path))?;
+        saved::sum_up_disk(&path)
+    });
+    let checkpoint = made.checkpoint.map(|rehearsal| rehearsal.checkpoint);
+    let written = checkpoint.as_ref().map(|checkpoint| saved::write_checkpoint(filled.path(), checkpoint));
     let record = TemplateRecord {
         format: FORMAT,
         id: TemplateId::new(&made.key, &memory),
@@ -151,14 +176,16 @@ pub(super) fn write(directory: &Path, made: Made, about: About) -> Result<Templa
         devices,
         memory,
         disk: disk.transpose()?,
+        overlay: overlay.transpose()?,
+        checkpoint: written.transpose()?,
     };
     saved::write_record(&filled.path().join(RECORD), &record)?;
     let published = directory.join(record.id.as_str());
     filled.publish(&published)?;
-    let scratch = made.scratch.is_some().then(|| Scratch::saved(&published, 0));
+    let scratch = made.scratch.is_some().then(|| Scratch::saved(&published, record.overlays()));
     // Without a lock on it, it may go from disk while it is used: it is in memory all the same.
     let use_of = Use::begin(&published.join(RECORD)).ok();
-    Ok(Template { record, way: made.way, saved: made.saved, scratch, _use: use_of })
+    Ok(Template { record, way: made.way, saved: made.saved, checkpoint, given_up: false.into(), scratch, _use: use_of })
 }
 
 /// Reads the newest whole template of a key; `None` when there is none. One that cannot be used is removed, unless it is pinned: another
@@ -173,7 +200,7 @@ pub(super) fn read(
     let mut records: Vec<_> = list(directory).into_iter().filter(|record| record.id.has_key(key)).collect();
     records.sort_by_key(|record| std::cmp::Reverse(record.created));
     for record in records {
-        match load(directory, &record, way, mapped) {
+        match load(directory, &record, way, mapped).and_then(|template| with_checkpoint(directory, template)) {
             Ok(template) => return Ok(Some(template)),
             Err(_) if pinned.contains(&record.id) => {}
             Err(fault) if fault.is_for_good() => saved::remove(&directory.join(record.id.as_str()))?,
@@ -216,8 +243,10 @@ pub(super) fn load(
     }
     let memory = MemoryMib::new(record.memory_mib).map_err(|_| SavedFault::Record { path: own.join(RECORD) })?;
     let scratch = record.disk.as_ref().map(|disk| {
-        let scratch = Scratch::saved(&own, 0);
-        saved::check_disk(&scratch.base(), disk).map(|()| scratch)
+        let scratch = Scratch::saved(&own, record.overlays());
+        saved::check_disk(&scratch.base(), disk)?;
+        let overlay = record.overlay.as_ref().map(|overlay| saved::check_disk(&scratch.overlay(1), overlay));
+        overlay.unwrap_or(Ok(())).map(|()| scratch)
     });
     let devices = saved::read_devices(&own, &record.devices)?;
     let mut of_this = mapped.iter().filter(|(id, ram)| *id == record.id && ram.size() == memory.bytes());
@@ -227,7 +256,26 @@ pub(super) fn load(
         None => Arc::new(saved::read_ram(&own, &record.memory, memory)?),
     };
     let saved = SavedMachine { ram, devices, delta: None };
-    Ok(Template { record: record.clone(), way, saved, scratch: scratch.transpose()?, _use: Some(use_of) })
+    Ok(Template {
+        record: record.clone(),
+        way,
+        saved,
+        checkpoint: None,
+        given_up: false.into(),
+        scratch: scratch.transpose()?,
+        _use: Some(use_of),
+    })
+}
+
+/// Loads the QEMU of one that sandboxes are to start from.
+fn with_checkpoint(directory: &Path, template: Template) -> Result<Template, SavedFault> {
+    let Some(record) = &template.record.checkpoint else { return Ok(template) };
+    let own = directory.join(template.record.id.as_str());
+    let checkpoint = saved::read_checkpoint(&own, record)?;
+    match checkpoint.fits() {
+        true => Ok(Template { checkpoint: Some(checkpoint), ..template }),
+        false => Err(SavedFault::Outdated { path: own }),
+    }
 }
 
 /// The templates on disk, in the order of their names. A directory whose record makes no sense is none.

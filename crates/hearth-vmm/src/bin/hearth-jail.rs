@@ -6,10 +6,12 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
+use hearth_vmm::jail::JailLevel;
 use hearth_vmm::{
     Accelerator, Confinement, CpuCount, Launcher, Lifetime, Machine, MachineError, MachineKind, MachineSpec, MemoryMib,
-    Qemu,
+    Qemu, SavedMachine,
 };
 
 fn main() -> ExitCode {
@@ -63,7 +65,7 @@ async fn own_machine(pc: bool, landlock: bool, directory: PathBuf, kernel: PathB
 }
 
 /// Takes a machine through all that is done to its memory from outside, which not every owner might be allowed: it becomes a template, is
-/// restored, saved, and restored once more.
+/// restored, saved, restored once more, and goes on in a QEMU that becomes what that was.
 async fn saved_twice(spec: MachineSpec, machine: Machine) -> Result<Machine, MachineError> {
     let template = machine.into_template().await?;
     let ram = template.ram.clone();
@@ -71,7 +73,18 @@ async fn saved_twice(spec: MachineSpec, machine: Machine) -> Result<Machine, Mac
     restored.suspend().await?;
     let saved = restored.capture(restored.prepare_capture(&ram).await?).await?;
     restored.kill().await;
-    Machine::restore(spec, saved).await
+    let restored = Machine::restore(spec.clone(), saved).await?;
+    restored.suspend().await?;
+    let saved = restored.capture(restored.prepare_capture(&ram).await?).await?;
+    let changed = saved.delta.as_deref().map(|delta| ram.with(delta)).ok_or(MachineError::AlreadyRestored)?;
+    let ram = Arc::new(changed.map_err(|error| MachineError::GuestMemory { source: std::io::Error::other(error) })?);
+    let saved = SavedMachine { ram: ram.clone(), delta: None, ..saved };
+    if restored.jail().level != JailLevel::Namespaces {
+        restored.kill().await;
+        return Machine::restore(spec, saved).await;
+    }
+    let checkpoint = restored.into_checkpoint(spec.clone()).await?;
+    Machine::stand_by(spec, ram, Some(&checkpoint)).await?.go_on(saved).await
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -1,7 +1,7 @@
 //! The jail around QEMU, built as if the guest had already broken out of it.
 //!
 //! [`main`] is the launcher: the owner starts it in new namespaces with a plan on one descriptor, it builds what
-//! the plan says, reports on another, and becomes QEMU. It is one process from beginning to end, so QEMU is process 1
+//! the plan says, reports on another, and becomes QEMU, or one that was there before (`checkpoint`). It is one process from beginning to end, so QEMU is process 1
 //! of its own process namespace, and nothing is left when it ends. In order:
 //!
 //! 1. a control group with limits on memory and tasks, where one may be made (`cgroup.rs`): the owner's work, done beside the rest, before
@@ -37,24 +37,28 @@ use std::process::{Command, ExitCode};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{PTracer, Signal, set_parent_process_death_signal, set_ptracer};
 
-use crate::sys;
+use crate::{checkpoint, sys};
 pub use cgroup::groups_of;
 pub(crate) use cgroup::{CgroupLimits, Groups, confine};
 pub(crate) use identity::dedicated_user;
 use plan::JailFailure as Failure;
-pub(crate) use plan::{FromLauncher, Plan, Prepared, Step};
+pub(crate) use plan::{Becomes, FromLauncher, Plan, Prepared, Step};
 pub use plan::{JailFailure, JailGap, JailLevel, JailReport};
 pub use probe::{JailSupport, probe};
 
 /// The plan, as JSON in a file without a name.
 pub(crate) const PLAN_FD: RawFd = sys::FIRST_PASSED_FD;
-/// Where the launcher reports, in JSON lines; closed by exec, so that its end means QEMU runs.
+/// Where the launcher reports, in JSON lines; closed by exec, or by a checkpoint's script, so that its end means QEMU runs.
 pub(crate) const REPORT_FD: RawFd = PLAN_FD + 1;
 /// The reading end of a pipe that only the owner holds the other end of: its end is the owner's. For a machine that may outlive its owner,
 /// a byte in it is the word to go on.
 pub(crate) const OWNER_FD: RawFd = REPORT_FD + 1;
 /// The first of the descriptors meant for QEMU.
 pub(crate) const FIRST_QEMU_FD: RawFd = OWNER_FD + 1;
+
+/// A variable of the C library's: the kernel then has no place in a thread's memory to write to, which a checkpoint would have to know of,
+/// and which the launcher that becomes one takes away.
+pub(crate) const WITHOUT_RESTARTABLE_SEQUENCES: (&str, &str) = ("GLIBC_TUNABLES", "glibc.pthread.rseq=0");
 
 /// The longest plan or report, in bytes.
 pub(crate) const MAX_MESSAGE: u64 = 256 * 1024;
@@ -80,14 +84,27 @@ fn run(report: &mut std::fs::File) -> Result<(), Failure> {
     let plan = Plan::read(plan_file.into()).map_err(Failure::at(Step::ReadPlan))?;
     let prepared = prepare(&plan)?;
     send(report, &FromLauncher::Ready(prepared)).map_err(Failure::at(Step::Report))?;
-    match &plan.program {
-        None => Ok(()),
-        Some(program) => {
-            follow_owner(&plan, &owner)?;
-            rules::filter_system_calls()?;
-            let mut command = Command::new(program);
-            command.args(&plan.arguments).env_clear().env("PATH", "/usr/bin:/bin").current_dir("/");
-            Err(Failure::at_path(Step::Exec, program)(command.exec()))
+    if matches!(plan.becomes, Becomes::Nothing) {
+        return Ok(());
+    }
+    follow_owner(&plan, &owner)?;
+    rules::filter_system_calls()?;
+    match &plan.becomes {
+        Becomes::Nothing => Ok(()),
+        Becomes::Program { path, arguments } => {
+            let mut command = Command::new(path);
+            command.args(arguments).env_clear().env("PATH", "/usr/bin:/bin").current_dir("/");
+            let (name, value) = WITHOUT_RESTARTABLE_SEQUENCES;
+            Err(Failure::at_path(Step::Exec, path)(command.env(name, value).exec()))
+        }
+        Becomes::Checkpoint(_) if plan.level != JailLevel::Namespaces => {
+            // Its threads would have other numbers than they had.
+            Err(Failure::at(Step::Checkpoint)(std::io::Error::from_raw_os_error(libc::ENOSYS)))
+        }
+        Becomes::Checkpoint(layout) => {
+            rules::filter_as_qemu_does()?;
+            let script = sys::borrow_passed(FIRST_QEMU_FD + plan.descriptors - 1);
+            Err(Failure::at(Step::Checkpoint)(checkpoint::become_process(script, layout)))
         }
     }
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::MAX_MESSAGE;
+use crate::checkpoint::Layout;
 
 /// What keeps QEMU away from the host's files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,9 +99,19 @@ pub(crate) struct Plan {
     pub(crate) file_size: u64,
     /// How many descriptors QEMU is to have.
     pub(crate) descriptors: i32,
-    /// What to run; none for a probe.
-    pub(crate) program: Option<PathBuf>,
-    pub(crate) arguments: Vec<String>,
+    pub(crate) becomes: Becomes,
+}
+
+/// What the launcher becomes when the jail stands.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Becomes {
+    /// Nothing: it is a probe.
+    Nothing,
+    /// A program.
+    Program { path: PathBuf, arguments: Vec<String> },
+    /// A QEMU as it was, by the script that is the last of its descriptors.
+    Checkpoint(Layout),
 }
 
 impl Plan {
@@ -142,6 +153,7 @@ pub(crate) enum Step {
     FollowOwner,
     Report,
     Exec,
+    Checkpoint,
 }
 
 impl std::fmt::Display for Step {
@@ -160,6 +172,7 @@ impl std::fmt::Display for Step {
             Self::FollowOwner => "follow the owner",
             Self::Report => "report to the owner",
             Self::Exec => "run QEMU",
+            Self::Checkpoint => "become a QEMU as it was",
         })
     }
 }
@@ -187,6 +200,11 @@ impl JailFailure {
         const REFUSALS: [i32; 7] =
             [libc::EPERM, libc::EACCES, libc::ENOSYS, libc::EINVAL, libc::ENOSPC, libc::EUSERS, libc::EROFS];
         matches!(self.step, Step::Namespaces | Step::IdentityMaps | Step::Mount) && REFUSALS.contains(&self.errno)
+    }
+
+    /// Whether the process that was to become a QEMU as it was could not.
+    pub(crate) fn is_checkpoints(&self) -> bool {
+        self.step == Step::Checkpoint
     }
 
     pub(crate) fn source(&self) -> io::Error {

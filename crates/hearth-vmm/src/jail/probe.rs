@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::cgroup::CgroupLimits;
 use super::dedicated_user;
-use super::plan::{JailGap, JailLevel, Plan};
+use super::plan::{Becomes, JailGap, JailLevel, Plan};
 use crate::launch::{Launch, LaunchError, launch};
 use crate::spec::{Confinement, Launcher};
 use crate::sys;
@@ -73,7 +73,6 @@ fn empty_plan(directory: &Path) -> Plan {
         with_owner: true,
         file_size: 0,
         descriptors: 0,
-        program: None,
-        arguments: Vec::new(),
+        becomes: Becomes::Nothing,
     }
 }

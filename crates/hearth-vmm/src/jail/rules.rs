@@ -10,7 +10,7 @@ use landlock::{
 };
 use seccompiler::{
     BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule, TargetArch,
+    SeccompRule, TargetArch, sock_filter,
 };
 
 use super::plan::{JailFailure as Failure, JailLevel, Plan, Step};
@@ -127,14 +127,77 @@ const REFUSED: [libc::c_long; 43] = [
     libc::SYS_kexec_file_load,
 ];
 
+/// Calls that a program which has begun has no use for, beside those above: what QEMU's own filter closes once it runs
+/// (`-sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny`).
+const REFUSED_AT_LAST: [libc::c_long; 27] = [
+    libc::SYS_fork,
+    libc::SYS_vfork,
+    libc::SYS_execve,
+    libc::SYS_execveat,
+    libc::SYS_setuid,
+    libc::SYS_setgid,
+    libc::SYS_setpgid,
+    libc::SYS_setsid,
+    libc::SYS_setreuid,
+    libc::SYS_setregid,
+    libc::SYS_setresuid,
+    libc::SYS_setresgid,
+    libc::SYS_setfsuid,
+    libc::SYS_setfsgid,
+    libc::SYS_setpriority,
+    libc::SYS_sched_setparam,
+    libc::SYS_sched_setscheduler,
+    libc::SYS_sched_setaffinity,
+    libc::SYS_reboot,
+    libc::SYS_swapon,
+    libc::SYS_swapoff,
+    libc::SYS_syslog,
+    libc::SYS__sysctl,
+    libc::SYS_sysfs,
+    libc::SYS_uselib,
+    libc::SYS_ustat,
+    libc::SYS_acct,
+];
+
 /// Filters system calls from here on, exec and all threads included.
 pub(super) fn filter_system_calls() -> Result<(), Failure> {
+    apply(filters())
+}
+
+/// As QEMU does itself when it has begun, for one that becomes what it was.
+pub(super) fn filter_as_qemu_does() -> Result<(), Failure> {
+    let mut refused: Rules = REFUSED_AT_LAST.iter().map(|call| (*call, Vec::new())).collect();
+    let another_process = || {
+        let thread = libc::CLONE_THREAD as u64;
+        let unset = SeccompCondition::new(0, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(thread), 0)?;
+        SeccompRule::new(vec![unset])
+    };
+    apply(another_process().and_then(|rule| {
+        refused.insert(libc::SYS_clone, vec![rule]);
+        Ok(vec![filter(refused, libc::EPERM)?])
+    }))
+}
+
+fn apply(filters: Result<Vec<BpfProgram>, BackendError>) -> Result<(), Failure> {
     let failed = |_| Failure::at(Step::SystemCalls)(std::io::Error::from_raw_os_error(libc::EINVAL));
-    for program in filters().map_err(failed)? {
+    for program in filters.map_err(failed)? {
         seccompiler::apply_filter(&program)
             .map_err(|_| Failure::at(Step::SystemCalls)(std::io::Error::last_os_error()))?;
     }
     Ok(())
+}
+
+/// Refuses calls by the numbers of the x32 convention, which a kernel may have, and which mean other calls to the filters below.
+fn without_x32() -> BpfProgram {
+    const BIT: u32 = 0x4000_0000;
+    // linux/bpf_common.h; the number is the first word of what a filter sees.
+    let instruction = |code: u32, jf, k| sock_filter { code: code as u16, jt: 0, jf, k };
+    vec![
+        instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0),
+        instruction(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, 1, BIT),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_ALLOW),
+    ]
 }
 
 fn filters() -> Result<Vec<BpfProgram>, BackendError> {
@@ -142,6 +205,7 @@ fn filters() -> Result<Vec<BpfProgram>, BackendError> {
     refused.insert(libc::SYS_clone, new_namespace_rules()?);
     refused.insert(libc::SYS_tgkill, vec![not_to_itself()?]);
     Ok(vec![
+        without_x32(),
         filter(refused, libc::EPERM)?,
         // The C library then uses clone, whose flags a filter can read.
         filter([(libc::SYS_clone3, Vec::new())].into(), libc::ENOSYS)?,

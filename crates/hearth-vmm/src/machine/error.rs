@@ -85,6 +85,18 @@ pub enum MachineError {
     /// A guest that is to go on in a QEMU that was started ahead, and lies on other memory than that has.
     #[error("the QEMU that waits has another template's memory than the guest lies on")]
     OtherMemory,
+    /// A machine that is to begin as another one's checkpoint, and has other disks or ports than that.
+    #[error("the checkpoint is of a machine with other disks or ports")]
+    OtherCheckpoint,
+    /// Only a QEMU with a process namespace of its own can be one for others to become: its threads' numbers must be the same.
+    #[error("this host allows QEMU no process namespace of its own, which a checkpoint needs")]
+    NoNamespaces,
+    /// What a machine's QEMU is cannot be written down.
+    #[error("cannot take a checkpoint of QEMU")]
+    Checkpoint {
+        /// Why.
+        source: io::Error,
+    },
     /// The machine was restored: its memory is a template's already.
     #[error("the machine was started from a template and cannot become one")]
     AlreadyRestored,
@@ -119,6 +131,17 @@ pub enum MachineError {
         /// The last of its console, raw.
         console: Vec<u8>,
     },
+}
+
+impl MachineError {
+    /// Whether a machine was refused for its checkpoint's sake, and may start without it.
+    pub fn is_checkpoints(&self) -> bool {
+        match self {
+            Self::OtherCheckpoint => true,
+            Self::Launch(LaunchError::Launch { failure, .. }) => failure.is_checkpoints(),
+            _ => false,
+        }
+    }
 }
 
 fn status(exit: &Exit) -> String {

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek};
-use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -22,7 +22,8 @@ const OVERLAY_TABLES: u64 = 1024;
 /// All files of one machine, open.
 pub(super) struct Files {
     memory: OwnedFd,
-    guest: GuestSource<BootFile>,
+    /// None where QEMU has its guest already.
+    guest: Option<GuestSource<BootFile>>,
     disks: Vec<File>,
     largest_writable: u64,
 }
@@ -35,7 +36,7 @@ impl Files {
         let initramfs = BootFile::open("initramfs", &spec.initramfs, other_user)?;
         let mib = spec.memory.mib();
         let memory = guest_memory(spec.memory).map_err(|source| MachineError::Memory { mib, source })?;
-        Self::with_disks(spec, memory, GuestSource::Boot { kernel, initramfs })
+        Self::with_disks(spec, memory, Some(GuestSource::Boot { kernel, initramfs }))
     }
 
     /// Opens what a guest goes on from: memory that is sealed, and the end of a socket that its devices' state is read from.
@@ -43,10 +44,28 @@ impl Files {
         let memory = ram.as_fd().try_clone_to_owned();
         let memory = memory.map_err(|source| MachineError::Memory { mib: spec.memory.mib(), source })?;
         let state = BootFile { file: state.into(), copied: true };
-        Self::with_disks(spec, memory, GuestSource::Saved { state })
+        Self::with_disks(spec, memory, Some(GuestSource::Saved { state }))
     }
 
-    fn with_disks(spec: &MachineSpec, memory: OwnedFd, guest: GuestSource<BootFile>) -> Result<Self, MachineError> {
+    /// Those of a machine whose QEMU was one before: its disks.
+    pub(super) fn of_checkpoint(spec: &MachineSpec, ram: &SealedRam) -> Result<Self, MachineError> {
+        let memory = ram.as_fd().try_clone_to_owned();
+        let memory = memory.map_err(|source| MachineError::Memory { mib: spec.memory.mib(), source })?;
+        Self::with_disks(spec, memory, None)
+    }
+
+    /// A disk's layer, counted from the lowest.
+    pub(super) fn layer(&self, spec: &MachineSpec, disk: usize, layer: usize) -> Option<BorrowedFd<'_>> {
+        let before: usize = spec.disks.get(..disk)?.iter().map(|disk| disk.layers().count()).sum();
+        let own = spec.disks.get(disk)?.layers().count();
+        self.disks.get(before + layer).filter(|_| layer < own).map(AsFd::as_fd)
+    }
+
+    fn with_disks(
+        spec: &MachineSpec,
+        memory: OwnedFd,
+        guest: Option<GuestSource<BootFile>>,
+    ) -> Result<Self, MachineError> {
         let layers = spec.disks.iter().flat_map(Disk::layers);
         let disks: Vec<File> = layers.map(|(path, read_only)| open_layer(path, read_only)).collect::<Result<_, _>>()?;
         // An overlay grows as large as the disk that it lies on, and somewhat larger for its own tables.
@@ -69,7 +88,7 @@ impl Files {
     /// The numbers of those that QEMU opens again and that lie in a file system.
     pub(super) fn reopened(&self, numbers: &Descriptors) -> Vec<RawFd> {
         match (&self.guest, numbers.guest) {
-            (GuestSource::Boot { kernel, initramfs }, GuestSource::Boot { kernel: first, initramfs: second }) => {
+            (Some(GuestSource::Boot { kernel, initramfs }), GuestSource::Boot { kernel: first, initramfs: second }) => {
                 let files = [(kernel, first), (initramfs, second)];
                 files.into_iter().filter(|(file, _)| !file.copied).map(|(_, number)| number).collect()
             }
@@ -79,7 +98,7 @@ impl Files {
 
     /// In the order of [`Descriptors`], after the sockets.
     pub(super) fn into_descriptors(self) -> impl Iterator<Item = OwnedFd> {
-        let guest = self.guest.into_parts().map(|file| OwnedFd::from(file.file));
+        let guest = self.guest.into_iter().flat_map(GuestSource::into_parts).map(|file| OwnedFd::from(file.file));
         [self.memory].into_iter().chain(guest).chain(self.disks.into_iter().map(OwnedFd::from))
     }
 }

@@ -27,6 +27,7 @@ pub use note::end_noted;
 pub use save::{PreparedCapture, PreparedOverlay};
 pub use start::Standby;
 
+use crate::checkpoint::Checkpoint;
 use crate::console::{Console, Stall};
 use crate::jail::JailReport;
 use crate::memory::{self, HostMemory};
@@ -96,15 +97,19 @@ impl Machine {
     /// As [`Machine::start`]; [`MachineError::SavedSize`], [`MachineError::GuestMemory`] and [`MachineError::Changes`].
     pub async fn restore(spec: MachineSpec, resting: impl Into<Resting>) -> Result<Self, MachineError> {
         let resting = resting.into();
-        Self::stand_by(spec, resting.ram.clone()).await?.go_on(resting).await
+        Self::stand_by(spec, resting.ram.clone(), None).await?.go_on(resting).await
     }
 
-    /// Starts a QEMU for such a guest ahead.
+    /// Starts a QEMU for such a guest ahead; from a checkpoint, which was taken with this memory, of such a machine, for a guest of no changes.
     ///
     /// # Errors
-    /// As [`Machine::start`]; [`MachineError::SavedSize`].
-    pub async fn stand_by(spec: MachineSpec, ram: Arc<SealedRam>) -> Result<Standby, MachineError> {
-        start::stand_by(&spec, ram).await
+    /// As [`Machine::start`]; [`MachineError::SavedSize`], [`MachineError::OtherCheckpoint`].
+    pub async fn stand_by(
+        spec: MachineSpec,
+        ram: Arc<SealedRam>,
+        checkpoint: Option<&Checkpoint>,
+    ) -> Result<Standby, MachineError> {
+        start::stand_by(&spec, ram, checkpoint).await
     }
 
     /// Returns QEMU's process id as the owner sees it.

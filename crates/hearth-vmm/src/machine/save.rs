@@ -9,7 +9,10 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use serde_json::json;
 
 use super::{Machine, MachineError, Ram};
+use crate::MachineSpec;
+use crate::checkpoint::Checkpoint;
 use crate::command_line::layer_node;
+use crate::jail::JailLevel;
 use crate::saved::{Delta, MAX_DEVICE_STATE, Mapping, PAGE, Run, SavedMachine, SealedRam, resident};
 
 impl Machine {
@@ -95,6 +98,29 @@ impl Machine {
         self.kill().await;
         let ram = SealedRam::seal(memory)?;
         Ok(SavedMachine { ram: Arc::new(ram), devices: devices.into(), delta: None })
+    }
+
+    /// Whether a checkpoint could be taken of it.
+    ///
+    /// # Errors
+    /// [`MachineError::NoNamespaces`].
+    pub fn check_checkpoint(&self) -> Result<(), MachineError> {
+        if self.jail.level == JailLevel::Namespaces { Ok(()) } else { Err(MachineError::NoNamespaces) }
+    }
+
+    /// Makes a restored machine that is suspended and captured a checkpoint, and ends it. `spec` is what it was started with, and `ram` the
+    /// memory that those who become it are to have, with all that it has changed; the owner is connected to all of its sockets.
+    ///
+    /// # Errors
+    /// [`MachineError::Checkpoint`] and [`MachineError::NoNamespaces`]; the machine is gone in any case.
+    pub async fn into_checkpoint(self, spec: MachineSpec) -> Result<Checkpoint, MachineError> {
+        let Ram::Restored(ram) = &self.ram else { return Err(MachineError::AlreadyRestored) };
+        self.check_checkpoint()?;
+        let (pid, ram) = (self.pid, ram.clone());
+        let taken = tokio::task::spawn_blocking(move || Checkpoint::take(pid, &spec, &ram)).await;
+        self.kill().await;
+        let taken = taken.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+        taken.map_err(|source| MachineError::Checkpoint { source })
     }
 
     /// Opens an overlay for [`Self::use_overlay`]. `disk` and `layers` count the spec's disks and the layers that this one has by now.

@@ -2,7 +2,7 @@
 //! control and console taken hold of, and only then the guest set going: from its kernel, or from where a saved one was.
 
 use std::io;
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -17,9 +17,10 @@ use super::exit::{Followed, STDERR_TAIL, supervise};
 use super::files::Files;
 use super::note::{Held, Note};
 use super::{Exit, Machine, MachineError, Ram, Sockets};
+use crate::checkpoint::{Checkpoint, Passed, Which};
 use crate::command_line::{self, Descriptors, GuestSource, Host, TRANSLATION_CACHE_MIB};
 use crate::console::{CONSOLE_TAIL, Console};
-use crate::jail::{self, CgroupLimits, FIRST_QEMU_FD, JailLevel, JailReport, Plan};
+use crate::jail::{self, Becomes, CgroupLimits, FIRST_QEMU_FD, JailLevel, JailReport, Plan};
 use crate::launch::{Launch, Launched, launch};
 use crate::process::ProcessRecord;
 use crate::qmp::{Qmp, QmpError};
@@ -45,17 +46,28 @@ pub(super) async fn start(spec: &MachineSpec) -> Result<Machine, MachineError> {
         .await
 }
 
-/// Starts a QEMU for a guest that was saved: it has the memory, and waits for the devices' state.
-pub(super) async fn stand_by(spec: &MachineSpec, ram: Arc<SealedRam>) -> Result<Standby, MachineError> {
+/// Starts a QEMU for a guest that was saved: it has the memory, and waits for the devices' state. The QEMU of a checkpoint has that as well.
+pub(super) async fn stand_by(
+    spec: &MachineSpec,
+    ram: Arc<SealedRam>,
+    checkpoint: Option<&Checkpoint>,
+) -> Result<Standby, MachineError> {
     check(spec)?;
     if ram.size() != spec.memory.bytes() {
         return Err(MachineError::SavedSize { saved: ram.size() >> 20, spec: spec.memory.mib() });
+    }
+    let failed = |source| MachineError::System { doing: "make a pipe", source };
+    if let Some(checkpoint) = checkpoint {
+        let (passed, gate) = pipe_with(PipeFlags::CLOEXEC).map_err(|error| failed(error.into()))?;
+        let running = launch_checkpoint(spec, &ram, checkpoint, passed).await?;
+        let waiting = hold(spec, running, Ram::Restored(ram.clone())).await?;
+        return Ok(Standby { waiting, ram, feed: Feed::Gate(gate) });
     }
     let (feed, state) = StateFeed::new()?;
     let files = Files::to_restore(spec, &ram, state)?;
     let running = launch_with(spec, GuestSource::Saved { state: () }, files).await?;
     let waiting = hold(spec, running, Ram::Restored(ram.clone())).await?;
-    Ok(Standby { waiting, ram, feed })
+    Ok(Standby { waiting, ram, feed: Feed::State(feed) })
 }
 
 /// A QEMU that was started ahead of the guest that is to go on in it. It has a template's memory, and uses no processor time.
@@ -65,7 +77,16 @@ pub(super) async fn stand_by(spec: &MachineSpec, ram: Arc<SealedRam>) -> Result<
 pub struct Standby {
     waiting: Waiting,
     ram: Arc<SealedRam>,
-    feed: StateFeed,
+    feed: Feed,
+}
+
+/// What a QEMU waits for.
+#[derive(Debug)]
+enum Feed {
+    /// The devices' state.
+    State(StateFeed),
+    /// A byte: it has the state already, for it is as it was when a checkpoint was taken.
+    Gate(OwnedFd),
 }
 
 impl Standby {
@@ -82,6 +103,18 @@ impl Standby {
             waiting.machine.kill().await;
             return Err(MachineError::OtherMemory);
         }
+        let feed = match feed {
+            Feed::State(feed) => feed,
+            Feed::Gate(_) if changes.is_some() => {
+                waiting.machine.kill().await;
+                return Err(MachineError::OtherMemory);
+            }
+            Feed::Gate(gate) => {
+                // One that has ended has no use for it, which its exit says.
+                let _ = rustix::io::write(&gate, b"g");
+                return waiting.set_going(async |machine| machine.proceed().await).await;
+            }
+        };
         let Some(changes) = changes else {
             feed.begin(devices);
             return waiting.set_going(async |_| Ok(())).await;
@@ -140,6 +173,7 @@ struct Running {
 /// Connections that were made before QEMU was there to take them up.
 #[derive(Default)]
 struct Clients {
+    control: Option<UnixStream>,
     console: Option<UnixStream>,
     ports: Vec<(PortName, UnixStream)>,
 }
@@ -148,21 +182,77 @@ async fn launch_with(spec: &MachineSpec, guest: GuestSource<()>, files: Files) -
     let user = geteuid().is_root().then(|| jail::dedicated_user(&spec.directory));
     let numbers = Descriptors::numbered(FIRST_QEMU_FD, spec, guest);
     let arguments = command_line::arguments(spec, &numbers, &Host::this())?;
-    let plan = plan(spec, user, &numbers, &files, arguments);
+    let becomes = Becomes::Program { path: spec.qemu.path().to_owned(), arguments };
+    let plan = plan(spec, user, &files, numbers.count(), files.reopened(&numbers), becomes);
     let listeners = Listeners::bind(spec)?;
     let clients = match guest {
         GuestSource::Boot { .. } => Clients::default(),
         GuestSource::Saved { .. } => listeners.connect().await?,
     };
-    let (stderr, output) = output_pipe()?;
     let descriptors = listeners.with_files(files)?;
+    begin(spec, plan, descriptors, listeners, clients, numbers.memory).await
+}
+
+/// A machine that begins as the QEMU of a checkpoint: its guest's memory is the one that it was taken with, and its guest stands still.
+async fn launch_checkpoint(
+    spec: &MachineSpec,
+    ram: &SealedRam,
+    checkpoint: &Checkpoint,
+    gate: OwnedFd,
+) -> Result<Running, MachineError> {
+    let user = geteuid().is_root().then(|| jail::dedicated_user(&spec.directory));
+    let duplicated = |source| MachineError::System { doing: "duplicate a descriptor", source };
+    let files = Files::of_checkpoint(spec, ram)?;
+    let listeners = Listeners::bind(spec)?;
+    let (mut clients, mut ends) = (Clients::default(), Vec::new());
+    for which in checkpoint.passed().iter().filter_map(|passed| passed.connection()) {
+        let (client, end) = listeners.of(which)?.connected().await?;
+        match which {
+            Which::Control => clients.control = Some(client),
+            Which::Console => clients.console = Some(client),
+            Which::Port(index) => clients.ports.push((spec.ports[index].clone(), client)),
+        }
+        ends.push((which, end));
+    }
+    let mut descriptors = Vec::new();
+    for passed in checkpoint.passed() {
+        let borrowed = match passed {
+            Passed::Gate => gate.as_fd(),
+            Passed::Pages => checkpoint.pages(),
+            Passed::Memory => ram.as_fd(),
+            Passed::Layer { disk, layer } => files.layer(spec, *disk, *layer).ok_or(MachineError::OtherCheckpoint)?,
+            Passed::Socket { which, is_connected: false } => listeners.of(*which)?.as_fd(),
+            Passed::Socket { which, is_connected: true } => {
+                let end = ends.iter().find(|(known, _)| known == which).map(|(_, end)| end.as_fd());
+                end.ok_or(MachineError::OtherCheckpoint)?
+            }
+        };
+        descriptors.push(borrowed.try_clone_to_owned().map_err(duplicated)?);
+    }
+    descriptors.push(checkpoint.script().try_clone_to_owned().map_err(duplicated)?);
+    let count = descriptors.len() as i32;
+    let plan = plan(spec, user, &files, count, Vec::new(), Becomes::Checkpoint(checkpoint.layout().clone()));
+    drop((files, ends, gate));
+    begin(spec, plan, descriptors, listeners, clients, checkpoint.memory()).await
+}
+
+async fn begin(
+    spec: &MachineSpec,
+    plan: Plan,
+    descriptors: Vec<OwnedFd>,
+    listeners: Listeners,
+    clients: Clients,
+    memory: RawFd,
+) -> Result<Running, MachineError> {
+    let user = plan.user;
+    let (stderr, output) = output_pipe()?;
     let (launcher, confinement) = (&spec.launcher, spec.confinement);
     let note_in = (spec.lifetime == Lifetime::Detached).then(|| spec.directory.clone());
     let limits = limits(spec);
     let launched = launch(Launch { launcher, confinement, plan, output, descriptors, note_in, limits }).await?;
     let (stream, task) = Console::follow(stderr, STDERR_TAIL);
     let stderr = Followed { stream, task };
-    Ok(Running { launched, sockets: listeners.handed_over(), stderr, user, clients, memory: numbers.memory })
+    Ok(Running { launched, sockets: listeners.handed_over(), stderr, user, clients, memory })
 }
 
 /// The way of the devices' state into a QEMU: a socket, so that a QEMU whose owner ends before it has all of it ends too. Of a pipe's
@@ -219,20 +309,26 @@ fn limits(spec: &MachineSpec) -> CgroupLimits {
     CgroupLimits::of(&spec.directory, spec.memory.bytes() + ((cache_mib + OVERHEAD_MIB) << 20))
 }
 
-fn plan(spec: &MachineSpec, user: Option<u32>, numbers: &Descriptors, files: &Files, arguments: Vec<String>) -> Plan {
+fn plan(
+    spec: &MachineSpec,
+    user: Option<u32>,
+    files: &Files,
+    descriptors: i32,
+    reopened: Vec<RawFd>,
+    becomes: Becomes,
+) -> Plan {
     Plan {
         // The launch decides.
         level: JailLevel::Namespaces,
         mount_point: spec.directory.clone(),
         user,
         installation: spec.qemu.installation(),
-        reopened: files.reopened(numbers),
+        reopened,
         kvm: spec.accelerator == Accelerator::Kvm,
         with_owner: spec.lifetime == Lifetime::WithOwner,
         file_size: files.largest_writable(),
-        descriptors: numbers.count(),
-        program: Some(spec.qemu.path().to_owned()),
-        arguments,
+        descriptors,
+        becomes,
     }
 }
 
@@ -261,11 +357,21 @@ impl Listeners {
 
     /// Connects to all but the control socket. The connections wait with the listeners.
     async fn connect(&self) -> Result<Clients, SocketError> {
-        let mut clients = Clients { console: Some(connect_checked(self.console.path()).await?), ports: Vec::new() };
+        let console = connect_checked(self.console.path()).await?;
+        let mut clients = Clients { control: None, console: Some(console), ports: Vec::new() };
         for (name, port) in self.names.iter().zip(&self.ports) {
             clients.ports.push((name.clone(), connect_checked(port.path()).await?));
         }
         Ok(clients)
+    }
+
+    fn of(&self, which: Which) -> Result<&Listener, MachineError> {
+        let listener = match which {
+            Which::Control => Some(&self.control),
+            Which::Console => Some(&self.console),
+            Which::Port(index) => self.ports.get(index),
+        };
+        listener.ok_or(MachineError::OtherCheckpoint)
     }
 
     /// QEMU's descriptors in the order of [`Descriptors`].
@@ -332,7 +438,7 @@ async fn hold(spec: &MachineSpec, running: Running, ram: Ram) -> Result<Waiting,
         pid,
         jail: JailReport { level, missing: gaps, uid: user.unwrap_or(geteuid().as_raw()) },
         lifetime: spec.lifetime,
-        qmp: OnceCell::new(),
+        qmp: OnceCell::new_with(clients.control.map(Qmp::resume)),
         console,
         sockets,
         clients: Mutex::new(clients.ports),

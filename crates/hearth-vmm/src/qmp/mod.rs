@@ -141,6 +141,12 @@ impl Qmp {
         Ok(qmp)
     }
 
+    /// Goes on with a connection of a QEMU that was checkpointed, which was negotiated then.
+    pub(crate) fn resume(stream: UnixStream) -> Self {
+        let (read, write) = stream.into_split();
+        Self::start(BufReader::new(read), write)
+    }
+
     fn start(reader: BufReader<OwnedReadHalf>, writer: OwnedWriteHalf) -> Self {
         let (outgoing, commands) = mpsc::channel(COMMAND_BACKLOG);
         let (events, _) = broadcast::channel(EVENT_BACKLOG);

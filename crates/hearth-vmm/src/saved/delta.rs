@@ -114,6 +114,20 @@ fn pages_not_zero(at: u64, bytes: &[u8]) -> impl Iterator<Item = (u64, &[u8])> {
 }
 
 impl SealedRam {
+    /// Makes memory of its own of this with a guest's changes.
+    ///
+    /// # Errors
+    /// [`DeltaError::Write`], [`DeltaError::Ram`].
+    pub fn with(&self, delta: &Delta) -> Result<Self, DeltaError> {
+        let failed = |source| DeltaError::Write { source };
+        let size = (self.size() >> 20) as u32;
+        let memory = MemoryMib::new(size).map_err(|error| failed(io::Error::other(error)))?;
+        let ram = Self::unsealed(memory)?;
+        self.for_each_piece(PIECE, |at, bytes| ram.write(at, bytes)).map_err(failed)?;
+        each_place(&delta.runs, |at, part| ram.write(at, &delta.content[part])).map_err(failed)?;
+        Ok(ram.seal()?)
+    }
+
     /// Writes it as what it has of its own: all pages that are not zero.
     ///
     /// # Errors

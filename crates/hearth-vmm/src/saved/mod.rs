@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use delta::{Delta, DeltaError, Run, read_pages};
-pub(crate) use pages::Mapping;
+pub(crate) use pages::{Mapping, PageState, page_states};
 pub use ram::{RamError, SealedRam};
 pub(crate) use ram::{guest_memory, resident};
 

@@ -102,9 +102,39 @@ fn parse_line(line: &str, ram: &SealedRam) -> Option<Part> {
     ram.is_file(device, inode).then_some(Part { address: begin, length: end - begin, offset })
 }
 
-fn collect(entries: &[u8], first: u64, runs: &mut Vec<Run>) {
-    for (page, entry) in (first..).zip(entries.chunks_exact(ENTRY as usize)) {
-        let entry = u64::from_ne_bytes(entry.try_into().expect("chunks of 8 bytes"));
+/// Whose a page is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PageState {
+    /// It is not there.
+    Missing,
+    /// A file's.
+    OfFile,
+    /// The process's own.
+    Own,
+}
+
+/// Whose each page of a stretch of a process's addresses is.
+pub(crate) fn page_states(pid: u32, address: u64, length: u64) -> io::Result<Vec<PageState>> {
+    let pagemap = File::open(format!("/proc/{pid}/pagemap"))?;
+    let mut bytes = vec![0; (length / PAGE * ENTRY) as usize];
+    pagemap.read_exact_at(&mut bytes, address / PAGE * ENTRY)?;
+    Ok(entries(&bytes).map(state).collect())
+}
+
+fn entries(bytes: &[u8]) -> impl Iterator<Item = u64> {
+    bytes.chunks_exact(ENTRY as usize).map(|entry| u64::from_ne_bytes(entry.try_into().expect("chunks of 8 bytes")))
+}
+
+fn state(entry: u64) -> PageState {
+    match entry {
+        _ if is_changed(entry) => PageState::Own,
+        _ if entry & PRESENT != 0 => PageState::OfFile,
+        _ => PageState::Missing,
+    }
+}
+
+fn collect(bytes: &[u8], first: u64, runs: &mut Vec<Run>) {
+    for (page, entry) in (first..).zip(entries(bytes)) {
         if is_changed(entry) {
             Run::add(runs, page);
         }

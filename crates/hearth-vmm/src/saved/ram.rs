@@ -108,6 +108,12 @@ impl SealedRam {
         Ok(Self { file, size })
     }
 
+    /// What makes its file itself: device and inode.
+    pub(crate) fn identity(&self) -> io::Result<(u64, u64)> {
+        let metadata = self.file.metadata()?;
+        Ok((metadata.dev(), metadata.ino()))
+    }
+
     /// Its size in bytes.
     pub fn size(&self) -> u64 {
         self.size

@@ -6,8 +6,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use hearth_vmm::jail::JailLevel;
 use hearth_vmm::{
-    Confinement, Machine, MachineError, MachineKind, MachineSpec, MemoryMib, PortName, SavedMachine, SealedRam,
+    Checkpoint, Confinement, Machine, MachineError, MachineKind, MachineSpec, MemoryMib, PAGE, PortName, SavedMachine,
+    SealedRam,
 };
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
@@ -171,14 +173,65 @@ async fn check_restore(linux: &Linux, kind: MachineKind, confinement: Confinemen
     let fresh = Machine::restore(spec(&other), template.clone()).await.unwrap();
     check_answer(&fresh, 2).await;
     fresh.kill().await;
-    check_standby(spec, template).await;
+    check_standby(&spec, template.clone()).await;
+    check_checkpoint(spec, template).await;
+}
+
+/// Those who become a QEMU as it was go on as copies, each for itself, and are machines like any other.
+async fn check_checkpoint(spec: impl Fn(&Home) -> MachineSpec, template: SavedMachine) {
+    let (one, other) = (Home::new(), Home::new());
+    let machine = Machine::restore(spec(&one), template.clone()).await.unwrap();
+    machine.suspend().await.unwrap();
+    let saved = machine.capture(machine.prepare_capture(&template.ram).await.unwrap()).await.unwrap();
+    let ram = Arc::new(template.ram.with(saved.delta.as_ref().unwrap()).unwrap());
+    let saved = SavedMachine { ram, delta: None, ..saved };
+    let is_possible = machine.jail().level == JailLevel::Namespaces;
+    let taken = machine.into_checkpoint(spec(&one)).await;
+    if !is_possible {
+        assert!(matches!(taken, Err(MachineError::NoNamespaces)) && one.leftovers().is_empty(), "{taken:?}");
+        return;
+    }
+    let checkpoint = taken.unwrap();
+    assert!(checkpoint.fits() && one.leftovers().is_empty(), "{:?}", one.leftovers());
+    let mut file = Vec::new();
+    checkpoint.write_to(&mut file).unwrap();
+    let read = Checkpoint::read_from(&file[..]).unwrap();
+    let ahead = async |home: &Home, checkpoint| {
+        Machine::stand_by(spec(home), saved.ram.clone(), Some(checkpoint)).await.unwrap()
+    };
+    let first = ahead(&one, &checkpoint).await.go_on(saved.clone()).await.unwrap();
+    let second = ahead(&other, &read).await.go_on(saved.clone()).await.unwrap();
+    check_answer(&first, 2).await;
+    check_answer(&second, 2).await;
+    check_answer(&second, 3).await;
+    second.suspend().await.unwrap();
+    let moment = second.capture(second.prepare_capture(&saved.ram).await.unwrap()).await.unwrap();
+    let pages = moment.delta.as_ref().unwrap().content().len() as u64 / PAGE;
+    assert!((1..saved.ram.size() / PAGE / 4).contains(&pages), "what it has changed is all that is saved: {pages}");
+    second.kill().await;
+    // What has changed since needs a QEMU that takes it.
+    let waiting = ahead(&other, &read).await;
+    assert!(matches!(waiting.go_on(moment.clone()).await, Err(MachineError::OtherMemory)));
+    let third = Machine::restore(spec(&other), moment).await.unwrap();
+    check_answer(&third, 4).await;
+    check_answer(&first, 3).await;
+    third.kill().await;
+    assert!(first.stop().await.status.unwrap().success());
+    // One that cannot be become says why, and leaves nothing.
+    let library = file.windows(10).position(|bytes| bytes == b"libc.so.6\0").unwrap();
+    file[library] = b'L';
+    let broken = Checkpoint::read_from(&file[..]).unwrap();
+    let error = Machine::stand_by(spec(&one), saved.ram.clone(), Some(&broken)).await.unwrap_err();
+    assert!(error.is_checkpoints(), "{error:?}");
+    let left = [one.leftovers(), other.leftovers()].concat();
+    assert!(left.is_empty(), "{left:?}");
 }
 
 /// A QEMU that was started ahead takes its own template's guest and no other, and leaves nothing when it is not needed.
-async fn check_standby(spec: impl Fn(&Home) -> MachineSpec, template: SavedMachine) {
+async fn check_standby(spec: &impl Fn(&Home) -> MachineSpec, template: SavedMachine) {
     let home = Home::new();
     let ahead = async || {
-        let standby = Machine::stand_by(spec(&home), template.ram.clone()).await.unwrap();
+        let standby = Machine::stand_by(spec(&home), template.ram.clone(), None).await.unwrap();
         standby.until_waiting().await.unwrap();
         standby
     };

@@ -24,16 +24,27 @@ fn a_damaged_template_is_made_again_and_never_started() {
     assert_code(&home.hearth(&["template", "build"]), 0);
     let there = list(&home);
     assert_eq!((there.len(), &there[0]["id"], &there[0]["in_use"]), (1, &Value::from(id.as_str()), &false.into()));
-    let memory = home.path().join("templates").join(&id).join("memory");
-    let mut bytes = fs::read(&memory).unwrap();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    fs::write(&memory, bytes).unwrap();
-    let run = home.run(&["echo", "whole"]);
-    assert_code(&run, 0);
-    assert_eq!(text(&run.stdout), "whole\n");
+    let mut known = vec![id];
+    for file in ["memory", "qemu"] {
+        let path = home.path().join("templates").join(&known[known.len() - 1]).join(file);
+        // Where the guest runs by itself there is no QEMU that has translated it.
+        let Ok(mut bytes) = fs::read(&path) else { continue };
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(&path, bytes).unwrap();
+        if let Some(daemon) = home.daemon() {
+            kill_process(daemon, Signal::TERM).unwrap();
+            wait_until_gone(daemon);
+        }
+        let run = home.run(&["echo", "whole"]);
+        assert_code(&run, 0);
+        assert_eq!(text(&run.stdout), "whole\n");
+        let there = list(&home);
+        let id = there[0]["id"].as_str().unwrap().to_owned();
+        assert!(there.len() == 1 && !known.contains(&id), "{there:?}");
+        known.push(id);
+    }
     let there = list(&home);
-    assert!(there.len() == 1 && there[0]["id"] != id.as_str(), "{there:?}");
 
     let mut running = Running::start(&mut home.command(&["run", "--", "sh", "-c", "echo up; sleep 100"]));
     running.read_until("up\n");

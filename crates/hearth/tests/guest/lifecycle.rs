@@ -308,3 +308,42 @@ async fn an_idle_guest_has_no_ticks_and_its_timers_wait_for_none() {
     assert!(of(".nohz").is_some_and(|nohz| nohz != "0") || of(".nohz_mode") == Some("2"), "{list}");
     guest.remove().await;
 }
+
+/// Whether its QEMU has begun as one that was there before.
+fn has_begun_translated(guest: &Guest) -> bool {
+    let maps = std::fs::read_to_string(format!("/proc/{}/maps", guest.sandbox().machine().pid())).unwrap();
+    maps.contains("/memfd:hearth-qemu")
+}
+
+#[tokio::test]
+async fn sandboxes_begin_in_a_qemu_that_has_translated_what_they_do_first_and_share_nothing_else() {
+    let spec = SandboxSpec { disk: Some(DiskMib::new(64).unwrap()), ..SandboxSpec::default() };
+    let Some(first) = Guest::boot_with(spec.clone()).await else { return };
+    if first.sandbox().accelerator() != "tcg" {
+        return println!("skipped: nothing is translated here");
+    }
+    let second = first.beside(first.engine().create(&spec).await.unwrap());
+    assert!(has_begun_translated(&first) && has_begun_translated(&second));
+    assert_eq!(second.channel().list().await.unwrap(), [], "what was rehearsed is nobody's");
+    let (one, other) = (identity(&first).await, identity(&second).await);
+    one.iter().zip(&other).for_each(|(one, other)| assert_ne!(one, other));
+    // Copies of a QEMU would draw the same numbers for their guests.
+    assert_eq!(first.say("grep -c rdrand /proc/cpuinfo || true").await, "0");
+    for (guest, word) in [(&first, "one"), (&second, "two")] {
+        guest
+            .say(&format!("echo {word} > /workspace/f; sync; echo 3 > /proc/sys/vm/drop_caches 2>/dev/null || true"))
+            .await;
+    }
+    assert_eq!([first.say("cat /workspace/f").await, second.say("cat /workspace/f").await], ["one", "two"]);
+    let forked = second.engine().fork(second.sandbox(), ForkSpec { copies: 1, secrets: false }).await.unwrap();
+    for copy in forked.copies {
+        let copy = second.beside(copy);
+        assert_eq!(copy.say("cat /workspace/f").await, "two");
+        copy.remove().await;
+    }
+    let first = first.through_a_pause(|_| {}).await;
+    assert!(!has_begun_translated(&first));
+    assert_eq!(first.say("cat /workspace/f").await, "one");
+    second.remove().await;
+    first.remove().await;
+}
