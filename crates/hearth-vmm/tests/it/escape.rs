@@ -41,6 +41,18 @@ async fn probe_itself_can_run_programs_and_read_libraries() {
 }
 
 #[tokio::test]
+async fn calls_by_the_numbers_of_x32_are_refused_before_the_kernel_looks_at_them() {
+    for confinement in CONFINEMENTS {
+        let home = Home::new();
+        // A kernel without the convention would say ENOSYS, and one with it would tell its number.
+        let said =
+            from_inside(confinement, &home, "perl -e 'syscall(0x40000027) < 0 and print \"error \", $! + 0, \"\\n\"'")
+                .await;
+        assert!(said.contains("error 1\n"), "{confinement:?}: {said}");
+    }
+}
+
+#[tokio::test]
 async fn files_of_the_host_cannot_be_read() {
     for path in ["/etc/shadow", "/etc/passwd", "/etc/hostname", "/proc/1/environ", "/proc/version", "/proc/cpuinfo"] {
         cannot(path, &format!("cat {path} >/dev/null 2>&1")).await;

@@ -177,6 +177,22 @@ async fn check_restore(linux: &Linux, kind: MachineKind, confinement: Confinemen
     check_checkpoint(spec, template).await;
 }
 
+/// Nothing of what a process was made with is left open in it: no file of the checkpoint's, and no pipe but the one for its output.
+fn check_descriptors(machine: &Machine) {
+    let open = std::fs::read_dir(format!("/proc/{}/fd", machine.pid())).unwrap().map(|entry| entry.unwrap().path());
+    let open: Vec<(String, String)> = open
+        .map(|path| {
+            let target = std::fs::read_link(&path).unwrap().display().to_string();
+            (path.file_name().unwrap().to_str().unwrap().to_owned(), target)
+        })
+        .collect();
+    let is_left = |(number, target): &&(String, String)| {
+        let is_output = ["1", "2"].contains(&number.as_str());
+        target.contains("hearth-script") || target.contains("hearth-qemu") || target.starts_with("pipe:") && !is_output
+    };
+    assert!(open.len() > 10 && open.iter().find(is_left).is_none(), "{open:?}");
+}
+
 /// Those who become a QEMU as it was go on as copies, each for itself, and are machines like any other.
 async fn check_checkpoint(spec: impl Fn(&Home) -> MachineSpec, template: SavedMachine) {
     let (one, other) = (Home::new(), Home::new());
@@ -201,6 +217,7 @@ async fn check_checkpoint(spec: impl Fn(&Home) -> MachineSpec, template: SavedMa
     };
     let first = ahead(&one, &checkpoint).await.go_on(saved.clone()).await.unwrap();
     let second = ahead(&other, &read).await.go_on(saved.clone()).await.unwrap();
+    check_descriptors(&first);
     check_answer(&first, 2).await;
     check_answer(&second, 2).await;
     check_answer(&second, 3).await;
