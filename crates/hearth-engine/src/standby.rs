@@ -57,7 +57,7 @@ impl Engine {
             None => (start(None).await?, false),
             checkpoint => match start(checkpoint).await {
                 Err(EngineError::Machine { source }) if source.is_checkpoints() => {
-                    template.give_up_checkpoint();
+                    template.checkpoint_worked(false);
                     (start(None).await?, false)
                 }
                 started => (started?, true),
@@ -105,9 +105,8 @@ impl Standby {
         let saved = template.saved.clone().into();
         let origin = Origin { saved, template: template.clone(), renew: Renewal::Anew, quiet: true };
         let gone_on = boot::go_on(waiting, place.directory.id(), given, origin, &mut phases).await;
-        if gone_on.is_err() && is_copy {
-            // Whatever the reason was: the next one starts afresh.
-            template.give_up_checkpoint();
+        if is_copy {
+            template.checkpoint_worked(gone_on.is_ok());
         }
         let (machine, channel) = gone_on?;
         let booted = Booted { machine, channel, way: template.way, failed };

@@ -12,6 +12,7 @@
 //! - What comes from QEMU or its guest is bounded and never trusted.
 //! - No QEMU outlives its [`Machine`] unless the caller has said so.
 
+mod areas;
 mod checkpoint;
 mod command_line;
 mod console;

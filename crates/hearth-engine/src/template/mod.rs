@@ -12,7 +12,7 @@ mod store;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use hearth_vmm::{Checkpoint, SavedMachine, SealedRam};
@@ -32,6 +32,9 @@ use crate::saved::{SavedFault, apart};
 use crate::scratch::Scratch;
 use crate::{Engine, EngineError};
 
+/// How often in a row a template's checkpoint may fail before nobody in this process tries it again: a QEMU may also be killed.
+const MOST_FAILURES: u32 = 3;
+
 /// A guest that waits to be restored.
 #[derive(Debug)]
 pub(crate) struct Template {
@@ -39,8 +42,8 @@ pub(crate) struct Template {
     pub(crate) way: Way,
     pub(crate) saved: SavedMachine,
     checkpoint: Option<Checkpoint>,
-    /// Whether it did not work once.
-    given_up: AtomicBool,
+    /// How often in a row it did not work.
+    failures: AtomicU32,
     /// The disk that its guest was saved with.
     pub(crate) scratch: Option<Scratch>,
     /// Keeps its files where they are.
@@ -50,14 +53,17 @@ pub(crate) struct Template {
 impl Template {
     /// The QEMU that its guest was saved of, where that can be gone on with.
     pub(crate) fn checkpoint(&self) -> Option<&Checkpoint> {
-        let checkpoint = self.checkpoint.as_ref().filter(|_| !self.given_up.load(Ordering::Relaxed))?;
+        let checkpoint = self.checkpoint.as_ref().filter(|_| self.failures.load(Ordering::Relaxed) < MOST_FAILURES)?;
         // Libraries may have been replaced since it was loaded.
         checkpoint.fits().then_some(checkpoint)
     }
 
-    /// Has nobody try it again in this process.
-    pub(crate) fn give_up_checkpoint(&self) {
-        self.given_up.store(true, Ordering::Relaxed);
+    /// Notes whether a sandbox could go on from it.
+    pub(crate) fn checkpoint_worked(&self, worked: bool) {
+        match worked {
+            true => self.failures.store(0, Ordering::Relaxed),
+            false => drop(self.failures.fetch_add(1, Ordering::Relaxed)),
+        }
     }
 
     /// What it takes of the host's memory, in bytes.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use hearth_channel::Channel;
 use hearth_protocol::kernel::{KernelExec, KernelLanguage};
 use hearth_vmm::jail::groups_of;
-use hearth_vmm::{Accelerator, Checkpoint, Lifetime, Machine, MachineError, SavedMachine};
+use hearth_vmm::{Accelerator, Checkpoint, Lifetime, Machine, MachineError, MachineSpec, SavedMachine};
 
 use super::make::{settled, warm_up};
 use crate::accelerator::Way;
@@ -78,9 +78,7 @@ impl Engine {
         scratch: Option<&Scratch>,
         saved: &SavedMachine,
     ) -> Result<Rehearsed, EngineError> {
-        let place = self.place_for(SandboxId::random(), Lifetime::WithOwner, scratch, Layers::OneMore)?;
-        place.directory.note_groups(&groups_of(place.directory.path()));
-        let machine_spec = self.machine_spec(spec, base, place.directory.path(), place.scratch.as_ref(), way)?;
+        let (place, machine_spec) = self.stage(spec, base, way, scratch, Layers::OneMore)?;
         let machine = Machine::restore(machine_spec.clone(), saved.clone()).await?;
         machine.check_checkpoint()?;
         let channel = resume(&machine)?;
@@ -108,6 +106,21 @@ impl Engine {
         Ok(Rehearsed { saved, checkpoint: Some(Rehearsal { checkpoint, place }) })
     }
 
+    /// A place of its own for a machine like a sandbox's.
+    fn stage(
+        &self,
+        spec: &SandboxSpec,
+        base: &Base,
+        way: Way,
+        scratch: Option<&Scratch>,
+        layers: Layers,
+    ) -> Result<(Place, MachineSpec), EngineError> {
+        let place = self.place_for(SandboxId::random(), Lifetime::WithOwner, scratch, layers)?;
+        place.directory.note_groups(&groups_of(place.directory.path()));
+        let machine = self.machine_spec(spec, base, place.directory.path(), place.scratch.as_ref(), way)?;
+        Ok((place, machine))
+    }
+
     /// Goes on from a checkpoint once, before anybody relies on it.
     async fn try_out(
         &self,
@@ -118,10 +131,7 @@ impl Engine {
         saved: &SavedMachine,
         checkpoint: &Checkpoint,
     ) -> Result<(), EngineError> {
-        let scratch = rehearsed.scratch.as_ref();
-        let place = self.place_for(SandboxId::random(), Lifetime::WithOwner, scratch, Layers::TheSame)?;
-        place.directory.note_groups(&groups_of(place.directory.path()));
-        let machine = self.machine_spec(spec, base, place.directory.path(), place.scratch.as_ref(), way)?;
+        let (place, machine) = self.stage(spec, base, way, rehearsed.scratch.as_ref(), Layers::TheSame)?;
         let waiting = Machine::stand_by(machine, saved.ram.clone(), Some(checkpoint)).await?;
         let machine = waiting.go_on(saved.clone()).await?;
         let channel = resume(&machine)?;

@@ -185,7 +185,7 @@ pub(super) fn write(directory: &Path, made: Made, about: About) -> Result<Templa
     let scratch = made.scratch.is_some().then(|| Scratch::saved(&published, record.overlays()));
     // Without a lock on it, it may go from disk while it is used: it is in memory all the same.
     let use_of = Use::begin(&published.join(RECORD)).ok();
-    Ok(Template { record, way: made.way, saved: made.saved, checkpoint, given_up: false.into(), scratch, _use: use_of })
+    Ok(Template { record, way: made.way, saved: made.saved, checkpoint, failures: 0.into(), scratch, _use: use_of })
 }
 
 /// Reads the newest whole template of a key; `None` when there is none. One that cannot be used is removed, unless it is pinned: another
@@ -261,7 +261,7 @@ pub(super) fn load(
         way,
         saved,
         checkpoint: None,
-        given_up: false.into(),
+        failures: 0.into(),
         scratch: scratch.transpose()?,
         _use: Some(use_of),
     })

@@ -186,15 +186,9 @@ impl Descriptors {
         for (wanted, kind) in &self.open {
             let (call, arguments) = match kind {
                 Kind::Standard => continue,
-                Kind::Passed(which) => {
-                    let from = self.parked(*which).unwrap_or(-1);
+                Kind::Passed(_) | Kind::TakenBack => {
+                    let from = if let Kind::Passed(which) = kind { self.parked(*which).unwrap_or(-1) } else { 0 };
                     let arguments = [number(from), number(*wanted), Word::Is(0)];
-                    script.call(libc::SYS_dup3, &arguments, Outcome::Success);
-                    used.insert(*wanted);
-                    continue;
-                }
-                Kind::TakenBack => {
-                    let arguments = [Word::Is(0), number(*wanted), Word::Is(0)];
                     script.call(libc::SYS_dup3, &arguments, Outcome::Success);
                     used.insert(*wanted);
                     continue;

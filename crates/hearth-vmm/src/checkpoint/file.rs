@@ -8,9 +8,9 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use serde::{Deserialize, Serialize};
 
-use super::maps::Area;
 use super::script::Layout;
 use super::{Checkpoint, Passed};
+use crate::areas::Area;
 use crate::saved::resident;
 use crate::sys::cpuid;
 

@@ -24,12 +24,13 @@ use std::time::Duration;
 pub(crate) use descriptors::{Passed, Which};
 pub(crate) use script::Layout;
 
+use crate::areas::{Area, areas};
 use crate::jail::REPORT_FD;
 use crate::saved::SealedRam;
 use crate::spec::MachineSpec;
 use descriptors::{Descriptors, number};
 use file::{Ground, Head};
-use maps::{Area, Piece, Source};
+use maps::{Piece, Source};
 use script::{Outcome, ROOM_ASIDE, Script, Word};
 use sys::Tracee;
 
@@ -57,7 +58,7 @@ impl Checkpoint {
         let memory = ram.identity()?;
         let mut threads = stop_at_rest(pid)?;
         let descriptors = Descriptors::of(pid, spec, memory)?;
-        let areas = maps::areas(pid)?;
+        let areas = areas(pid)?;
         let mut script = Script::default();
         if areas.iter().any(|area| script.overlaps(area.begin, area.end)) {
             return Err(io::Error::other("it has mapped something where the script would be"));
@@ -147,27 +148,19 @@ fn map(script: &mut Script, areas: &[Area], pieces: &[Piece], descriptors: &Desc
     if kernels.iter().any(|area| area.end - first > ROOM_ASIDE) {
         return Err(io::Error::other("the kernel's mappings are too large"));
     }
-    let aside = script.aside();
-    let mut moved = |from: Word, to: u64, length: u64| {
-        let flags = (libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED) as u64;
-        script.call(
-            libc::SYS_mremap,
-            &[from, length.into(), length.into(), flags.into(), to.into()],
-            Outcome::Number(to),
-        );
+    let aside = |area: &Area, script: &Script| script.aside() + (area.begin - first);
+    let moved = |script: &mut Script, area: &Area, from: Word, to: u64| {
+        let (length, flags) = (area.length().into(), number(libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED));
+        script.call(libc::SYS_mremap, &[from, length, length, flags, to.into()], Outcome::Number(to));
     };
     for area in &kernels {
-        let from = Word::Own(area.begin.wrapping_sub(code.begin));
-        moved(from, aside + (area.begin - first), area.length());
+        let to = aside(area, script);
+        moved(script, area, Word::Own(area.begin.wrapping_sub(code.begin)), to);
     }
     script.clear();
-    let mut moved = |from: u64, to: u64, length: u64| {
-        let flags = (libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED) as u64;
-        let arguments = [from.into(), length.into(), length.into(), flags.into(), to.into()];
-        script.call(libc::SYS_mremap, &arguments, Outcome::Number(to));
-    };
     for area in &kernels {
-        moved(aside + (area.begin - first), area.begin, area.length());
+        let from = aside(area, script);
+        moved(script, area, from.into(), area.begin);
     }
     let parked = |which| descriptors.parked(which).ok_or_else(|| io::Error::other("it is not passed"));
     let (copy, memory) = (parked(Passed::Pages)?, parked(Passed::Memory)?);

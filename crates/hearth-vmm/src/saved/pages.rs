@@ -8,6 +8,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 use super::{PAGE, Run, SealedRam};
+use crate::areas::areas;
 use crate::sys;
 
 /// Bit 63 of an entry: the page is there. Bit 62: it is swapped out. Bit 61: it is a file's. (Documentation/admin-guide/mm/pagemap.rst)
@@ -36,8 +37,10 @@ struct Part {
 impl Mapping {
     /// Finds where a process has mapped `ram`.
     pub(crate) fn find(pid: u32, ram: &SealedRam) -> io::Result<Self> {
-        let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
-        let parts: Vec<Part> = maps.lines().filter_map(|line| parse_line(line, ram)).collect();
+        let file = ram.identity()?;
+        let of_ram = areas(pid)?.into_iter().filter(|area| area.file == Some(file));
+        let parts: Vec<Part> =
+            of_ram.map(|area| Part { address: area.begin, length: area.length(), offset: area.offset }).collect();
         let mapped: u64 = parts.iter().map(|part| part.length).sum();
         if mapped == ram.size() {
             Ok(Self { pid, parts })
@@ -86,20 +89,6 @@ impl Mapping {
         let found = runs.iter().map(|run| within(run).ok_or_else(|| io::Error::other("a run lies outside of memory")));
         found.collect()
     }
-}
-
-/// Reads a line like `7f…-7f… rw-p 00000000 00:01 1234 /memfd:hearth-ram (deleted)`.
-fn parse_line(line: &str, ram: &SealedRam) -> Option<Part> {
-    let mut fields = line.split_whitespace();
-    let (begin, end) = fields.next()?.split_once('-')?;
-    let _permissions = fields.next()?;
-    let number = |text: &str| u64::from_str_radix(text, 16).ok();
-    let offset = number(fields.next()?)?;
-    let (major, minor) = fields.next()?.split_once(':')?;
-    let device = rustix::fs::makedev(u32::from_str_radix(major, 16).ok()?, u32::from_str_radix(minor, 16).ok()?);
-    let inode = fields.next()?.parse().ok()?;
-    let (begin, end) = (number(begin)?, number(end)?);
-    ram.is_file(device, inode).then_some(Part { address: begin, length: end - begin, offset })
 }
 
 /// Whose a page is.

@@ -140,12 +140,7 @@ impl SealedRam {
 
     /// Whether both are one file.
     pub fn is_same_file(&self, other: &Self) -> bool {
-        other.file.metadata().is_ok_and(|metadata| self.is_file(metadata.dev(), metadata.ino()))
-    }
-
-    /// Whether a mapping of the file with this device and inode number is one of this memory.
-    pub(crate) fn is_file(&self, device: u64, inode: u64) -> bool {
-        self.file.metadata().is_ok_and(|metadata| metadata.dev() == device && metadata.ino() == inode)
+        matches!((self.identity(), other.identity()), (Ok(own), Ok(others)) if own == others)
     }
 }
 
