@@ -26,7 +26,8 @@ use crate::sys;
 pub(crate) struct Port {
     file: File,
     readable: Edge,
-    /// Watched only while a write finds no room: the kernel has an event for every message that the host has taken.
+    /// Watched only while a write finds no room, or nobody is there: the kernel has an event for every message that the host has taken.
+    /// One task waits for it at a time: a host, or room for what is written to one that is there.
     writable: Edge,
 }
 

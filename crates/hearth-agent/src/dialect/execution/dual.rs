@@ -169,9 +169,11 @@ impl Events {
             changed.await;
         };
         let written = tokio::select! {
+            // A port has one waiter: who writes to one that has no host any more would take the word that the next has come from
+            // whoever waits for that.
             biased;
-            written = writer.write_all(line) => written.is_ok(),
             () = self.replaced(number) => false,
+            written = writer.write_all(line) => written.is_ok(),
         };
         if written && self.number.get() == number {
             self.writer.replace(Some(writer));
@@ -253,6 +255,38 @@ mod tests {
         fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
             Poll::Ready(Ok(()))
         }
+    }
+
+    /// A way that has no room, and how often it was asked.
+    #[derive(Clone, Default)]
+    struct Full(Rc<Cell<usize>>);
+
+    impl AsyncWrite for Full {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+            self.0.set(self.0.get() + 1);
+            Poll::Pending
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_way_that_has_gone_is_not_asked_for_room_again() {
+        let (events, way) = (Events::default(), Full::default());
+        let number = events.attach(Box::new(way.clone()));
+        let written = async { events.write(b"line\n").await };
+        let gone = async {
+            assert_eq!(way.0.get(), 1);
+            events.detach(number);
+        };
+        assert!(!tokio::join!(biased; written, gone).0);
+        assert_eq!(way.0.get(), 1);
     }
 
     #[tokio::test]
