@@ -8,7 +8,7 @@ use std::fs::{DirBuilder, File};
 use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use hearth_client::{Client, ClientError};
@@ -20,6 +20,8 @@ use crate::{home, output};
 
 /// How long a daemon may take to become ready: an earlier one that ends has to remove its sandboxes first.
 const READY: Duration = Duration::from_secs(60);
+/// How often it is looked whether another has become ready instead.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 /// How long a daemon that a command has started stays without anything to do.
 const IDLE: &str = "10m";
 /// What the daemon says when it is ready.
@@ -58,7 +60,7 @@ pub(crate) async fn client_saying(say: bool) -> Result<Client, Failure> {
     let starting = take_lock(&directories).await?;
     // Whoever held the lock before may have started one.
     if !is_there(&client).await? {
-        start(&directories, starting, say).await?;
+        start(&client, &directories, starting, say).await?;
     }
     Ok(client)
 }
@@ -123,7 +125,7 @@ async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static)
     tokio::task::spawn_blocking(work).await.map_err(|error| Failure::runtime(io::Error::other(error)))
 }
 
-async fn start(directories: &Directories, starting: File, say: bool) -> Result<(), Failure> {
+async fn start(client: &Client, directories: &Directories, starting: File, say: bool) -> Result<(), Failure> {
     let log = log(directories);
     let failed = |error: io::Error| Failure::host(format!("cannot start the daemon: {error}"));
     let errors = File::options().create(true).append(true).mode(0o600).open(&log).map_err(failed)?;
@@ -140,11 +142,17 @@ async fn start(directories: &Directories, starting: File, say: bool) -> Result<(
         .map_err(failed)?;
     let mut said = String::new();
     let reading = on_thread(move || told.read_to_string(&mut said).map(|_| said));
-    let said = match tokio::time::timeout(READY, reading).await {
-        Ok(said) => said?.map_err(failed)?,
-        Err(_) => {
-            // It is ours, and of no use to anybody.
-            let _ = child.kill();
+    let outcome = tokio::select! {
+        said = tokio::time::timeout(READY, reading) => said.ok(),
+        () = another_serves(client, directories, child.id()) => {
+            end(&mut child);
+            return Ok(());
+        }
+    };
+    let said = match outcome {
+        Some(said) => said?.map_err(failed)?,
+        None => {
+            end(&mut child);
             return Err(Failure::host(format!("the daemon was not ready within {READY:?}")).with_hint(&hint(&log)));
         }
     };
@@ -157,6 +165,23 @@ async fn start(directories: &Directories, starting: File, say: bool) -> Result<(
     let reason = said.trim();
     let reason = if reason.is_empty() { "it ended before it was ready" } else { reason };
     Err(Failure::host(format!("the daemon could not start: {}", output::plain(reason))).with_hint(&hint(&log)))
+}
+
+/// Ends a daemon that waits for another's end, which is of no use to anybody.
+fn end(waiting: &mut Child) {
+    let _ = waiting.kill();
+    let _ = waiting.wait();
+}
+
+/// Waits until a daemon serves that is not the one that was started: it held the lock already, and did not listen yet.
+async fn another_serves(client: &Client, directories: &Directories, started: u32) {
+    loop {
+        tokio::time::sleep(BETWEEN_LOOKS).await;
+        let holder = std::fs::read_to_string(lock(directories)).unwrap_or_default();
+        if holder.trim() != started.to_string() && client.health().await.is_ok() {
+            return;
+        }
+    }
 }
 
 fn hint(log: &Path) -> String {

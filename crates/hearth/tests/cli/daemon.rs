@@ -1,16 +1,19 @@
 //! Sandboxes that stay: the daemon, and the commands that use it.
 
+use std::fs::{self, File};
 use std::io::Write;
 use std::process::Stdio;
+use std::time::Instant;
 
 use hearth_client::Client;
 use hearth_client::api::exec::CommandLine;
 use hearth_client::api::{CreateSandbox, ExecRequest};
+use rustix::fs::{FlockOperation, flock};
 use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::held::Daemon;
-use crate::support::{Home, Running, assert_code, said, text, wait_until_gone};
+use crate::support::{HANG, Home, Running, assert_code, said, text, wait_until_gone};
 
 #[test]
 fn a_sandbox_lives_from_create_to_rm_and_several_commands_use_it() {
@@ -135,6 +138,28 @@ fn a_bound_sandbox_goes_with_its_connection_and_results_are_honest() {
     drop(runtime);
     home.wait_for_event(&[&id, "removed (whoever it was for is gone)"]);
     home.0.assert_nothing_left();
+}
+
+#[test]
+fn who_finds_a_daemon_that_does_not_listen_yet_gets_that_one() {
+    let home = Daemon(Home::empty());
+    assert_code(&home.0.hearth(&["events", "--no-follow"]), 0);
+    let holder = home.pid();
+    let (socket, aside) = (home.0.path().join("hearth.sock"), home.0.path().join("aside"));
+    fs::rename(&socket, &aside).unwrap();
+    let asking = Running::start(&mut home.0.command(&["events", "--no-follow"]));
+    // It holds this lock while another daemon, which it has started, waits for the first one's end.
+    let begun = Instant::now();
+    let lock = File::open(home.0.path().join("start.lock")).unwrap();
+    while flock(&lock, FlockOperation::NonBlockingLockShared).is_ok() {
+        flock(&lock, FlockOperation::Unlock).unwrap();
+        assert!(begun.elapsed() < HANG, "no daemon is being started");
+    }
+    fs::rename(&aside, &socket).unwrap();
+    let asked = asking.finish();
+    assert_code(&asked, 0);
+    assert!(!text(&asked.stderr).contains("started the daemon"), "{}", said(&asked));
+    assert_eq!(home.pid(), holder);
 }
 
 #[test]
