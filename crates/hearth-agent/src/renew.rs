@@ -94,6 +94,8 @@ impl Agent {
         self.processes.park();
         if self.owns_machine {
             self.identity.replace(Identity::of_machine());
+            // What is put off for the disk would come due in the first moments of each.
+            rustix::fs::sync();
         }
     }
 }

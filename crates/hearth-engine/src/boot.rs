@@ -112,6 +112,8 @@ pub(crate) struct Origin {
     /// What it was restored from first of all.
     pub(crate) template: Arc<Template>,
     pub(crate) saved: Resting,
+    /// The QEMU that it was saved with, where it goes on in one like it.
+    pub(crate) checkpoint: Option<Arc<Checkpoint>>,
     pub(crate) renew: Renewal,
     /// Whether it was saved in a session with nothing under way, with which it can go on.
     pub(crate) quiet: bool,
@@ -264,7 +266,7 @@ pub(crate) async fn go_on(
     origin: Origin,
     phases: &mut Phases,
 ) -> Result<(Machine, Channel), EngineError> {
-    let Origin { template, saved, renew: renewal, quiet } = origin;
+    let Origin { template, saved, renew: renewal, quiet, .. } = origin;
     let way = template.way;
     // A template's one process, the interpreter that waits, was not frozen.
     let is_frozen = saved.changes.is_some();

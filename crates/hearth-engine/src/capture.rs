@@ -8,14 +8,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hearth_channel::Channel;
-use hearth_vmm::{PreparedOverlay, Qmp, SavedMachine};
-use tracing::{Span, info_span};
+use hearth_image::Image;
+use hearth_vmm::{MachineError, MachineSpec, PreparedCapture, PreparedOverlay, PreparedRunning, Qmp, SavedMachine};
+use tracing::{Span, debug, info_span};
 
 use crate::create::Place;
 use crate::sandbox::Sandbox;
 use crate::scratch::{self, Scratch};
 use crate::template::Template;
-use crate::{EngineError, SavedFault};
+use crate::{Engine, EngineError, SavedFault, chain};
 
 /// What was taken.
 pub(crate) struct Moment {
@@ -26,6 +27,14 @@ pub(crate) struct Moment {
     pub(crate) stopped: Duration,
     /// Whether nothing was under way in its session.
     pub(crate) quiet: bool,
+}
+
+/// What it takes for a copy of a sandbox's QEMU as it runs, with all that it has translated.
+pub(crate) struct Running {
+    /// The sandbox's machine, but for what it is about to write to.
+    pub(crate) machine: MachineSpec,
+    pub(crate) image: Image,
+    pub(crate) prepared: PreparedRunning,
 }
 
 /// A sandbox that stands still. It goes on when this is dropped, unless it was told that it is never to.
@@ -90,17 +99,45 @@ async fn go_on(channel: &Channel, qmp: &Qmp) -> Result<(), EngineError> {
     thawed.map_err(|source| EngineError::Channel { what: "let the guest's processes go on", source })
 }
 
+impl Engine {
+    /// How to take the QEMU of a sandbox as it is, where that may be of use.
+    pub(crate) async fn as_it_runs(
+        &self,
+        source: &Sandbox,
+        template: &Template,
+    ) -> Result<Option<Running>, EngineError> {
+        let below = template.checkpoint().filter(|_| !self.fresh_qemu && source.machine().check_checkpoint().is_ok());
+        let Some(below) = below.cloned() else { return Ok(None) };
+        let base = self.base_of(&source.spec, &template.record)?;
+        let place = source.place.lock().await;
+        let (directory, scratch) = (place.directory.path(), place.scratch.as_ref());
+        let machine = self.machine_spec(&source.spec, &base, directory, scratch, template.way)?;
+        match source.machine().prepare_running(below).await {
+            Ok(prepared) => Ok(Some(Running { machine, image: base.image, prepared })),
+            Err(error) => {
+                debug!(error = chain(&error), "its QEMU is not copied");
+                Ok(None)
+            }
+        }
+    }
+}
+
 impl Sandbox {
-    /// Takes one moment of it, and its disk into the directory `disk_to`. It goes on afterwards, whatever happens.
+    /// Takes one moment of it, and its disk into the directory `disk_to`; where it is told how, also its QEMU as it is. It goes on afterwards,
+    /// whatever happens.
     pub(crate) async fn capture(
         &self,
         below: &Template,
         place: &mut Place,
         disk_to: &Path,
+        running: Option<Running>,
     ) -> Result<Moment, EngineError> {
         let failed = |source| EngineError::Capture { source };
         // All that needs no standstill comes before it.
-        let prepared = self.machine().prepare_capture(&below.saved.ram).await.map_err(failed)?;
+        let prepared = match &running {
+            None => Some(self.machine().prepare_capture(&below.saved.ram).await.map_err(failed)?),
+            Some(_) => None,
+        };
         let disk = match place.scratch.as_mut().map(|scratch| self.prepare_disk(scratch)) {
             None => Ok(Disk::None),
             Some(preparing) => preparing.await,
@@ -112,12 +149,22 @@ impl Sandbox {
         let still = match still {
             Ok(still) => still,
             Err(error) => {
-                self.machine().abandon_capture(prepared).await;
+                if let Some(prepared) = prepared {
+                    self.machine().abandon_capture(prepared).await;
+                }
                 self.abandon_disk(place, disk).await;
                 return Err(error);
             }
         };
-        let (saved, switched) = tokio::join!(self.machine().capture(prepared), self.switch_disk(place, &disk, disk_to));
+        let switching = self.switch_disk(place, &disk, disk_to);
+        let (saved, switched) = match running {
+            None => tokio::join!(self.take_state(prepared, below), switching),
+            Some(running) => {
+                // It has the disks as they are from now on.
+                let switched = switching.await;
+                (self.take_process(running, place, below).await, switched)
+            }
+        };
         let quiet = still.is_quiet();
         let stopped = still.end().await?;
         let (saved, scratch) = match (saved, switched) {
@@ -137,6 +184,52 @@ impl Sandbox {
             Disk::None | Disk::Full => scratch,
         };
         Ok(Moment { saved, scratch, stopped, quiet })
+    }
+
+    async fn take_state(
+        &self,
+        prepared: Option<PreparedCapture>,
+        below: &Template,
+    ) -> Result<SavedMachine, MachineError> {
+        let prepared = match prepared {
+            Some(prepared) => prepared,
+            None => self.machine().prepare_capture(&below.saved.ram).await?,
+        };
+        self.machine().capture(prepared).await
+    }
+
+    /// Takes the QEMU of a sandbox that stands still; where that cannot be, its state.
+    async fn take_process(
+        &self,
+        running: Running,
+        place: &Place,
+        below: &Template,
+    ) -> Result<SavedMachine, MachineError> {
+        let Running { machine, image, prepared } = running;
+        let machine = MachineSpec { disks: scratch::disks(&image, place.scratch.as_ref()), ..machine };
+        match self.machine().capture_running(machine, prepared).await {
+            Err(error) => {
+                debug!(error = chain(&error), "its QEMU was not copied");
+                self.take_state(None, below).await
+            }
+            saved => saved,
+        }
+    }
+
+    /// Takes a sandbox that stands still, to be kept: its state, and where it is told how also its QEMU as it is.
+    pub(crate) async fn take_whole(
+        &self,
+        running: Option<Running>,
+        place: &Place,
+        below: &Template,
+    ) -> Result<SavedMachine, MachineError> {
+        let Some(running) = running else { return self.take_state(None, below).await };
+        let saved = self.take_process(running, place, below).await?;
+        if saved.checkpoint.is_none() {
+            return Ok(saved);
+        }
+        // By then that QEMU may be of no use any more.
+        Ok(SavedMachine { devices: self.machine().capture_devices().await?, ..saved })
     }
 
     async fn prepare_disk(&self, scratch: &mut Scratch) -> Result<Disk, EngineError> {

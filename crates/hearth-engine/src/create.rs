@@ -236,7 +236,8 @@ impl Engine {
     ) -> Result<Sandbox, (Place, EngineError)> {
         let template = origin.template.clone();
         let started = async {
-            let waiting = self.start_waiting(spec, &base, &place, template.way, origin.saved.ram.clone(), None).await?;
+            let (ram, checkpoint) = (origin.saved.ram.clone(), origin.checkpoint.clone());
+            let waiting = self.start_waiting(spec, &base, &place, template.way, ram, checkpoint.as_deref()).await?;
             boot::go_on(waiting, place.directory.id(), &spec.given, origin, &mut phases).await
         };
         match started.await {

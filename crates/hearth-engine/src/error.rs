@@ -366,6 +366,11 @@ impl EngineError {
         matches!(self, Self::Boot { silent: true, .. } | Self::Machine { source: MachineError::Died(_) })
     }
 
+    /// Whether a guest may go on all the same in a QEMU that starts afresh: whatever failed came behind what can be refused.
+    pub(crate) fn may_be_a_checkpoints(&self) -> bool {
+        matches!(self, Self::Machine { .. } | Self::Boot { .. } | Self::Channel { .. } | Self::Saved { .. })
+    }
+
     /// Whether another accelerator or board might do better.
     pub(crate) fn speaks_against_the_way(&self) -> bool {
         matches!(self, Self::Boot { .. } | Self::Machine { source: MachineError::Died(_) })

@@ -1,14 +1,17 @@
 //! Forks: copies of a running sandbox that go on from the same moment, each with an identity of its own.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
-use tracing::{Instrument, info_span};
+use tracing::{Instrument, debug, info_span};
 
 use crate::boot::{Origin, Phases, Renewal};
+use crate::capture::Running;
 use crate::create::Place;
 use crate::sandbox::Sandbox;
-use crate::{Engine, EngineError, SandboxId};
+use crate::template::Template;
+use crate::{Engine, EngineError, SandboxId, chain};
 
 /// The most copies that one fork makes.
 pub const MAX_COPIES: usize = 100;
@@ -54,12 +57,33 @@ impl Engine {
         fork: ForkSpec,
     ) -> Result<Forked, EngineError> {
         let template = self.template_below(source.lies_on()?).await?;
+        let running = self.as_it_runs(source, &template).await?;
+        let is_copied = running.is_some();
+        match self.fork_once(&ids, source, fork, &template, running).await {
+            // All that was made is gone again, and the source runs.
+            Err(error) if is_copied && error.may_be_a_checkpoints() => {
+                debug!(error = chain(&error), "copies of its QEMU did not go on");
+                self.fork_once(&ids, source, fork, &template, None).await
+            }
+            forked => forked,
+        }
+    }
+
+    async fn fork_once(
+        &self,
+        ids: &[SandboxId],
+        source: &Sandbox,
+        fork: ForkSpec,
+        template: &Arc<Template>,
+        running: Option<Running>,
+    ) -> Result<Forked, EngineError> {
         let bases = (0..fork.copies).map(|_| self.base_of(&source.spec, &template.record));
         let bases = bases.collect::<Result<Vec<_>, _>>()?;
         self.check_room_for(&source.spec, fork.copies)?;
-        let directories =
-            ids.into_iter().map(|id| self.make_directory(id, self.lifetime)).collect::<Result<Vec<_>, _>>()?;
-        let moment = source.capture(&template, &mut *source.place.lock().await, directories[0].path()).await?;
+        let directories = ids.iter().map(|id| self.make_directory(id.clone(), self.lifetime));
+        let directories = directories.collect::<Result<Vec<_>, _>>()?;
+        let disk_to = directories[0].path();
+        let moment = source.capture(template, &mut *source.place.lock().await, disk_to, running).await?;
         let begun = Instant::now();
         let renew = if fork.secrets { Renewal::WithSecrets } else { Renewal::Anew };
         let mut places = Vec::new();
@@ -72,8 +96,13 @@ impl Engine {
         }
         let spec = &source.spec;
         let starts = places.into_iter().zip(bases).map(|(place, base)| {
-            let origin =
-                Origin { template: template.clone(), saved: moment.saved.clone().into(), renew, quiet: moment.quiet };
+            let origin = Origin {
+                template: template.clone(),
+                saved: moment.saved.clone().into(),
+                checkpoint: moment.saved.checkpoint.clone(),
+                renew,
+                quiet: moment.quiet,
+            };
             let span = info_span!("copy", hearth.sandbox = %place.directory.id());
             let starting = async {
                 let started = self.start_saved(spec, base, place, origin, Phases::since(begun)).await;

@@ -3,6 +3,7 @@
 //! What must stay true, whenever this process is killed: the machine, or all of what was saved, is there. So it is noted that a sandbox is paused
 //! once the files are whole and before its machine ends, and that it runs before they go.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hearth_vmm::{Lifetime, Resting};
@@ -22,12 +23,24 @@ use crate::{Engine, EngineError, SandboxSpec};
 #[derive(Debug)]
 pub struct Paused {
     place: Place,
+    with: PausedWith,
+}
+
+/// All of a paused sandbox but its place.
+#[derive(Debug)]
+struct PausedWith {
     /// Kept for the image's sake; none for one that was taken over and whose image is gone.
-    base: Option<Base>,
+    _base: Option<Base>,
     spec: SandboxSpec,
     below: Below,
     record: PauseRecord,
     took: Duration,
+}
+
+impl PausedWith {
+    fn in_place(self, place: Place) -> Paused {
+        Paused { place, with: self }
+    }
 }
 
 /// Something that could not be done to a sandbox, which is as it was.
@@ -51,7 +64,7 @@ impl Paused {
         base: Option<Base>,
         record: PauseRecord,
     ) -> Self {
-        Self { place, base, spec, below, record, took: Duration::ZERO }
+        PausedWith { _base: base, spec, below, record, took: Duration::ZERO }.in_place(place)
     }
 
     /// Its name.
@@ -61,12 +74,12 @@ impl Paused {
 
     /// How long it took from the first request until its machine was gone.
     pub fn took(&self) -> Duration {
-        self.took
+        self.with.took
     }
 
     /// What of its memory lies on disk, in bytes.
     pub fn saved_bytes(&self) -> u64 {
-        self.record.bytes()
+        self.with.record.bytes()
     }
 
     /// Lets go of it, for the next process to take over.
@@ -94,7 +107,7 @@ impl Engine {
         match self.save_for_pause(&sandbox, note).await {
             Ok((below, record)) => {
                 let (place, base, spec) = sandbox.end().instrument(info_span!("end")).await;
-                Ok(Paused { place, base, spec, below, record, took: begun.elapsed() })
+                Ok(PausedWith { _base: base, spec, below, record, took: begun.elapsed() }.in_place(place))
             }
             Err(error) => Err(Refused { sandbox, error }),
         }
@@ -108,17 +121,11 @@ impl Engine {
         let template = self.template_below(sandbox.lies_on()?).await?;
         self.check_lasting(&sandbox.spec, &template.record)?;
         self.check_disk()?;
+        let running = self.as_it_runs(sandbox, &template).await?;
         let place = sandbox.place.lock().await;
-        let failed = |source| EngineError::Capture { source };
-        let prepared = sandbox.machine().prepare_capture(&template.saved.ram).await.map_err(failed)?;
-        let still = match Stillness::of(sandbox).await {
-            Ok(still) => still,
-            Err(error) => {
-                sandbox.machine().abandon_capture(prepared).await;
-                return Err(error);
-            }
-        };
-        let saved = sandbox.machine().capture(prepared).instrument(info_span!("capture")).await.map_err(failed)?;
+        let still = Stillness::of(sandbox).await?;
+        let taken = sandbox.take_whole(running, &place, &template).instrument(info_span!("capture")).await;
+        let saved = taken.map_err(|source| EngineError::Capture { source })?;
         let quiet = still.is_quiet();
         let directory = place.directory.path().to_owned();
         let overlays = place.scratch.as_ref().map_or(0, |scratch| scratch.overlays());
@@ -127,10 +134,13 @@ impl Engine {
             let delta = saved.delta.clone().unwrap_or_default();
             let written = saved::write_changes(&directory, &saved, &delta);
             let (devices, memory) = written.inspect_err(|_| saved::remove_changes(&directory))?;
+            let checkpoint =
+                saved.checkpoint.as_ref().map(|checkpoint| saved::write_checkpoint(&directory, checkpoint));
+            let checkpoint = checkpoint.transpose().inspect_err(|_| saved::remove_changes(&directory))?;
             if lasts {
                 saved::sync(&directory).inspect_err(|_| saved::remove_changes(&directory))?;
             }
-            let record = PauseRecord { devices, memory, overlays, quiet };
+            let record = PauseRecord { devices, memory, overlays, quiet, checkpoint };
             // Unless it is noted, it is not paused.
             let noted = note(&record).inspect_err(|_| saved::remove_changes(&directory));
             Ok(noted.map(|()| record))
@@ -155,36 +165,65 @@ impl Engine {
         paused: Paused,
         note: Noting<Sandbox>,
     ) -> Result<Sandbox, Refused<Paused>> {
-        let loaded = match self.load_paused(&paused).instrument(info_span!("load")).await {
-            Ok(loaded) => loaded,
-            Err(error) => return Err(Refused { sandbox: paused, error }),
-        };
-        let (base, origin) = loaded;
-        let Paused { place, base: kept, spec, below, record, took } = paused;
-        let directory = place.directory.path().to_owned();
-        let again = |place| Paused { place, base: kept, spec: spec.clone(), below, record, took };
-        let sandbox = match self.start_saved(&spec, base, place, origin, Phases::since(Instant::now())).await {
-            Ok(sandbox) => sandbox,
-            Err((place, error)) => return Err(Refused { sandbox: again(place), error }),
-        };
+        let directory = paused.place.directory.path().to_owned();
+        let (sandbox, kept) = match self.start_paused(paused, Process::AsItWas).await {
+            // It goes on all the same.
+            Err((paused, error)) if paused.with.record.checkpoint.is_some() && error.may_be_a_checkpoints() => {
+                self.start_paused(paused, Process::Afresh).await
+            }
+            started => started,
+        }
+        .map_err(|(sandbox, error)| Refused { sandbox, error })?;
         if let Err(source) = note(&sandbox) {
             let (place, _, _) = sandbox.end().await;
-            return Err(Refused { sandbox: again(place), error: source.into() });
+            return Err(Refused { sandbox: kept.in_place(place), error: source.into() });
         }
         saved::remove_changes(&directory);
         Ok(sandbox)
     }
 
-    async fn load_paused(&self, paused: &Paused) -> Result<(Base, Origin), EngineError> {
-        let template = self.template_below(&paused.below).await?;
-        let base = self.base_of(&paused.spec, &template.record)?;
+    /// Starts it, and returns also what it is paused with.
+    async fn start_paused(
+        &self,
+        paused: Paused,
+        process: Process,
+    ) -> Result<(Sandbox, PausedWith), (Paused, EngineError)> {
+        let loaded = self.load_paused(&paused, process).instrument(info_span!("load")).await;
+        let (base, origin) = match loaded {
+            Ok(loaded) => loaded,
+            Err(error) => return Err((paused, error)),
+        };
+        let Paused { place, with } = paused;
+        match self.start_saved(&with.spec, base, place, origin, Phases::since(Instant::now())).await {
+            Ok(sandbox) => Ok((sandbox, with)),
+            Err((place, error)) => Err((with.in_place(place), error)),
+        }
+    }
+
+    async fn load_paused(&self, paused: &Paused, process: Process) -> Result<(Base, Origin), EngineError> {
+        let with = &paused.with;
+        let template = self.template_below(&with.below).await?;
+        let base = self.base_of(&with.spec, &template.record)?;
         let directory = paused.place.directory.path().to_owned();
-        let (record, ram) = (paused.record.clone(), template.saved.ram.clone());
+        let (record, ram) = (with.record.clone(), template.saved.ram.clone());
+        let below = template.checkpoint().filter(|_| process == Process::AsItWas && !self.fresh_qemu).cloned();
         let loaded = apart(move || {
             let changes = Some(saved::open_changes(&directory, &record.memory)?);
-            Ok(Resting { devices: saved::read_devices(&directory, &record.devices)?, ram, changes })
+            let read = |(record, below): (_, Arc<_>)| saved::read_checkpoint(&directory, &record, Some(&below));
+            let checkpoint = record.checkpoint.zip(below).map(read).transpose()?;
+            let devices = saved::read_devices(&directory, &record.devices)?;
+            Ok((Resting { devices, ram, changes }, checkpoint.map(Arc::new)))
         });
-        let saved = loaded.await.map_err(|source| EngineError::Saved { source })?;
-        Ok((base, Origin { template, saved, renew: Renewal::Same, quiet: paused.record.quiet }))
+        let (saved, checkpoint) = loaded.await.map_err(|source| EngineError::Saved { source })?;
+        Ok((base, Origin { template, saved, checkpoint, renew: Renewal::Same, quiet: with.record.quiet }))
     }
+}
+
+/// What a paused sandbox goes on in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Process {
+    /// Its QEMU as it was, if that was saved and is of use.
+    AsItWas,
+    /// A QEMU that starts afresh.
+    Afresh,
 }

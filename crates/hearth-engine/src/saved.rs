@@ -283,11 +283,19 @@ pub(crate) fn write_checkpoint(directory: &Path, checkpoint: &Checkpoint) -> Res
     CheckedWriter::create(&path, &mut |mut out| checkpoint.write_to(&mut out)).map_err(SavedFault::file(&path))
 }
 
-/// Reads what [`write_checkpoint`] has written.
-pub(crate) fn read_checkpoint(directory: &Path, record: &FileRecord) -> Result<Checkpoint, SavedFault> {
+/// Reads what [`write_checkpoint`] has written; of one that lies on another's pages, with that.
+pub(crate) fn read_checkpoint(
+    directory: &Path,
+    record: &FileRecord,
+    below: Option<&Checkpoint>,
+) -> Result<Checkpoint, SavedFault> {
     let path = directory.join(CHECKPOINT);
     read_whole(&path, record, |reader| {
-        Checkpoint::read_from(reader).map_err(|error| match error.kind() {
+        let read = match below {
+            None => Checkpoint::read_from(reader),
+            Some(below) => below.read_above(reader),
+        };
+        read.map_err(|error| match error.kind() {
             io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => SavedFault::damaged(&path),
             _ => SavedFault::file(&path)(error),
         })
@@ -348,9 +356,9 @@ pub(crate) fn sync(directory: &Path) -> Result<(), SavedFault> {
     Ok(())
 }
 
-/// Removes what [`write_changes`] has written.
+/// Removes what [`write_changes`] and [`write_checkpoint`] have written.
 pub(crate) fn remove_changes(directory: &Path) {
-    [DEVICES, MEMORY].into_iter().for_each(|name| drop(fs::remove_file(directory.join(name))));
+    [DEVICES, MEMORY, CHECKPOINT].into_iter().for_each(|name| drop(fs::remove_file(directory.join(name))));
 }
 
 fn read_whole<T>(

@@ -53,16 +53,17 @@ impl Engine {
         phases.note(Phase::Prepared);
         let start =
             |checkpoint| self.start_waiting(spec, &base, &place, template.way, template.saved.ram.clone(), checkpoint);
-        let (waiting, is_copy) = match template.checkpoint().filter(|_| !self.fresh_qemu) {
-            None => (start(None).await?, false),
-            checkpoint => match start(checkpoint).await {
-                Err(EngineError::Machine { source }) if source.is_checkpoints() => {
-                    template.checkpoint_worked(false);
-                    (start(None).await?, false)
-                }
-                started => (started?, true),
-            },
-        };
+        let (waiting, is_copy) =
+            match template.checkpoint().filter(|_| !self.fresh_qemu).map(|checkpoint| &**checkpoint) {
+                None => (start(None).await?, false),
+                checkpoint => match start(checkpoint).await {
+                    Err(EngineError::Machine { source }) if source.is_checkpoints() => {
+                        template.checkpoint_worked(false);
+                        (start(None).await?, false)
+                    }
+                    started => (started?, true),
+                },
+            };
         Ok(Standby { waiting, is_copy, place, base, template, spec: spec.clone(), failed })
     }
 
@@ -103,7 +104,7 @@ impl Standby {
     pub(crate) async fn go_on(self, given: &Given, mut phases: Phases) -> Result<Sandbox, EngineError> {
         let Self { waiting, is_copy, place, base, template, spec, failed } = self;
         let saved = template.saved.clone().into();
-        let origin = Origin { saved, template: template.clone(), renew: Renewal::Anew, quiet: true };
+        let origin = Origin { saved, checkpoint: None, template: template.clone(), renew: Renewal::Anew, quiet: true };
         let gone_on = boot::go_on(waiting, place.directory.id(), given, origin, &mut phases).await;
         if is_copy {
             template.checkpoint_worked(gone_on.is_ok());

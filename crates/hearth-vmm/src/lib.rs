@@ -39,7 +39,8 @@ pub use kvm::{KvmStatus, kvm_status};
 pub use launch::LaunchError;
 pub use load::Load;
 pub use machine::{
-    Adoption, Exit, Machine, MachineError, PreparedCapture, PreparedOverlay, STDERR_TAIL, Standby, end_noted, noted_ram,
+    Adoption, Exit, Machine, MachineError, PreparedCapture, PreparedOverlay, PreparedRunning, STDERR_TAIL, Standby,
+    end_noted, noted_ram,
 };
 pub use memory::HostMemory;
 pub use overlay::create_overlay;

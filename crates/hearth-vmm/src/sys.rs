@@ -5,6 +5,7 @@
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, CString};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
@@ -266,26 +267,101 @@ pub(crate) fn time_stamp() -> u64 {
     }
 }
 
+/// A page, in bytes.
+const PAGE: usize = 4096;
 /// The most stretches of memory that one call takes (`UIO_MAXIOV`).
 const MOST_STRETCHES: usize = 1024;
 /// The most bytes that one call is asked for; the kernel's own bound is a little under 2 GiB.
 const MOST_BYTES: u64 = 1 << 30;
 
-/// Appends what another process has at `stretches` (address and length of each, in bytes) to `out`.
-pub(crate) fn read_process(pid: u32, stretches: &[(u64, u64)], out: &mut Vec<u8>) -> io::Result<()> {
-    let total: u64 = stretches.iter().map(|(_, length)| length).sum();
-    out.try_reserve(total as usize).map_err(io::Error::other)?;
+/// Fills `out` with what another process has at `stretches` (address and length of each, in bytes), which have the same length together.
+pub(crate) fn read_process(pid: u32, stretches: &[(u64, u64)], out: &mut [u8]) -> io::Result<()> {
+    let mut rest = out;
     in_batches(stretches, |remote, length| {
-        let local = libc::iovec { iov_base: out.spare_capacity_mut().as_mut_ptr().cast(), iov_len: length };
-        // SAFETY: the kernel writes at most `length` bytes, for which there is room; the other process's addresses are only looked up.
+        let (piece, after) = std::mem::take(&mut rest)
+            .split_at_mut_checked(length)
+            .ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?;
+        rest = after;
+        let local = libc::iovec { iov_base: piece.as_mut_ptr().cast(), iov_len: length };
+        // SAFETY: the kernel writes at most `length` bytes, which are there; the other process's addresses are only looked up.
         let count = unsafe {
             libc::process_vm_readv(pid as i32, &raw const local, 1, remote.as_ptr(), remote.len() as libc::c_ulong, 0)
         };
-        let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
-        // SAFETY: the kernel has just filled that many bytes behind the end.
-        unsafe { out.set_len(out.len() + count) };
-        Ok(count)
+        usize::try_from(count).map_err(|_| io::Error::last_os_error())
     })
+}
+
+/// Zeros to be written over, in as large pages as the host has. `are_there` has all of them be there at once; else each page comes when it is first
+/// used, which takes as long as to fill it.
+pub(crate) fn zeros(length: usize, are_there: bool) -> io::Result<Vec<u8>> {
+    // Whether there is room for it is told here; nothing is written before it is used.
+    Vec::<u8>::new().try_reserve_exact(length).map_err(io::Error::other)?;
+    let zeros = vec![0; length];
+    advise(zeros.as_ptr() as usize, length, libc::MADV_HUGEPAGE);
+    if are_there {
+        advise(zeros.as_ptr() as usize, length, libc::MADV_POPULATE_WRITE);
+    }
+    Ok(zeros)
+}
+
+/// Gives the kernel advice on the whole pages of a buffer of the caller's that changes nothing that is in them. One that cannot follow it refuses,
+/// which costs time.
+fn advise(at: usize, length: usize, advice: i32) {
+    let (first, end) = (at.next_multiple_of(PAGE), (at + length) / PAGE * PAGE);
+    if first < end {
+        // SAFETY: the two kinds of advice that are given here leave every byte as it is.
+        unsafe { libc::madvise(first as *mut libc::c_void, end - first, advice) };
+    }
+}
+
+/// A file in memory that is mapped to be filled, with all its pages there.
+#[derive(Debug)]
+pub(crate) struct Filling {
+    file: File,
+    at: *mut libc::c_void,
+    length: usize,
+}
+
+// SAFETY: the mapping is this value's alone, and can be used and undone by any thread.
+unsafe impl Send for Filling {}
+
+impl Filling {
+    /// Maps a file that nobody else has, and makes it so long.
+    pub(crate) fn new(file: File, length: usize) -> io::Result<Self> {
+        file.set_len(length as u64)?;
+        let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
+        // SAFETY: maps a file of this length where the kernel likes.
+        let at = unsafe { libc::mmap(std::ptr::null_mut(), length.max(1), protection, flags, file.as_raw_fd(), 0) };
+        if at == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        advise(at as usize, length, libc::MADV_POPULATE_WRITE);
+        Ok(Self { file, at, length })
+    }
+
+    pub(crate) fn length(&self) -> usize {
+        self.length
+    }
+
+    pub(crate) fn bytes(&mut self) -> &mut [u8] {
+        // SAFETY: so much is mapped for writing for as long as this lives, and nobody else has the file.
+        unsafe { std::slice::from_raw_parts_mut(self.at.cast(), self.length) }
+    }
+
+    /// The file with its first bytes, mapped no more.
+    pub(crate) fn finish(self, length: usize) -> io::Result<File> {
+        let file = self.file.try_clone()?;
+        drop(self);
+        file.set_len(length as u64)?;
+        Ok(file)
+    }
+}
+
+impl Drop for Filling {
+    fn drop(&mut self) {
+        // SAFETY: undoes what was mapped when this was made.
+        unsafe { libc::munmap(self.at, self.length.max(1)) };
+    }
 }
 
 /// Writes `bytes` over what another process has at `stretches`, which have the same length together.

@@ -25,9 +25,7 @@ const STOPPED_MUCH: Figure =
 const COPY: Figure = Figure {
     name: "fork.copy",
     unit: "ms",
-    baseline: Some(
-        "a sandbox restored from its template in a QEMU that starts afresh, as this one's, until it takes requests",
-    ),
+    baseline: Some("a sandbox restored from its template until it takes requests"),
     goal: Some(Goal::RatioAtMost(1.5)),
 };
 const TEN: Figure = Figure { name: "fork.ten", unit: "ms", baseline: None, goal: Some(Goal::AtMost(3000.0)) };
@@ -35,9 +33,7 @@ const PAUSE: Figure = Figure { name: "pause.much", unit: "ms", baseline: None, g
 const RESUME: Figure = Figure {
     name: "resume.much",
     unit: "ms",
-    baseline: Some(
-        "a sandbox restored from its template in a QEMU that starts afresh, as this one's, until it takes requests",
-    ),
+    baseline: Some("a sandbox restored from its template until it takes requests"),
     goal: Some(Goal::RatioAtMost(2.0)),
 };
 const SIZE: Figure = Figure {
@@ -140,7 +136,7 @@ fn ready(sandbox: &Sandbox) -> Duration {
 
 async fn restored(host: &Host, spec: &SandboxSpec) -> Result<Duration> {
     let begun = Instant::now();
-    let sandbox = host.create_afresh(spec).await?;
+    let sandbox = host.create(spec).await?;
     let elapsed = begun.elapsed();
     sandbox.remove().await;
     Ok(elapsed)

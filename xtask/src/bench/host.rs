@@ -16,8 +16,6 @@ use super::{Effort, report};
 /// What every group measures on.
 pub(crate) struct Host {
     engine: Engine,
-    /// The same whose sandboxes' QEMUs start afresh.
-    afresh: Engine,
     spec: SandboxSpec,
     effort: Effort,
     about: String,
@@ -41,8 +39,7 @@ impl Host {
             spec.memory.mib(),
             engine.qemu().map_err(explained)?.build(),
         );
-        let afresh = open_engine()?.with_fresh_qemu();
-        Ok(Self { engine, afresh, spec, effort, about })
+        Ok(Self { engine, spec, effort, about })
     }
 
     /// A machine like a sandbox's, with a directory of its own, not started.
@@ -68,11 +65,6 @@ impl Host {
     /// Creates a sandbox, as the product does.
     pub(crate) async fn create(&self, spec: &SandboxSpec) -> Result<Sandbox> {
         self.engine.create(spec).await.map_err(explained)
-    }
-
-    /// Creates one whose QEMU starts afresh, as those of copies and of what was paused do.
-    pub(crate) async fn create_afresh(&self, spec: &SandboxSpec) -> Result<Sandbox> {
-        self.afresh.create(spec).await.map_err(explained)
     }
 
     /// Starts a QEMU ahead, as the product's pool does.

@@ -54,7 +54,7 @@ impl Engine {
         self.check_lasting(&source.spec, &template.record)?;
         self.check_disk()?;
         let unfinished = store::begin(&directory).map_err(saved)?;
-        let moment = source.capture(&template, &mut *source.place.lock().await, unfinished.path()).await?;
+        let moment = source.capture(&template, &mut *source.place.lock().await, unfinished.path(), None).await?;
         let kept = Kept { name: name.clone(), template: template.record.clone(), spec: source.spec.clone() };
         let record = apart(move || store::finish(&directory, unfinished, kept, &moment.saved, moment.scratch.as_ref()));
         let record = record.instrument(info_span!("write")).await.map_err(saved)?;
@@ -121,7 +121,7 @@ impl Engine {
         let scratch = record.disk_mib.map(|_| Scratch::saved(&own, record.overlays.len()));
         let place = self.place_for(id, self.lifetime, scratch.as_ref(), Layers::OneMore)?;
         phases.note(Phase::Prepared);
-        let origin = Origin { template, saved, renew: Renewal::Anew, quiet: false };
+        let origin = Origin { template, saved, checkpoint: None, renew: Renewal::Anew, quiet: false };
         self.start_saved(spec, base, place, origin, phases).await.map_err(|(_, error)| error)
     }
 

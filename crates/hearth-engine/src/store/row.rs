@@ -57,12 +57,15 @@ pub(crate) struct PauseRecord {
     /// Whether nothing was under way in the session that it was saved in.
     #[serde(default)]
     pub(crate) quiet: bool,
+    /// Its QEMU, where that was saved as well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) checkpoint: Option<FileRecord>,
 }
 
 impl PauseRecord {
-    /// What of the memory lies on disk, in bytes.
+    /// What of the memory, and of QEMU's, lies on disk, in bytes.
     pub(crate) fn bytes(&self) -> u64 {
-        self.devices.bytes + self.memory.bytes
+        self.devices.bytes + self.memory.bytes + self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.bytes)
     }
 }
 

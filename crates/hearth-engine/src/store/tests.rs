@@ -48,7 +48,13 @@ fn state() -> impl Strategy<Value = Kept> {
         Just(Kept::Running),
         Just(Kept::Stopped),
         (any::<u32>(), 0_usize..17, any::<bool>()).prop_map(move |(bytes, overlays, quiet)| Kept::Paused(
-            PauseRecord { devices: file(bytes.into()), memory: file(u64::from(bytes) + 1), overlays, quiet }
+            PauseRecord {
+                devices: file(bytes.into()),
+                memory: file(u64::from(bytes) + 1),
+                overlays,
+                quiet,
+                checkpoint: None
+            }
         )),
         ".{0,20}".prop_map(Kept::Failed),
     ]

@@ -244,7 +244,7 @@ mod tests {
         [1_u64, 3, 2].iter().for_each(|number| file.extend_from_slice(&number.to_le_bytes()));
         file.extend_from_slice(&[digit as u8; 8192]);
         let ram = Arc::new(SealedRam::read_from(file.as_slice(), memory).unwrap());
-        let saved = SavedMachine { ram, devices: vec![digit as u8; 1000].into(), delta: None };
+        let saved = SavedMachine { ram, devices: vec![digit as u8; 1000].into(), delta: None, checkpoint: None };
         let made = Made { key: key(digit), way: WAY, saved, checkpoint: None, scratch: None };
         write(directory, made, About::for_tests(memory)).unwrap().record
     }

@@ -125,7 +125,7 @@ impl Engine {
         let ram = SealedRam::blank(spec.memory);
         let ram = ram.map_err(|source| SavedFault::Memory { path: path(), source: source.into() });
         let ram = ram.map_err(|source| EngineError::Template { source })?;
-        let saved = SavedMachine { ram: Arc::new(ram), devices: Arc::default(), delta: None };
+        let saved = SavedMachine { ram: Arc::new(ram), devices: Arc::default(), delta: None, checkpoint: None };
         let made = self.templates.keep(Made { key, way, saved, checkpoint: None, scratch: None }, spec, base).await?;
         Ok(Arc::new(made).into())
     }

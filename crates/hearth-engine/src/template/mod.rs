@@ -41,7 +41,7 @@ pub(crate) struct Template {
     pub(crate) record: TemplateRecord,
     pub(crate) way: Way,
     pub(crate) saved: SavedMachine,
-    checkpoint: Option<Checkpoint>,
+    checkpoint: Option<Arc<Checkpoint>>,
     /// How often in a row it did not work.
     failures: AtomicU32,
     /// The disk that its guest was saved with.
@@ -52,7 +52,7 @@ pub(crate) struct Template {
 
 impl Template {
     /// The QEMU that its guest was saved of, where that can be gone on with.
-    pub(crate) fn checkpoint(&self) -> Option<&Checkpoint> {
+    pub(crate) fn checkpoint(&self) -> Option<&Arc<Checkpoint>> {
         let checkpoint = self.checkpoint.as_ref().filter(|_| self.failures.load(Ordering::Relaxed) < MOST_FAILURES)?;
         // Libraries may have been replaced since it was loaded.
         checkpoint.fits().then_some(checkpoint)
@@ -68,7 +68,7 @@ impl Template {
 
     /// What it takes of the host's memory, in bytes.
     fn resident(&self) -> u64 {
-        self.saved.ram.resident() + self.checkpoint.as_ref().map_or(0, Checkpoint::resident)
+        self.saved.ram.resident() + self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.resident())
     }
 }
 

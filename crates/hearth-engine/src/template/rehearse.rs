@@ -13,7 +13,7 @@ use hearth_vmm::{Accelerator, Checkpoint, Lifetime, Machine, MachineError, Machi
 
 use super::make::{settled, warm_up};
 use crate::accelerator::Way;
-use crate::boot::{Renewal, renew, resume, silent};
+use crate::boot::{Renewal, connect, renew, resume, silent};
 use crate::create::{Base, Layers, Place};
 use crate::saved::SavedFault;
 use crate::scratch::Scratch;
@@ -33,7 +33,7 @@ pub(super) struct Rehearsed {
 
 /// What a rehearsal has left beside the guest.
 pub(super) struct Rehearsal {
-    pub(super) checkpoint: Checkpoint,
+    pub(super) checkpoint: Arc<Checkpoint>,
     /// The place that it was in, with what its guest has written to its disk.
     place: Place,
 }
@@ -81,16 +81,18 @@ impl Engine {
         let (place, machine_spec) = self.stage(spec, base, way, scratch, Layers::OneMore)?;
         let machine = Machine::restore(machine_spec.clone(), saved.clone()).await?;
         machine.check_checkpoint()?;
-        let channel = resume(&machine)?;
+        // A session of its own is what copies of busy sandboxes begin with.
+        let channel = connect(&machine).await?;
         renew(&channel, place.directory.id(), Renewal::Anew, &Given::default()).await?;
         for _ in 0..ROUNDS {
             warm_up(&channel).await;
             use_kernel(&channel).await;
+            stand_still(&channel).await?;
         }
         let channel = settled(channel, &machine).await?;
         machine.suspend().await?;
         let captured = machine.capture(machine.prepare_capture(&saved.ram).await?).await?;
-        let checkpoint = machine.into_checkpoint(machine_spec).await?;
+        let checkpoint = Arc::new(machine.into_checkpoint(machine_spec).await?);
         // Its connections are in the checkpoint, as those that its successors have.
         drop(channel);
         let path = self.templates.directory.clone();
@@ -101,7 +103,7 @@ impl Engine {
         let merged = merged.await.map_err(|source| SavedFault::Interrupted { source });
         let merged = merged.and_then(|ram| ram.map_err(|source| SavedFault::Memory { path, source }));
         let ram = merged.map_err(|source| EngineError::Template { source })?;
-        let saved = SavedMachine { ram, devices: captured.devices, delta: None };
+        let saved = SavedMachine { ram, devices: captured.devices, delta: None, checkpoint: None };
         self.try_out(spec, base, way, &place, &saved, &checkpoint).await?;
         Ok(Rehearsed { saved, checkpoint: Some(Rehearsal { checkpoint, place }) })
     }
@@ -139,6 +141,13 @@ impl Engine {
         machine.kill().await;
         answered
     }
+}
+
+/// Stands still as for a fork or a pause, and goes on.
+async fn stand_still(channel: &Channel) -> Result<(), EngineError> {
+    let failed = |source| EngineError::Channel { what: "stop the guest's processes", source };
+    channel.freeze().await.map_err(failed)?;
+    channel.thaw().await.map_err(failed)
 }
 
 /// Uses up the interpreter that waits, and has another wait. An image without Python has none.

@@ -255,7 +255,7 @@ pub(super) fn load(
         Some((_, ram)) => ram.clone(),
         None => Arc::new(saved::read_ram(&own, &record.memory, memory)?),
     };
-    let saved = SavedMachine { ram, devices, delta: None };
+    let saved = SavedMachine { ram, devices, delta: None, checkpoint: None };
     Ok(Template {
         record: record.clone(),
         way,
@@ -271,9 +271,9 @@ pub(super) fn load(
 fn with_checkpoint(directory: &Path, template: Template) -> Result<Template, SavedFault> {
     let Some(record) = &template.record.checkpoint else { return Ok(template) };
     let own = directory.join(template.record.id.as_str());
-    let checkpoint = saved::read_checkpoint(&own, record)?;
+    let checkpoint = saved::read_checkpoint(&own, record, None)?;
     match checkpoint.fits() {
-        true => Ok(Template { checkpoint: Some(checkpoint), ..template }),
+        true => Ok(Template { checkpoint: Some(Arc::new(checkpoint)), ..template }),
         false => Err(SavedFault::Outdated { path: own }),
     }
 }

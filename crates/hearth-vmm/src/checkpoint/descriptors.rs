@@ -25,6 +25,8 @@ pub(crate) enum Passed {
     Gate,
     /// The copied pages.
     Pages,
+    /// Those that go over them.
+    Own,
     Memory,
     /// A disk's layer, counted from the lowest.
     Layer {
@@ -72,7 +74,7 @@ enum Kind {
         flags: u32,
     },
     Epoll,
-    /// It was taken back, and QEMU closes it once its guest goes on.
+    /// It was taken back, and QEMU closes it some time after its guest has gone on.
     TakenBack,
 }
 
@@ -91,8 +93,8 @@ const DEVICES: &str = "/memfd:hearth-devices";
 const NONBLOCK: u32 = libc::O_NONBLOCK as u32;
 
 impl Descriptors {
-    /// Looks at them. `memory` is the file of the guest's memory.
-    pub(super) fn of(pid: u32, spec: &MachineSpec, memory: (u64, u64)) -> io::Result<Self> {
+    /// Looks at them. `memory` is the file of the guest's memory; `has_own` is whether pages go over the copied ones.
+    pub(super) fn of(pid: u32, spec: &MachineSpec, memory: (u64, u64), has_own: bool) -> io::Result<Self> {
         let process = Pid::from_raw(pid as i32).ok_or(io::ErrorKind::InvalidInput)?;
         let process = pidfd_open(process, PidfdFlags::empty())?;
         let mut layers = Vec::new();
@@ -119,7 +121,8 @@ impl Descriptors {
                 "anon_inode:[eventfd]" => event(&info),
                 "anon_inode:[signalfd]" => signals(&info),
                 "anon_inode:[eventpoll]" => (!info.contains("tfd:")).then_some(Kind::Epoll),
-                name if name.starts_with(DEVICES) => Some(Kind::TakenBack),
+                // The second is what takes the place of the first.
+                name if name.starts_with(DEVICES) || name == "/dev/null" => Some(Kind::TakenBack),
                 name if name.starts_with("socket:") => {
                     let copy = pidfd_getfd(&process, number, PidfdGetfdFlags::empty())?;
                     socket(copy, spec)?.map(Kind::Passed)
@@ -135,6 +138,7 @@ impl Descriptors {
             open.push((number, kind.ok_or_else(unknown)?));
         }
         let mut passed = vec![Passed::Gate, Passed::Pages, Passed::Memory];
+        passed.extend(has_own.then_some(Passed::Own));
         for (_, kind) in &open {
             if let Kind::Passed(one) = kind
                 && !passed.contains(one)

@@ -4,24 +4,28 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::Arc;
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use serde::{Deserialize, Serialize};
 
 use super::script::Layout;
+use super::told::Told;
 use super::{Checkpoint, Passed};
 use crate::areas::Area;
 use crate::saved::resident;
 use crate::sys::cpuid;
 
 /// Changes with this file, and with what the script and whoever carries it out expect of each other.
-const MAGIC: &[u8; 8] = b"HRTHQMU3";
+const MAGIC: &[u8; 8] = b"HRTHQMU4";
 /// The longest head, script and pages that are read, in bytes. Seen: 20 KB, 120 KB and 60 MB.
 const MOST_HEAD: u64 = 1 << 20;
 const MOST_SCRIPT: u64 = 16 << 20;
 const MOST_PAGES: u64 = 2 << 30;
 /// The name of the pages' file, by which a process can be seen to have begun from a checkpoint.
 pub(super) const PAGES: &str = "hearth-qemu";
+/// The name of the script's.
+pub(super) const SCRIPT: &str = "hearth-script";
 /// What follows the pages in memory, in bytes of nothing: a mapping at their end that QEMU makes larger finds zeros there.
 const TAIL: u64 = 1 << 30;
 /// What is copied at once, in bytes.
@@ -35,6 +39,7 @@ pub(super) struct Head {
     pub(super) passed: Vec<Passed>,
     /// The number under which QEMU has the guest's memory.
     pub(super) memory: RawFd,
+    pub(super) told: Told,
     /// What it is a process of.
     pub(super) ground: Ground,
 }
@@ -85,6 +90,11 @@ impl Ground {
         Ok(Self { kernel: kernel(), processor: processor(), programs })
     }
 
+    /// Whether a program or library is among what it has.
+    pub(super) fn has(&self, path: &str) -> bool {
+        self.programs.iter().any(|program| program.path == path)
+    }
+
     pub(super) fn is_there(&self) -> bool {
         let is_same = |program: &Program| Program::at(&program.path).is_ok_and(|now| now == *program);
         self.kernel == kernel() && self.processor == processor() && self.programs.iter().all(is_same)
@@ -106,20 +116,21 @@ fn processor() -> Vec<u32> {
 }
 
 impl Checkpoint {
-    /// Writes it.
+    /// Writes it; of its pages what is its own, where the others are another's.
     ///
     /// # Errors
     /// Those of `out`.
     pub fn write_to(&self, out: &mut impl Write) -> io::Result<()> {
         let head = serde_json::to_vec(&self.head)?;
         out.write_all(MAGIC)?;
-        let (script, pages) = (length(&self.script)?, length(&self.pages)? - TAIL);
+        let own = self.own.as_ref().unwrap_or(&self.pages);
+        let (script, pages) = (length(&self.script)?, length(own)? - TAIL);
         for length in [head.len() as u64, script, pages] {
             out.write_all(&length.to_le_bytes())?;
         }
         out.write_all(&head)?;
         let mut piece = vec![0; PIECE];
-        for (part, size) in [(&self.script, script), (&self.pages, pages)] {
+        for (part, size) in [(&self.script, script), (own, pages)] {
             let mut at = 0;
             while at < size {
                 let count = usize::try_from(size - at).map_or(PIECE, |left| left.min(PIECE));
@@ -135,36 +146,18 @@ impl Checkpoint {
     ///
     /// # Errors
     /// Those of `input`; [`io::ErrorKind::InvalidData`] for anything else.
-    pub fn read_from(mut input: impl Read) -> io::Result<Self> {
-        let senseless = || io::Error::from(io::ErrorKind::InvalidData);
-        let mut magic = [0; MAGIC.len()];
-        input.read_exact(&mut magic)?;
-        if &magic != MAGIC {
-            return Err(senseless());
-        }
-        let mut lengths = [0; 3];
-        for (length, most) in lengths.iter_mut().zip([MOST_HEAD, MOST_SCRIPT, MOST_PAGES]) {
-            let mut bytes = [0; 8];
-            input.read_exact(&mut bytes)?;
-            *length = u64::from_le_bytes(bytes);
-            if *length > most {
-                return Err(senseless());
-            }
-        }
-        let mut head = vec![0; lengths[0] as usize];
-        input.read_exact(&mut head)?;
-        let head: Head = serde_json::from_slice(&head).map_err(|_| senseless())?;
-        let [script, pages] = [("hearth-script", lengths[1]), (PAGES, lengths[2])].map(|(name, length)| {
-            let mut file = unsealed(name)?;
-            match io::copy(&mut (&mut input).take(length), &mut file)? {
-                copied if copied == length => Ok(file),
-                _ => Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
-            }
-        });
-        if input.read(&mut [0])? != 0 {
-            return Err(senseless());
-        }
-        Ok(Self { script: sealed(script?)?, pages: sealed_pages(pages?)?, head })
+    pub fn read_from(input: impl Read) -> io::Result<Self> {
+        let (script, pages, head) = read(input)?;
+        Ok(Self { script: sealed(script)?, pages: Arc::new(sealed_pages(pages)?), own: None, head })
+    }
+
+    /// As [`Self::read_from`], of one that lies on this one's pages.
+    ///
+    /// # Errors
+    /// As [`Self::read_from`].
+    pub fn read_above(&self, input: impl Read) -> io::Result<Self> {
+        let (script, own, head) = read(input)?;
+        Ok(Self { script: sealed(script)?, pages: self.pages.clone(), own: Some(sealed_pages(own)?), head })
     }
 
     /// Whether the host's kernel, QEMU and its libraries are those that it was taken with.
@@ -174,7 +167,7 @@ impl Checkpoint {
 
     /// What it takes of the host's memory, in bytes.
     pub fn resident(&self) -> u64 {
-        [&self.script, &self.pages].into_iter().filter_map(|file| resident(file).ok()).sum()
+        [&self.script, &*self.pages].into_iter().filter_map(|file| resident(file).ok()).sum()
     }
 
     /// What is to be passed, in order; behind it comes the script.
@@ -184,6 +177,10 @@ impl Checkpoint {
 
     pub(crate) fn pages(&self) -> BorrowedFd<'_> {
         self.pages.as_fd()
+    }
+
+    pub(crate) fn own(&self) -> Option<BorrowedFd<'_>> {
+        self.own.as_ref().map(AsFd::as_fd)
     }
 
     pub(crate) fn script(&self) -> BorrowedFd<'_> {
@@ -198,6 +195,59 @@ impl Checkpoint {
     pub(crate) fn memory(&self) -> RawFd {
         self.head.memory
     }
+}
+
+/// What makes a file itself: device and inode.
+pub(super) fn identity(file: &File) -> io::Result<(u64, u64)> {
+    let metadata = file.metadata()?;
+    Ok((metadata.dev(), metadata.ino()))
+}
+
+/// Whether an area is what is left of how its process began.
+pub(super) fn is_a_script(area: &Area) -> bool {
+    is_named(area, SCRIPT)
+}
+
+/// Whether an area is of a copy, be it another's or a process's own.
+pub(super) fn is_a_copy(area: &Area) -> bool {
+    is_named(area, PAGES)
+}
+
+fn is_named(area: &Area, name: &str) -> bool {
+    area.name.strip_prefix("/memfd:").is_some_and(|rest| rest.starts_with(name))
+}
+
+/// Script, pages and head of a checkpoint's file.
+fn read(mut input: impl Read) -> io::Result<(File, File, Head)> {
+    let senseless = || io::Error::from(io::ErrorKind::InvalidData);
+    let mut magic = [0; MAGIC.len()];
+    input.read_exact(&mut magic)?;
+    if &magic != MAGIC {
+        return Err(senseless());
+    }
+    let mut lengths = [0; 3];
+    for (length, most) in lengths.iter_mut().zip([MOST_HEAD, MOST_SCRIPT, MOST_PAGES]) {
+        let mut bytes = [0; 8];
+        input.read_exact(&mut bytes)?;
+        *length = u64::from_le_bytes(bytes);
+        if *length > most {
+            return Err(senseless());
+        }
+    }
+    let mut head = vec![0; lengths[0] as usize];
+    input.read_exact(&mut head)?;
+    let head: Head = serde_json::from_slice(&head).map_err(|_| senseless())?;
+    let [script, pages] = [(SCRIPT, lengths[1]), (PAGES, lengths[2])].map(|(name, length)| {
+        let mut file = unsealed(name)?;
+        match io::copy(&mut (&mut input).take(length), &mut file)? {
+            copied if copied == length => Ok(file),
+            _ => Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
+        }
+    });
+    if input.read(&mut [0])? != 0 {
+        return Err(senseless());
+    }
+    Ok((script?, pages?, head))
 }
 
 fn length(file: &File) -> io::Result<u64> {
@@ -236,11 +286,9 @@ mod tests {
         let (script, pages) = (sealed(script).unwrap(), sealed_pages(pages).unwrap());
         let programs = programs.iter().map(|path| Program::at(path).unwrap()).collect();
         let ground = Ground { kernel: kernel(), processor: processor(), programs };
-        Checkpoint {
-            script,
-            pages,
-            head: Head { layout, passed: vec![Passed::Pages, Passed::Memory], memory: 10, ground },
-        }
+        let head =
+            Head { layout, passed: vec![Passed::Pages, Passed::Memory], memory: 10, told: Told::nothing(), ground };
+        Checkpoint { script, pages: Arc::new(pages), own: None, head }
     }
 
     #[test]

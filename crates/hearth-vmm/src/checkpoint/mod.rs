@@ -6,6 +6,10 @@
 //! as ever, that carries the list out where it would have run QEMU: it maps the copy and the guest's memory privately, has its own sockets and
 //! disks under the numbers that QEMU knows, and goes on. Pages are shared until they are written to.
 //!
+//! One may also be taken of a machine that began from a checkpoint and is to run on afterwards ([`Checkpoint::take_running`]): it lies on the one
+//! that the machine began from, and has beside it what that machine has written since. Nothing is asked of the machine's own threads, which are only
+//! held: whoever holds them may be killed at any moment.
+//!
 //! What a checkpoint relies on is looked at when it is taken, and whatever it does not know is refused: a machine is then restored as ever. It
 //! fits the host's kernel that it was taken under, and the program and libraries that were installed then ([`file`]).
 
@@ -14,11 +18,13 @@ mod file;
 mod maps;
 mod script;
 mod sys;
+mod told;
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) use descriptors::{Passed, Which};
@@ -28,11 +34,13 @@ use crate::areas::{Area, areas};
 use crate::jail::REPORT_FD;
 use crate::saved::SealedRam;
 use crate::spec::MachineSpec;
+use crate::sys::Filling;
 use descriptors::{Descriptors, number};
 use file::{Ground, Head};
-use maps::{Piece, Source};
+use maps::{Difference, Piece, Source};
 use script::{Outcome, ROOM_ASIDE, Script, Word};
 use sys::Tracee;
+use told::Told;
 
 /// The floating-point units' control words as every program finds them (x87: all exceptions masked, extended precision; SSE: all masked).
 const FLOAT_CONTROL: (u16, u32) = (0x037f, 0x1f80);
@@ -47,7 +55,9 @@ const STACK: u64 = 8 << 20;
 #[derive(Debug)]
 pub struct Checkpoint {
     script: File,
-    pages: File,
+    pages: Arc<File>,
+    /// What goes over the pages, which are another's; of a machine that ran on.
+    own: Option<File>,
     head: Head,
 }
 
@@ -56,34 +66,116 @@ impl Checkpoint {
     /// use any more. Blocks.
     pub(crate) fn take(pid: u32, spec: &MachineSpec, ram: &SealedRam) -> io::Result<Self> {
         let memory = ram.identity()?;
-        let mut threads = stop_at_rest(pid)?;
-        let descriptors = Descriptors::of(pid, spec, memory)?;
+        let threads = stop_at_rest(pid, LOOKS)?;
+        let told = Told::by(pid, &threads)?;
         let areas = areas(pid)?;
+        let pages = file::unsealed(file::PAGES)?;
+        let pieces = maps::copy(pid, &areas, memory, &pages)?;
+        let ground = Ground::of(&areas, memory)?;
+        let process = Process { pid, threads: &threads, areas: &areas, pieces: &pieces };
+        let (script, head) = process.described(Descriptors::of(pid, spec, memory, false)?, told, ground)?;
+        Ok(Self { script, pages: Arc::new(file::sealed_pages(pages)?), own: None, head })
+    }
+
+    /// As [`Self::take`], of a machine that began from the checkpoint `below`, or from one that lies on the same pages, and goes on afterwards. None of it runs while `meanwhile` does. Blocks.
+    pub(crate) fn take_running<T: Send>(
+        pid: u32,
+        spec: &MachineSpec,
+        ram: &SealedRam,
+        below: &Self,
+        room: Filling,
+        meanwhile: impl FnOnce() -> io::Result<T> + Send,
+    ) -> io::Result<(Self, T)> {
+        let memory = ram.identity()?;
+        let threads = stop_at_rest(pid, FEW_LOOKS)?;
+        std::thread::scope(|scope| {
+            let meanwhile = scope.spawn(meanwhile);
+            let taken = below.of_another(pid, spec, memory, &threads, room);
+            let done = meanwhile.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            Ok((taken?, done?))
+        })
+    }
+
+    fn of_another(
+        &self,
+        pid: u32,
+        spec: &MachineSpec,
+        memory: (u64, u64),
+        threads: &[Tracee],
+        room: Filling,
+    ) -> io::Result<Self> {
+        let Head { told, ground, .. } = &self.head;
+        told.check(pid)?;
+        let (areas, difference) = self.difference(pid, memory)?;
+        let pieces = &difference.pieces;
+        if pieces.iter().any(|piece| matches!(&piece.of, Source::File(path, _) if !ground.has(path))) {
+            return Err(io::Error::other("it has loaded another library since"));
+        }
+        let process = Process { pid, threads, areas: &areas, pieces };
+        let descriptors = Descriptors::of(pid, spec, memory, true)?;
+        let (script, head) = process.described(descriptors, told.clone(), ground.clone())?;
+        let own = file::sealed_pages(difference.read(pid, room)?)?;
+        Ok(Self { script, pages: self.pages.clone(), own: Some(own), head })
+    }
+
+    /// Makes room for what [`Self::take_running`] reads of a machine that runs.
+    pub(crate) fn room_for(&self, pid: u32, ram: &SealedRam) -> io::Result<Filling> {
+        let (_, difference) = self.difference(pid, ram.identity()?)?;
+        difference.room()
+    }
+
+    fn difference(&self, pid: u32, memory: (u64, u64)) -> io::Result<(Vec<Area>, Difference)> {
+        let areas = areas(pid)?;
+        let began_from = file::identity(&self.pages)?;
+        if !areas.iter().any(|area| area.file == Some(began_from)) {
+            return Err(io::Error::other("it did not begin from this checkpoint"));
+        }
+        let difference = Difference::of(pid, &areas, memory, began_from)?;
+        Ok((areas, difference))
+    }
+
+    /// Whether it is of a machine that ran on: whose guest had changed its memory as well.
+    pub(crate) fn is_of_running(&self) -> bool {
+        self.own.is_some()
+    }
+}
+
+/// A process that stands still.
+struct Process<'a> {
+    pid: u32,
+    /// The main one first.
+    threads: &'a [Tracee],
+    areas: &'a [Area],
+    /// What whoever becomes it has mapped.
+    pieces: &'a [Piece],
+}
+
+impl Process<'_> {
+    /// How to become it.
+    fn described(&self, descriptors: Descriptors, told: Told, ground: Ground) -> io::Result<(File, Head)> {
+        let Self { pid, threads, areas, pieces } = *self;
+        let (main, threads) = threads.split_first().ok_or_else(|| io::Error::other("it has no threads"))?;
         let mut script = Script::default();
         if areas.iter().any(|area| script.overlaps(area.begin, area.end)) {
             return Err(io::Error::other("it has mapped something where the script would be"));
         }
-        let pages = file::unsealed(file::PAGES)?;
-        let pieces = maps::copy(pid, &areas, memory, &pages)?;
-        let main = threads.remove(0);
         // Linux's own bound on names is 15 bytes.
         let name = script.string("qemu-system-x86");
         script.call(libc::SYS_prctl, &[number(libc::PR_SET_NAME), name], Outcome::Any);
         descriptors.park(&mut script, REPORT_FD);
         let no_stack = script.words(&[0.into(), (libc::SS_DISABLE as u64).into(), 0.into()]);
         script.call(libc::SYS_sigaltstack, &[no_stack], Outcome::Success);
-        map(&mut script, &areas, &pieces, &descriptors)?;
-        describe_memory(&mut script, pid, &areas);
+        map(&mut script, areas, pieces, &descriptors)?;
+        describe_memory(&mut script, pid, areas);
         descriptors.make(&mut script);
         script.call(libc::SYS_prctl, &[number(libc::PR_SET_TIMERSLACK), 1.into()], Outcome::Any);
-        handle_signals(&mut script, pid, &main)?;
-        go_on(&mut script, &main, &threads)?;
+        told.handle_signals(&mut script);
+        go_on(&mut script, main, threads, &told)?;
         let (bytes, layout) = script.finish();
-        let script = file::unsealed("hearth-script")?;
+        let script = file::unsealed(file::SCRIPT)?;
         script.write_all_at(&bytes, 0)?;
-        let (ground, memory) = (Ground::of(&areas, memory)?, descriptors.memory()?);
-        let head = Head { layout, passed: descriptors.passed, memory, ground };
-        Ok(Self { script: file::sealed(script)?, pages: file::sealed_pages(pages)?, head })
+        let memory = descriptors.memory()?;
+        Ok((file::sealed(script)?, Head { layout, passed: descriptors.passed, memory, told, ground }))
     }
 }
 
@@ -93,12 +185,14 @@ pub(crate) fn become_process(script: BorrowedFd<'_>, layout: &Layout) -> io::Err
 }
 
 /// How often a QEMU that has just answered is looked at until all of it waits again, and how long it then has.
-const LOOKS: u32 = 500;
-const BETWEEN_LOOKS: Duration = Duration::from_millis(2);
+const LOOKS: u32 = 2000;
+const BETWEEN_LOOKS: Duration = Duration::from_micros(500);
+/// The same where a guest stands still meanwhile that is to go on.
+const FEW_LOOKS: u32 = 20;
 
 /// Stops every thread of a process, the main one first, when all of them wait in system calls.
-fn stop_at_rest(pid: u32) -> io::Result<Vec<Tracee>> {
-    for _ in 0..LOOKS {
+fn stop_at_rest(pid: u32, looks: u32) -> io::Result<Vec<Tracee>> {
+    for _ in 0..looks {
         let threads = match stop_all(pid) {
             // One has just ended.
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) || error.kind() == io::ErrorKind::NotFound => {
@@ -164,15 +258,17 @@ fn map(script: &mut Script, areas: &[Area], pieces: &[Piece], descriptors: &Desc
     }
     let parked = |which| descriptors.parked(which).ok_or_else(|| io::Error::other("it is not passed"));
     let (copy, memory) = (parked(Passed::Pages)?, parked(Passed::Memory)?);
+    let own = || parked(Passed::Own);
     let mut open: Option<&str> = None;
     let stack = areas.iter().find(|area| area.name == "[stack]");
     for piece in pieces {
         let is_stack = stack.is_some_and(|stack| (stack.begin..stack.end).contains(&piece.begin));
         let (descriptor, offset) = match &piece.of {
             Source::Blank => (-1, 0),
-            Source::Copy(_) if is_stack => (-1, 0),
+            Source::Copy(_) | Source::Own(_) if is_stack => (-1, 0),
             Source::Copy(offset) => (copy, *offset),
             Source::Memory(offset) => (memory, *offset),
+            Source::Own(offset) => (own()?, *offset),
             Source::File(path, offset) => {
                 if open != Some(path) {
                     if open.replace(path).is_some() {
@@ -201,8 +297,13 @@ fn map(script: &mut Script, areas: &[Area], pieces: &[Piece], descriptors: &Desc
             Outcome::Number(piece.begin),
         );
         // On it are the arguments, which `/proc` shows of a process's own memory only.
-        if let (Source::Copy(offset), true) = (&piece.of, is_stack) {
-            let arguments = [number(copy), piece.begin.into(), piece.length.into(), (*offset).into()];
+        let from = match piece.of {
+            Source::Copy(offset) => Some((copy, offset)),
+            Source::Own(offset) => Some((own()?, offset)),
+            _ => None,
+        };
+        if let (Some((from, offset)), true) = (from, is_stack) {
+            let arguments = [number(from), piece.begin.into(), piece.length.into(), offset.into()];
             script.call(libc::SYS_pread64, &arguments, Outcome::Number(piece.length));
         }
     }
@@ -262,33 +363,6 @@ fn describe_memory(script: &mut Script, pid: u32, areas: &[Area]) {
     );
 }
 
-/// `struct sigaction` as the kernel has it, and the size of a set of signals, in bytes.
-const ACTION: usize = 32;
-const SIGNALS: u64 = 8;
-
-fn handle_signals(script: &mut Script, pid: u32, main: &Tracee) -> io::Result<()> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let set = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-        u64::from_str_radix(line.trim(), 16).ok()
-    };
-    let known = |name| set(name).ok_or_else(|| io::Error::other("its signals cannot be read"));
-    let (handled, pending) = (known("SigCgt:")? | known("SigIgn:")?, known("ShdPnd:")? | known("SigPnd:")?);
-    let timers = std::fs::read_to_string(format!("/proc/{pid}/timers")).unwrap_or_default();
-    if pending != 0 || !timers.is_empty() {
-        return Err(io::Error::other("it has a signal to handle, or a timer that makes some"));
-    }
-    for signal in (1..=64_u64).filter(|signal| ![libc::SIGKILL as u64, libc::SIGSTOP as u64].contains(signal)) {
-        let mut action = [0; ACTION];
-        if handled & (1 << (signal - 1)) != 0 {
-            main.call_for(libc::SYS_rt_sigaction, |place| [signal, 0, place, SIGNALS], &mut action)?;
-        }
-        let action = script.data(&action);
-        script.call(libc::SYS_rt_sigaction, &[signal.into(), action, 0.into(), SIGNALS.into()], Outcome::Success);
-    }
-    Ok(())
-}
-
 /// The number of a process's main thread in a namespace of its own.
 const MAIN_THREAD: u64 = 1;
 /// The most threads that may have ended between two that are there.
@@ -310,10 +384,10 @@ fn number_within(thread: i32) -> io::Result<u64> {
 }
 
 /// Makes the threads, and has each go on where it was.
-fn go_on(script: &mut Script, main: &Tracee, threads: &[Tracee]) -> io::Result<()> {
+fn go_on(script: &mut Script, main: &Tracee, threads: &[Tracee], told: &Told) -> io::Result<()> {
     let (head, length) = main.robust_list()?;
     script.call(libc::SYS_set_robust_list, &[head.into(), length.into()], Outcome::Success);
-    let place = thread_number_place(main)?;
+    let place = told.thread_number_place(main);
     script.call(libc::SYS_set_tid_address, &[place.into()], Outcome::Success);
     script.call(libc::SYS_arch_prctl, &[ARCH_SET_FS.into(), main.registers.fs_base.into()], Outcome::Success);
     // The end of the report says that the process is there. None of what runs from here on may write to it: the guest may have broken it.
@@ -342,7 +416,7 @@ fn go_on(script: &mut Script, main: &Tracee, threads: &[Tracee]) -> io::Result<(
         next = number + 1;
         let own = script.thread();
         let stack = script.words(&[Word::Thread(own), 0.into()]);
-        let (tls, place) = (thread.registers.fs_base, thread_number_place(thread)?);
+        let (tls, place) = (thread.registers.fs_base, told.thread_number_place(thread));
         let arguments = [flags.into(), stack, place.into(), place.into(), tls.into()];
         script.call(libc::SYS_clone, &arguments, Outcome::Thread(number));
         let (head, length) = thread.robust_list()?;
@@ -355,16 +429,8 @@ fn go_on(script: &mut Script, main: &Tracee, threads: &[Tracee]) -> io::Result<(
     Ok(())
 }
 
-/// `ARCH_SET_FS` (asm/prctl.h) and `PR_GET_TID_ADDRESS` (linux/prctl.h).
+/// `ARCH_SET_FS` (asm/prctl.h).
 const ARCH_SET_FS: u64 = 0x1002;
-const PR_GET_TID_ADDRESS: u64 = 40;
-
-/// Where the C library has a thread's number, which the kernel clears when the thread ends.
-fn thread_number_place(thread: &Tracee) -> io::Result<u64> {
-    let mut place = [0; 8];
-    thread.call_for(libc::SYS_prctl, |out| [PR_GET_TID_ADDRESS, out, 0, 0], &mut place)?;
-    Ok(u64::from_le_bytes(place))
-}
 
 /// What a kernel returns inside of a system call that a signal has interrupted (linux/errno.h), and which is then begun again.
 const RESTARTS: [i64; 4] = [-512, -513, -514, -516];

@@ -158,10 +158,7 @@ fn check(result: libc::c_long) -> io::Result<libc::c_long> {
 }
 
 fn read(process: i32, at: u64, out: &mut [u8]) -> io::Result<()> {
-    let mut bytes = Vec::new();
-    crate::sys::read_process(process as u32, &[(at, out.len() as u64)], &mut bytes)?;
-    out.copy_from_slice(&bytes);
-    Ok(())
+    crate::sys::read_process(process as u32, &[(at, out.len() as u64)], out)
 }
 
 // Carries a script out, an entry of 64 bytes after the other: r12 is the next one, r15 a place for what went wrong. It uses no stack, for it

@@ -24,7 +24,7 @@ pub use error::MachineError;
 pub use exit::{Exit, STDERR_TAIL};
 pub(crate) use note::Note;
 pub use note::end_noted;
-pub use save::{PreparedCapture, PreparedOverlay};
+pub use save::{PreparedCapture, PreparedOverlay, PreparedRunning};
 pub use start::Standby;
 
 use crate::checkpoint::Checkpoint;
@@ -100,7 +100,8 @@ impl Machine {
         Self::stand_by(spec, resting.ram.clone(), None).await?.go_on(resting).await
     }
 
-    /// Starts a QEMU for such a guest ahead; from a checkpoint, which was taken with this memory, of such a machine, for a guest of no changes.
+    /// Starts a QEMU for such a guest ahead; from a checkpoint, which was taken with this memory, of such a machine, for a guest of no changes, or of those that were
+    /// taken with it.
     ///
     /// # Errors
     /// As [`Machine::start`]; [`MachineError::SavedSize`], [`MachineError::OtherCheckpoint`].

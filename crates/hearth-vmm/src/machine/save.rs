@@ -13,7 +13,8 @@ use crate::MachineSpec;
 use crate::checkpoint::Checkpoint;
 use crate::command_line::layer_node;
 use crate::jail::JailLevel;
-use crate::saved::{Delta, MAX_DEVICE_STATE, Mapping, PAGE, Run, SavedMachine, SealedRam, resident};
+use crate::saved::{Delta, MAX_DEVICE_STATE, Mapping, PAGE, Room, Run, SavedMachine, SealedRam, resident};
+use crate::sys::Filling;
 
 impl Machine {
     /// Stops the guest's processors; what its disks were about to write is written first.
@@ -41,7 +42,7 @@ impl Machine {
     /// [`MachineError::SavedSize`] where `blank` is of another size, [`MachineError::Control`].
     pub async fn prepare_capture(&self, blank: &Arc<SealedRam>) -> Result<PreparedCapture, MachineError> {
         let memory = match &self.ram {
-            Ram::Restored(ram) => Captured::Changes(ram.clone()),
+            Ram::Restored(ram) => Captured::changes(self.pid, ram).await?,
             Ram::Booted(file) => {
                 let failed = |source| MachineError::System { doing: "duplicate a descriptor", source };
                 let own = File::from(file.try_clone().map_err(failed)?);
@@ -62,9 +63,55 @@ impl Machine {
     pub async fn capture(&self, prepared: PreparedCapture) -> Result<SavedMachine, MachineError> {
         let PreparedCapture { memory, devices } = prepared;
         // What costs time on either side is done on both at once: pages are read while QEMU writes its devices' state.
-        let (devices, delta) = tokio::join!(self.save_devices(devices), memory.read(self.pid));
+        let pid = self.pid;
+        let read = async { guest_memory(tokio::task::spawn_blocking(move || memory.read(pid)).await) };
+        let (devices, delta) = tokio::join!(self.save_devices(devices), read);
         let (ram, delta) = delta?;
-        Ok(SavedMachine { ram, devices: devices?.into(), delta: Some(Arc::new(delta)) })
+        Ok(SavedMachine { ram, devices: devices?.into(), delta: Some(Arc::new(delta)), checkpoint: None })
+    }
+
+    /// Prepares what [`Self::capture_running`] takes, of a machine that began from the checkpoint `below`, or from another on the same pages.
+    ///
+    /// # Errors
+    /// [`MachineError::Checkpoint`], [`MachineError::GuestMemory`]; [`MachineError::AlreadyRestored`] of one that was booted.
+    pub async fn prepare_running(&self, below: Arc<Checkpoint>) -> Result<PreparedRunning, MachineError> {
+        let Ram::Restored(ram) = &self.ram else { return Err(MachineError::AlreadyRestored) };
+        let memory = Captured::changes(self.pid, ram).await?;
+        let (pid, ram) = (self.pid, ram.clone());
+        let prepared = tokio::task::spawn_blocking(move || {
+            let own = below.room_for(pid, &ram)?;
+            Ok(PreparedRunning { ram, below, own, memory })
+        });
+        checkpoint(prepared.await)
+    }
+
+    /// Takes the memory of a suspended machine, and its QEMU as it is, for others to go on from: `spec` is what it has by now. It may go on afterwards, also where this fails; nothing of it is asked.
+    ///
+    /// # Errors
+    /// [`MachineError::Checkpoint`], [`MachineError::AlreadyRestored`] of one that was booted.
+    pub async fn capture_running(
+        &self,
+        spec: MachineSpec,
+        prepared: PreparedRunning,
+    ) -> Result<SavedMachine, MachineError> {
+        let PreparedRunning { ram, below, own: room, memory } = prepared;
+        let pid = self.pid;
+        let taken = tokio::task::spawn_blocking(move || {
+            let (checkpoint, (ram, delta)) =
+                Checkpoint::take_running(pid, &spec, &ram, &below, room, move || memory.read(pid))?;
+            let checkpoint = Some(Arc::new(checkpoint));
+            Ok(SavedMachine { ram, devices: [].into(), delta: Some(Arc::new(delta)), checkpoint })
+        });
+        checkpoint(taken.await)
+    }
+
+    /// Takes the state of a suspended machine's devices alone.
+    ///
+    /// # Errors
+    /// [`MachineError::Control`].
+    pub async fn capture_devices(&self) -> Result<Arc<[u8]>, MachineError> {
+        let devices = self.prepare_devices().await?;
+        Ok(self.save_devices(devices).await?.into())
     }
 
     /// Takes back what was prepared for a capture that is not to be.
@@ -93,11 +140,10 @@ impl Machine {
         let memory =
             memory.try_clone().map_err(|source| MachineError::System { doing: "duplicate a descriptor", source })?;
         self.suspend().await?;
-        let devices = self.prepare_devices().await?;
-        let devices = self.save_devices(devices).await?;
+        let devices = self.capture_devices().await?;
         self.kill().await;
         let ram = SealedRam::seal(memory)?;
-        Ok(SavedMachine { ram: Arc::new(ram), devices: devices.into(), delta: None })
+        Ok(SavedMachine { ram: Arc::new(ram), devices, delta: None, checkpoint: None })
     }
 
     /// Whether a checkpoint could be taken of it.
@@ -119,8 +165,7 @@ impl Machine {
         let (pid, ram) = (self.pid, ram.clone());
         let taken = tokio::task::spawn_blocking(move || Checkpoint::take(pid, &spec, &ram)).await;
         self.kill().await;
-        let taken = taken.unwrap_or_else(|error| Err(std::io::Error::other(error)));
-        taken.map_err(|source| MachineError::Checkpoint { source })
+        checkpoint(taken)
     }
 
     /// Opens an overlay for [`Self::use_overlay`]. `disk` and `layers` count the spec's disks and the layers that this one has by now.
@@ -215,26 +260,53 @@ pub struct PreparedCapture {
 /// What is taken of a machine's memory, and what it lies on.
 #[derive(Debug)]
 enum Captured {
-    Changes(Arc<SealedRam>),
+    Changes { ram: Arc<SealedRam>, room: Room },
     All { own: File, blank: Arc<SealedRam> },
 }
 
 impl Captured {
-    async fn read(self, pid: u32) -> Result<(Arc<SealedRam>, Delta), MachineError> {
-        let read = move || match self {
-            Self::Changes(ram) => {
+    /// What a restored machine has changed when it is read, with room for that.
+    async fn changes(pid: u32, ram: &Arc<SealedRam>) -> Result<Self, MachineError> {
+        let ram = ram.clone();
+        let prepared = tokio::task::spawn_blocking(move || {
+            let runs = Mapping::find(pid, &ram)?.changed()?;
+            Ok(Self::Changes { room: Room::of(runs.iter().map(|run| run.pages * PAGE).sum())?, ram })
+        });
+        guest_memory(prepared.await)
+    }
+
+    fn read(self, pid: u32) -> std::io::Result<(Arc<SealedRam>, Delta)> {
+        match self {
+            Self::Changes { ram, room } => {
                 let mapping = Mapping::find(pid, &ram)?;
                 let runs: Vec<Run> = mapping.changed()?;
-                let mut content = Vec::new();
-                mapping.read(&runs, &mut content)?;
+                let content = mapping.read(&runs, room)?;
                 Ok((ram, Delta::new(runs, content)))
             }
             Self::All { own, blank } => Ok((blank, Delta::of_memory(&own)?)),
-        };
-        let read = tokio::task::spawn_blocking(read).await;
-        read.unwrap_or_else(|error| Err(std::io::Error::other(error)))
-            .map_err(|source| MachineError::GuestMemory { source })
+        }
     }
+}
+
+/// What a machine that runs was looked at for, to be taken as it is.
+#[derive(Debug)]
+pub struct PreparedRunning {
+    ram: Arc<SealedRam>,
+    below: Arc<Checkpoint>,
+    own: Filling,
+    memory: Captured,
+}
+
+/// What came of work on a QEMU's process that another thread did.
+fn checkpoint<T>(done: Result<std::io::Result<T>, tokio::task::JoinError>) -> Result<T, MachineError> {
+    let done = done.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+    done.map_err(|source| MachineError::Checkpoint { source })
+}
+
+/// What came of work on a guest's memory that another thread did.
+fn guest_memory<T>(done: Result<std::io::Result<T>, tokio::task::JoinError>) -> Result<T, MachineError> {
+    let done = done.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+    done.map_err(|source| MachineError::GuestMemory { source })
 }
 
 /// An overlay that a machine has open and does not use yet.

@@ -61,7 +61,7 @@ pub(super) async fn stand_by(
         let (passed, gate) = pipe_with(PipeFlags::CLOEXEC).map_err(|error| failed(error.into()))?;
         let running = launch_checkpoint(spec, &ram, checkpoint, passed).await?;
         let waiting = hold(spec, running, Ram::Restored(ram.clone())).await?;
-        return Ok(Standby { waiting, ram, feed: Feed::Gate(gate) });
+        return Ok(Standby { waiting, ram, feed: Feed::Gate { gate, has_changes: checkpoint.is_of_running() } });
     }
     let (feed, state) = StateFeed::new()?;
     let files = Files::to_restore(spec, &ram, state)?;
@@ -85,8 +85,8 @@ pub struct Standby {
 enum Feed {
     /// The devices' state.
     State(StateFeed),
-    /// A byte: it has the state already, for it is as it was when a checkpoint was taken.
-    Gate(OwnedFd),
+    /// A byte: it has the state already, for it is as it was when the checkpoint was taken.
+    Gate { gate: OwnedFd, has_changes: bool },
 }
 
 impl Standby {
@@ -99,21 +99,27 @@ impl Standby {
     pub async fn go_on(self, resting: impl Into<Resting>) -> Result<Machine, MachineError> {
         let Self { waiting, ram, feed } = self;
         let Resting { ram: saved, devices, changes } = resting.into();
-        if !Arc::ptr_eq(&ram, &saved) {
+        let is_complete = match &feed {
+            Feed::State(_) => true,
+            Feed::Gate { has_changes, .. } => changes.is_some() == *has_changes,
+        };
+        if !Arc::ptr_eq(&ram, &saved) || !is_complete {
             waiting.machine.kill().await;
             return Err(MachineError::OtherMemory);
         }
         let feed = match feed {
+            Feed::Gate { gate, .. } => {
+                let set_going = async |machine: &Machine| {
+                    if let Some(changes) = changes {
+                        write_changes(machine.pid, ram, changes).await?;
+                    }
+                    // One that has ended has no use for it, which its exit says.
+                    let _ = rustix::io::write(&gate, b"g");
+                    machine.proceed().await
+                };
+                return waiting.set_going(set_going).await;
+            }
             Feed::State(feed) => feed,
-            Feed::Gate(_) if changes.is_some() => {
-                waiting.machine.kill().await;
-                return Err(MachineError::OtherMemory);
-            }
-            Feed::Gate(gate) => {
-                // One that has ended has no use for it, which its exit says.
-                let _ = rustix::io::write(&gate, b"g");
-                return waiting.set_going(async |machine| machine.proceed().await).await;
-            }
         };
         let Some(changes) = changes else {
             feed.begin(devices);
@@ -219,6 +225,7 @@ async fn launch_checkpoint(
         let borrowed = match passed {
             Passed::Gate => gate.as_fd(),
             Passed::Pages => checkpoint.pages(),
+            Passed::Own => checkpoint.own().ok_or(MachineError::OtherCheckpoint)?,
             Passed::Memory => ram.as_fd(),
             Passed::Layer { disk, layer } => files.layer(spec, *disk, *layer).ok_or(MachineError::OtherCheckpoint)?,
             Passed::Socket { which, is_connected: false } => listeners.of(*which)?.as_fd(),

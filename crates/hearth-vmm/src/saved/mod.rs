@@ -14,8 +14,9 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::Checkpoint;
 pub use delta::{Delta, DeltaError, Run, read_pages};
-pub(crate) use pages::{Mapping, PageState, page_states};
+pub(crate) use pages::{Mapping, PageState, Room, page_states, pagemap, read_at, with_slack};
 pub use ram::{RamError, SealedRam};
 pub(crate) use ram::{guest_memory, resident};
 
@@ -29,10 +30,12 @@ pub const MAX_DEVICE_STATE: u64 = 64 << 20;
 pub struct SavedMachine {
     /// The memory that it was restored from; for one that was booted memory of zeros, or, as a template, its own.
     pub ram: Arc<SealedRam>,
-    /// The state of its devices, as QEMU wrote it.
+    /// The state of its devices, as QEMU wrote it; empty where only its QEMU was taken, which has it.
     pub devices: Arc<[u8]>,
     /// What it had changed of `ram` since; none for a template.
     pub delta: Option<Arc<Delta>>,
+    /// Its QEMU at that moment, where that was taken: see [`Machine::stand_by`](crate::Machine::stand_by).
+    pub checkpoint: Option<Arc<Checkpoint>>,
 }
 
 /// What a machine goes on from.
@@ -40,7 +43,7 @@ pub struct SavedMachine {
 pub struct Resting {
     /// The memory that its own is a private mapping of.
     pub ram: Arc<SealedRam>,
-    /// The state of its devices.
+    /// The state of its devices; of no use to a QEMU that has it.
     pub devices: Arc<[u8]>,
     /// What it had changed of `ram`; none for a template.
     pub changes: Option<Changes>,
@@ -69,7 +72,7 @@ impl fmt::Debug for Changes {
 }
 
 impl From<SavedMachine> for Resting {
-    fn from(SavedMachine { ram, devices, delta }: SavedMachine) -> Self {
+    fn from(SavedMachine { ram, devices, delta, .. }: SavedMachine) -> Self {
         Self { ram, devices, changes: delta.map(Changes::Held) }
     }
 }

@@ -115,12 +115,20 @@ async fn check_port(linux: &Linux, kind: MachineKind) {
 
 /// Checks that the guest answers, and that it has read so many lines by now. A restored machine's first connection was there before it.
 async fn check_answer(machine: &Machine, count: u32) {
+    let mut stream = reach(machine).await;
+    check_answer_on(&mut stream, machine, count).await;
+}
+
+async fn reach(machine: &Machine) -> BufReader<UnixStream> {
     let port = PortName::new("echo").unwrap();
     let stream = match machine.take_port(&port) {
         Some(stream) => stream,
         None => UnixStream::connect(machine.port_path(&port).unwrap()).await.unwrap(),
     };
-    let mut stream = BufReader::new(stream);
+    BufReader::new(stream)
+}
+
+async fn check_answer_on(stream: &mut BufReader<UnixStream>, machine: &Machine, count: u32) {
     stream.write_all(b"one line\n").await.unwrap();
     let mut answer = String::new();
     tokio::select! {
@@ -207,11 +215,11 @@ async fn check_checkpoint(spec: impl Fn(&Home) -> MachineSpec, template: SavedMa
         assert!(matches!(taken, Err(MachineError::NoNamespaces)) && one.leftovers().is_empty(), "{taken:?}");
         return;
     }
-    let checkpoint = taken.unwrap();
+    let checkpoint = Arc::new(taken.unwrap());
     assert!(checkpoint.fits() && one.leftovers().is_empty(), "{:?}", one.leftovers());
     let mut file = Vec::new();
     checkpoint.write_to(&mut file).unwrap();
-    let read = Checkpoint::read_from(&file[..]).unwrap();
+    let read = Arc::new(Checkpoint::read_from(&file[..]).unwrap());
     let ahead = async |home: &Home, checkpoint| {
         Machine::stand_by(spec(home), saved.ram.clone(), Some(checkpoint)).await.unwrap()
     };
@@ -234,13 +242,60 @@ async fn check_checkpoint(spec: impl Fn(&Home) -> MachineSpec, template: SavedMa
     check_answer(&first, 3).await;
     third.kill().await;
     assert!(first.stop().await.status.unwrap().success());
+    check_running(&spec, &saved, [&checkpoint, &read]).await;
     // One that cannot be become says why, and leaves nothing.
     let library = file.windows(10).position(|bytes| bytes == b"libc.so.6\0").unwrap();
     file[library] = b'L';
-    let broken = Checkpoint::read_from(&file[..]).unwrap();
+    let broken = Arc::new(Checkpoint::read_from(&file[..]).unwrap());
     let error = Machine::stand_by(spec(&one), saved.ram.clone(), Some(&broken)).await.unwrap_err();
     assert!(error.is_checkpoints(), "{error:?}");
     let left = [one.leftovers(), other.leftovers()].concat();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+/// A machine that began from a checkpoint runs on beside those who go on from what it was, and so do they.
+async fn check_running(spec: &impl Fn(&Home) -> MachineSpec, saved: &SavedMachine, checkpoints: [&Arc<Checkpoint>; 2]) {
+    let [checkpoint, other] = checkpoints;
+    let homes = [Home::new(), Home::new(), Home::new()];
+    let from = async |home: &Home, checkpoint: &Arc<Checkpoint>, saved: &SavedMachine| {
+        let waiting = Machine::stand_by(spec(home), saved.ram.clone(), Some(checkpoint)).await.unwrap();
+        waiting.go_on(saved.clone()).await
+    };
+    let source = from(&homes[0], checkpoint, saved).await.unwrap();
+    let mut stream = reach(&source).await;
+    check_answer_on(&mut stream, &source, 2).await;
+    source.suspend().await.unwrap();
+    // One that lies on other pages cannot be told by these, and goes on all the same.
+    let refused = source.prepare_running(other.clone()).await;
+    assert!(matches!(refused, Err(MachineError::Checkpoint { .. })), "{refused:?}");
+    let prepared = source.prepare_running(checkpoint.clone()).await.unwrap();
+    let moment = source.capture_running(spec(&homes[0]), prepared).await.unwrap();
+    source.proceed().await.unwrap();
+    check_answer_on(&mut stream, &source, 3).await;
+    let taken = moment.checkpoint.as_ref().unwrap();
+    let copy = from(&homes[1], taken, &moment).await.unwrap();
+    let mut to_copy = reach(&copy).await;
+    check_answer_on(&mut to_copy, &copy, 3).await;
+    copy.suspend().await.unwrap();
+    let prepared = copy.prepare_running(taken.clone()).await.unwrap();
+    let later = copy.capture_running(spec(&homes[1]), prepared).await.unwrap();
+    copy.proceed().await.unwrap();
+    // It survives its file, which has nothing of the pages below it.
+    let mut file = Vec::new();
+    later.checkpoint.as_ref().unwrap().write_to(&mut file).unwrap();
+    assert!(file.len() < 16 << 20, "{}", file.len());
+    let read = Arc::new(other.read_above(&file[..]).unwrap());
+    let second = from(&homes[2], &read, &later).await.unwrap();
+    check_answer(&second, 4).await;
+    check_answer_on(&mut to_copy, &copy, 4).await;
+    check_answer_on(&mut stream, &source, 4).await;
+    for machine in [source, copy, second] {
+        assert!(machine.stop().await.status.unwrap().success());
+    }
+    let without_changes = SavedMachine { delta: None, ..moment.clone() };
+    let refused = from(&homes[1], taken, &without_changes).await;
+    assert!(matches!(refused, Err(MachineError::OtherMemory)), "{refused:?}");
+    let left: Vec<_> = homes.iter().flat_map(Home::leftovers).collect();
     assert!(left.is_empty(), "{left:?}");
 }
 

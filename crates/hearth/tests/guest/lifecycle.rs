@@ -335,15 +335,38 @@ async fn sandboxes_begin_in_a_qemu_that_has_translated_what_they_do_first_and_sh
             .await;
     }
     assert_eq!([first.say("cat /workspace/f").await, second.say("cat /workspace/f").await], ["one", "two"]);
-    let forked = second.engine().fork(second.sandbox(), ForkSpec { copies: 1, secrets: false }).await.unwrap();
-    for copy in forked.copies {
-        let copy = second.beside(copy);
-        assert_eq!(copy.say("cat /workspace/f").await, "two");
-        copy.remove().await;
+    // What a copy's copy does is nothing to the others, and the other way round.
+    let fork = ForkSpec { copies: 2, secrets: false };
+    let copies = second.engine().fork(second.sandbox(), fork).await.unwrap().copies;
+    let copies: Vec<Guest> = copies.into_iter().map(|copy| second.beside(copy)).collect();
+    copies[0].say("echo three > /workspace/f; sync").await;
+    let again = second.engine().fork(copies[0].sandbox(), fork).await.unwrap().copies;
+    let again: Vec<Guest> = again.into_iter().map(|copy| second.beside(copy)).collect();
+    again[0].say("echo four > /workspace/f; sync").await;
+    for (guest, word) in [&second, &copies[0], &copies[1], &again[0], &again[1]]
+        .into_iter()
+        .zip(["two", "three", "two", "four", "three"])
+    {
+        assert!(has_begun_translated(guest), "{word}");
+        assert_eq!(guest.say("cat /workspace/f; python3 -c 'print(6 * 7)'").await, format!("{word}\n42"));
     }
-    let first = first.through_a_pause(|_| {}).await;
-    assert!(!has_begun_translated(&first));
-    assert_eq!(first.say("cat /workspace/f").await, "one");
+    for guest in copies.into_iter().chain(again) {
+        guest.remove().await;
+    }
+    let saved = first.engine().directories().sandboxes().join(first.sandbox().id().as_str()).join("qemu");
+    let mut first = first;
+    for damage in [None, None, Some(100_000)] {
+        first = first
+            .through_a_pause(|_| {
+                let mut bytes = std::fs::read(&saved).unwrap();
+                damage.into_iter().for_each(|at: usize| bytes[at] ^= 1);
+                std::fs::write(&saved, bytes).unwrap();
+            })
+            .await;
+        // A QEMU that is not what was saved is no reason not to go on; what goes on in another has nothing of the template's.
+        assert_eq!(has_begun_translated(&first), damage.is_none());
+        assert_eq!(first.say("cat /workspace/f").await, "one");
+    }
     second.remove().await;
     first.remove().await;
 }
