@@ -55,7 +55,8 @@ pub enum RequestBody {
     /// at hand. Nothing is to be asked behind it but whether the agent is there. Reply: [`ReplyBody::Done`].
     Settle {},
     /// Stops all processes, so that a save catches them all at one moment and none goes on before its guest was renewed. Nothing can be
-    /// started until [`RequestBody::Thaw`], which a guest that was saved so needs as well. Reply: [`ReplyBody::Done`], once all stand still.
+    /// started until [`RequestBody::Thaw`], which a guest that was saved so needs as well. Reply: [`ReplyBody::Done`], when
+    /// none goes on in its own code any more; what it has asked of the kernel may still be done.
     Freeze {},
     /// Lets all processes go on. Harmless when they do. Reply: [`ReplyBody::Done`].
     Thaw {},

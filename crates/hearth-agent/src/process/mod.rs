@@ -62,9 +62,6 @@ const OUTPUT_MEMORY: usize = 256 * 1024 * 1024;
 /// wait of the kernel dies later.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long processes may take to stand still before a save: one in an uninterruptible wait of the kernel does not.
-const FREEZE: Duration = Duration::from_secs(2);
-
 /// After how long a terminal hangs up again for what waits for input there; then after twice that, and so on. bash notes a signal that comes
 /// between its prompt and its wait for a key, and then waits for the key. Other signals are sent once: a server that has heeded a TERM waits
 /// for its clients to leave, and may take a second one for haste.
@@ -119,10 +116,8 @@ impl Processes {
     ///
     /// # Errors
     /// [`ErrorCode::Io`]; then all go on.
-    pub(crate) async fn freeze(&self) -> Result<(), Fault> {
-        let frozen = tokio::time::timeout(FREEZE, self.trees.freeze()).await;
-        let frozen = frozen.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
-        frozen.map_err(|error| {
+    pub(crate) fn freeze(&self) -> Result<(), Fault> {
+        self.trees.freeze().map_err(|error| {
             let _ = self.trees.thaw();
             Fault::failed(ErrorCode::Io, format!("stop all processes: {error}"))
         })

@@ -287,7 +287,7 @@ impl Session {
                 self.agent.settle();
                 done
             }
-            RequestBody::Freeze {} => processes.freeze().await.and(done),
+            RequestBody::Freeze {} => processes.freeze().and(done),
             RequestBody::Thaw {} => processes.thaw().and(done),
             RequestBody::Start(start) => self.start(request.id, &start).await,
             RequestBody::Attach(attach) => self.attach(request.id, &attach).await,
