@@ -277,7 +277,15 @@ pub(crate) async fn go_on(
             true => resume(&machine)?,
             false => connect(&machine).await.inspect(|_| phases.note(Phase::Connected))?,
         };
-        renew(&channel, id, renewal, given).await?;
+        let renewing = renew(&channel, id, renewal, given);
+        if is_frozen {
+            // The agent hears of the second when the first is done; where that fails the machine ends.
+            let (renewed, thawed) = tokio::join!(renewing, channel.thaw());
+            renewed?;
+            thawed.map_err(|source| EngineError::Channel { what: "let the guest's processes go on", source })?;
+        } else {
+            renewing.await?;
+        }
         if quiet {
             phases.note(Phase::Connected);
         }
@@ -285,16 +293,7 @@ pub(crate) async fn go_on(
     };
     // Its console has nothing to say, so only the time bounds the wait.
     let answered = tokio::time::timeout(TCG_SILENCE, or_end(&machine, way.accelerator, first_answer)).await;
-    let answered = answered.unwrap_or_else(|_| Err(silent(way.accelerator, "restored")));
-    let thawed = async {
-        let channel = answered?;
-        if is_frozen {
-            let thawed = channel.thaw().await;
-            thawed.map_err(|source| EngineError::Channel { what: "let the guest's processes go on", source })?;
-        }
-        Ok(channel)
-    };
-    match thawed.await {
+    match answered.unwrap_or_else(|_| Err(silent(way.accelerator, "restored"))) {
         Ok(channel) => {
             phases.note(Phase::Ready);
             Ok((machine, channel))
