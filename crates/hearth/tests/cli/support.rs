@@ -118,7 +118,11 @@ impl Home {
     pub(crate) fn machines(&self, running: &Running) -> Vec<Pid> {
         let daemons = self.noted_machines();
         let own = children_of(running.child.id()).into_iter().filter(|pid| Some(*pid) != self.daemon());
-        daemons.into_iter().chain(own).collect()
+        let mut machines: Vec<Pid> = daemons.into_iter().chain(own).collect();
+        // A daemon that runs as `running` has noted its own children.
+        machines.sort_by_key(|pid| pid.as_raw_nonzero());
+        machines.dedup();
+        machines
     }
 
     /// The sandboxes' directories that are there.
