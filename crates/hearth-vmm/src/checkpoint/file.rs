@@ -167,7 +167,7 @@ impl Checkpoint {
 
     /// What it takes of the host's memory, in bytes.
     pub fn resident(&self) -> u64 {
-        [&self.script, &*self.pages].into_iter().filter_map(|file| resident(file).ok()).sum()
+        [&self.script, &*self.pages].into_iter().chain(&self.own).filter_map(|file| resident(file).ok()).sum()
     }
 
     /// What is to be passed, in order; behind it comes the script.

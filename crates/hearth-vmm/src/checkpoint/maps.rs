@@ -63,9 +63,8 @@ pub(super) fn copy(pid: u32, areas: &[Area], memory: (u64, u64), copy: &File) ->
     if own.map(Area::length).fold(0, u64::saturating_add) > MOST_ADDRESSES {
         return Err(too_many_addresses());
     }
-    let pagemap = pagemap(pid)?;
+    let mut states = States::of(pid, areas)?;
     for area in areas.iter().filter(|area| !area.is_the_kernels()) {
-        let states = || page_states(&pagemap, area.begin, area.length());
         let piece = |begin, length, of| Piece { begin, length, protection: area.protection, of };
         if area.file == Some(memory) {
             pieces.push(piece(area.begin, area.length(), Source::Memory(area.offset)));
@@ -75,12 +74,12 @@ pub(super) fn copy(pid: u32, areas: &[Area], memory: (u64, u64), copy: &File) ->
             return Err(shared(area));
         }
         let runs = match &area.file {
-            Some(_) if !states()?.contains(&PageState::Own) => {
+            Some(_) if !states.of_area(area)?.contains(&PageState::Own) => {
                 pieces.push(piece(area.begin, area.length(), Source::File(area.name.clone(), area.offset)));
                 continue;
             }
             Some(_) => vec![(0, area.length() / PAGE)],
-            None => runs(&states()?, GAP),
+            None => runs(states.of_area(area)?, GAP),
         };
         let mut at = area.begin;
         for (first, pages) in runs {

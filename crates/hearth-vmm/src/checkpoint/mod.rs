@@ -77,7 +77,8 @@ impl Checkpoint {
         Ok(Self { script, pages: Arc::new(file::sealed_pages(pages)?), own: None, head })
     }
 
-    /// As [`Self::take`], of a machine that began from the checkpoint `below`, or from one that lies on the same pages, and goes on afterwards. None of it runs while `meanwhile` does. Blocks.
+    /// As [`Self::take`], of a machine that began from the checkpoint `below`, or from one that lies on the same pages, and goes on afterwards.
+    /// None of it runs while `meanwhile` does. Blocks.
     pub(crate) fn take_running<T: Send>(
         pid: u32,
         spec: &MachineSpec,

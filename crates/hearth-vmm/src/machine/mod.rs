@@ -100,8 +100,8 @@ impl Machine {
         Self::stand_by(spec, resting.ram.clone(), None).await?.go_on(resting).await
     }
 
-    /// Starts a QEMU for such a guest ahead; from a checkpoint, which was taken with this memory, of such a machine, for a guest of no changes, or of those that were
-    /// taken with it.
+    /// Starts a QEMU for such a guest ahead; from a checkpoint, which was taken with this memory, of such a machine, for a guest of no
+    /// changes, or of those that were taken with it.
     ///
     /// # Errors
     /// As [`Machine::start`]; [`MachineError::SavedSize`], [`MachineError::OtherCheckpoint`].

@@ -85,10 +85,11 @@ impl Machine {
         checkpoint(prepared.await)
     }
 
-    /// Takes the memory of a suspended machine, and its QEMU as it is, for others to go on from: `spec` is what it has by now. It may go on afterwards, also where this fails; nothing of it is asked.
+    /// Takes the memory of a suspended machine, and its QEMU as it is, for others to go on from: `spec` is what it has by now. It may go on
+    /// afterwards, also where this fails; nothing of it is asked.
     ///
     /// # Errors
-    /// [`MachineError::Checkpoint`], [`MachineError::AlreadyRestored`] of one that was booted.
+    /// [`MachineError::Checkpoint`].
     pub async fn capture_running(
         &self,
         spec: MachineSpec,

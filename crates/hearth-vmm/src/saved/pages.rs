@@ -99,8 +99,8 @@ impl Mapping {
 const PIECE: u64 = 2 << 20;
 const HANDS: usize = 4;
 
-/// Memory that is there already, for what is to be read while a guest stands still; none, where that does not matter.
-#[derive(Debug, Default)]
+/// Memory that is there already, for what is to be read while a guest stands still.
+#[derive(Debug)]
 pub(crate) struct Room(Vec<u8>);
 
 impl Room {
@@ -174,8 +174,7 @@ fn shares(stretches: &[(u64, u64)], bytes: usize) -> io::Result<Vec<Share>> {
 }
 
 /// Has all work done at once, the first on this thread.
-fn at_once<W: FnOnce() -> io::Result<()> + Send>(work: impl Iterator<Item = W>) -> io::Result<()> {
-    let mut work = work.into_iter();
+fn at_once<W: FnOnce() -> io::Result<()> + Send>(mut work: impl Iterator<Item = W>) -> io::Result<()> {
     let Some(own) = work.next() else { return Ok(()) };
     thread::scope(|scope| {
         let others: Vec<_> = work.map(|work| scope.spawn(work)).collect();
